@@ -1,0 +1,586 @@
+"""Images of one's own: layouts, divisions, tables, and one sentence for each thing that can be wrong with them."""
+
+import csv
+import json
+import os
+import pickle
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hc_lafter.data import folder as module
+from hc_lafter.data.decode import BadImage
+from hc_lafter.data.folder import ImageFiles, ImageFolder, ImageTable
+from hc_lafter.data.record import SPLITS, Dataset, Record
+
+
+def picture(seed, size=(8, 6)):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8))
+
+
+def fill(folder, count, start=0):
+    """``count`` different pictures, told apart by their seed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(start, start + count):
+        picture(i).save(folder / f"{i}.png")
+
+
+def table(path, rows, header=("path", "label"), encoding="utf-8", delimiter=","):
+    with path.open("w", encoding=encoding, newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows([header, *rows])
+    return path
+
+
+def by_split(data):
+    return {s: {i for i, split in zip(data.ids, data.splits, strict=True) if split == s} for s in SPLITS}
+
+
+@pytest.fixture
+def pets(tmp_path):
+    root = tmp_path / "pets"
+    fill(root / "dog", 10)
+    fill(root / "cat", 10, start=100)
+    return root
+
+
+def open_quietly(root, **options):
+    return ImageFolder(root, progress=False, **options)
+
+
+def refuses(message, source, kind=ImageFiles, error=ValueError, **options):
+    """Opening fails with one sentence that matches and that names the source."""
+    with pytest.raises(error, match=message) as caught:
+        kind(source, progress=False, **options)
+    text = str(caught.value)
+    assert text.endswith(".") and "\n" not in text and ": " in text
+    return text
+
+
+# ---------------------------------------------------------------- records
+
+
+def test_class_folders_become_records(pets):
+    data = open_quietly(pets)
+    assert isinstance(data, Dataset) and data.name == "pets"
+    assert data.classes == ("cat", "dog") and len(data) == 20 and data.ids[0] == "cat/100.png"
+    assert data.labels.dtype == np.int64 and Counter(data.labels.tolist()) == {0: 10, 1: 10}
+    assert Counter(data.splits.tolist()) == {"train": 12, "val": 4, "test": 4}
+    record = data[data.ids.index("dog/3.png")]
+    assert isinstance(record, Record) and (record.label, record.label_name) == (1, "dog")
+    np.testing.assert_array_equal(np.asarray(record.image), np.asarray(picture(3)))
+    assert data[np.int64(0)].id == "cat/100.png" and data[-1].id == data.ids[-1]
+    assert {r.split for r in (data.split("val")[i] for i in range(4))} == {"val"}
+    assert data.broken == () and data.ignored == () and "no splits were given" in data.notes[0]
+
+
+def test_ids_are_posix_paths_and_nested_folders_count_into_their_class(pets):
+    fill(pets / "dog" / "2024" / "may", 2, start=50)
+    data = open_quietly(pets)
+    assert "dog/2024/may/50.png" in data.ids and Counter(data.labels.tolist()) == {0: 10, 1: 12}
+
+
+def test_extensions_in_any_case_junk_and_files_that_are_no_images(pets):
+    shutil.move(pets / "cat" / "100.png", pets / "cat" / "100.PNG")
+    for junk in (".DS_Store", "Thumbs.db", "desktop.ini", "._100.png"):
+        (pets / "cat" / junk).write_bytes(b"junk")
+    (pets / ".git").mkdir()
+    (pets / "__MACOSX").mkdir()
+    (pets / "cat" / "notes.txt").write_text("a note")
+    (pets / "LICENSE").write_text("a licence")
+    data = open_quietly(pets)
+    assert len(data) == 20 and "cat/100.PNG" in data.ids and data.classes == ("cat", "dog")
+    assert data.ignored == ("LICENSE", "cat/notes.txt")
+
+
+def test_a_linked_class_folder_is_followed_and_a_loop_ends(pets, tmp_path):
+    fill(tmp_path / "elsewhere", 5, start=300)
+    try:
+        (pets / "fox").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+        (pets / "dog" / "again").symlink_to(pets / "dog", target_is_directory=True)
+    except OSError:
+        pytest.skip("this account may not make symbolic links")
+    data = open_quietly(pets)
+    assert data.classes == ("cat", "dog", "fox") and len(data) == 25
+
+
+def test_data_set_and_subset_survive_a_pickle(pets):
+    data = open_quietly(pets).split("test")
+    again = pickle.loads(pickle.dumps(data))
+    assert again.ids == data.ids and again.fingerprint == data.fingerprint
+    np.testing.assert_array_equal(np.asarray(again[0].image), np.asarray(data[0].image))
+
+
+@pytest.mark.slow
+def test_a_spawned_worker_reads_records(pets):
+    data = open_quietly(pets)
+    loader = torch.utils.data.DataLoader(
+        data, batch_size=None, num_workers=1, multiprocessing_context="spawn", sampler=[0, 19]
+    )
+    assert [record.id for record in loader] == [data.ids[0], data.ids[19]]
+
+
+# ---------------------------------------------------------------- class order
+
+
+def test_class_order_is_sorted_or_given_by_name(pets):
+    plain, turned = open_quietly(pets), open_quietly(pets, classes=["dog", "cat"])
+    assert turned.classes == ("dog", "cat") and (turned.labels == 1 - plain.labels).all()
+    assert (turned.splits == plain.splits).all() and turned.ids == plain.ids
+    assert turned[0].label_name == plain[0].label_name == "cat"
+    assert turned.fingerprint != plain.fingerprint
+
+
+def test_wrong_class_lists(pets):
+    refuses(r"classes names 'dgo', but .*pets has no such class \(nearest: 'dog'\)", pets, classes=["cat", "dgo"])
+    refuses(r"classes names 'Cat', .*nearest: 'cat'", pets, classes=["Cat", "dog"])
+    refuses("pets has the class 'dog', which classes does not name: add it", pets, classes=["cat"])
+    refuses("classes names 'cat' twice: name every class once", pets, classes=["cat", "dog", "cat"])
+    refuses("classes is the string 'cat,dog': give a list", pets, classes="cat,dog")
+
+
+def test_names_that_differ_in_unicode_form_only_are_one_class(tmp_path):
+    composed, split = "caf\u00e9", "cafe\u0301"
+    fill(tmp_path / "train" / composed, 4)
+    fill(tmp_path / "test" / split, 2, start=20)
+    fill(tmp_path / "train" / "bar", 4, start=40)
+    fill(tmp_path / "test" / "bar", 2, start=60)
+    assert open_quietly(tmp_path, classes=[split, "bar"]).classes == (composed, "bar")
+
+
+# ---------------------------------------------------------------- splits
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "val", "test"), ("training", "validation", "testing"), ("Train", "valid", "TEST")]
+)
+def test_split_folders_are_used_as_they_are(tmp_path, names):
+    for k, name in enumerate(names):
+        fill(tmp_path / name / "a", 3 - k, start=10 * k)
+        fill(tmp_path / name / "b", 2, start=100 + 10 * k)
+    data = open_quietly(tmp_path)
+    assert data.classes == ("a", "b") and data.notes == ()
+    for id, split in zip(data.ids, data.splits, strict=True):
+        assert id.split("/")[0] == names[SPLITS.index(split)]
+
+
+@pytest.mark.parametrize("given", [("train", "test"), ("train", "val"), ("train",)])
+def test_missing_splits_are_taken_from_train_and_never_from_another(tmp_path, given):
+    for k, name in enumerate(given):
+        for c, label in enumerate("ab"):
+            fill(tmp_path / name / label, 20, start=1000 * k + 100 * c)
+    data = open_quietly(tmp_path)
+    missing = [s for s in SPLITS if s not in given]
+    for split in missing:
+        assert {i.split("/")[0] for i in by_split(data)[split]} == {"train"}
+    for split in given[1:]:
+        assert by_split(data)[split] == {i for i in data.ids if i.startswith(f"{split}/")}
+    counts = Counter(zip(data.splits.tolist(), data.labels.tolist(), strict=True))
+    for split in missing:
+        assert counts[split, 0] == counts[split, 1] == (5 if len(missing) == 1 else 4)  # .2/.8 or .2/1 of 20
+    assert f"the splits {' and '.join(missing)} were missing and taken from train" in data.notes[0]
+
+
+def test_division_follows_content_and_seed_and_neither_names_nor_order(pets, tmp_path):
+    data = open_quietly(pets, seed=3)
+    digest = {item.id: s.sha256 for item, s in zip(data.listing.items, data.scans, strict=True)}
+    before = {digest[i]: s for i, s in zip(data.ids, data.splits, strict=True)}
+    other = tmp_path / "moved"
+    for k, path in enumerate(sorted(pets.rglob("*.png"), key=lambda p: digest[p.relative_to(pets).as_posix()])):
+        target = other / {"cat": "zebra", "dog": "ant"}[path.parent.name] / f"{999 - k}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    moved = open_quietly(other, seed=3)
+    digest = {item.id: s.sha256 for item, s in zip(moved.listing.items, moved.scans, strict=True)}
+    assert {digest[i]: s for i, s in zip(moved.ids, moved.splits, strict=True)} == before
+    assert (open_quietly(pets, seed=3).splits == data.splits).all()
+    assert len({tuple(open_quietly(pets, seed=s).splits) for s in range(5)}) == 5
+
+
+@pytest.mark.parametrize("count, fractions, expected", [
+    (3, (0.6, 0.2, 0.2), (1, 1, 1)),
+    (4, (0.6, 0.2, 0.2), (2, 1, 1)),
+    (10, (0.6, 0.2, 0.2), (6, 2, 2)),
+    (10, (0.5, 0.25, 0.25), (4, 3, 3)),
+    (10, (0.8, 0.0, 0.2), (8, 0, 2)),
+    (10, (1, 0, 0), (10, 0, 0)),
+    (37, (0.7, 0.1, 0.2), (26, 4, 7)),
+])  # fmt: skip
+def test_division_is_stratified(tmp_path, count, fractions, expected):
+    fill(tmp_path / "a", count)
+    fill(tmp_path / "b", count, start=100)
+    data = open_quietly(tmp_path, fractions=fractions)
+    for label in (0, 1):
+        assert tuple(int((data.splits[data.labels == label] == s).sum()) for s in SPLITS) == expected
+    for split, n in zip(SPLITS, expected, strict=True):
+        assert (f"there is no {split!r} split." in data.notes) == (n == 0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_equal_pictures_stay_in_one_split_even_across_classes_and_formats(tmp_path, seed):
+    fill(tmp_path / "a", 10)
+    fill(tmp_path / "b", 10, start=100)
+    for i in range(4):
+        shutil.copy(tmp_path / "a" / f"{i}.png", tmp_path / "a" / f"copy{i}.png")
+        picture(i).save(tmp_path / "a" / f"other{i}.bmp")  # other bytes, equal pixels
+        shutil.copy(tmp_path / "a" / f"{i}.png", tmp_path / "b" / f"torn{i}.png")
+    data = open_quietly(tmp_path, seed=seed)
+    split = dict(zip(data.ids, data.splits, strict=True))
+    for i in range(4):
+        assert len({split[n] for n in (f"a/{i}.png", f"a/copy{i}.png", f"a/other{i}.bmp", f"b/torn{i}.png")}) == 1
+    assert {(s, n) for s in SPLITS for n in (0, 1)} == set(zip(data.splits, data.labels.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_pictures_that_another_class_has_too_count_into_the_quota(tmp_path, seed):
+    fill(tmp_path / "a", 10)
+    fill(tmp_path / "b", 5, start=100)
+    for i in range(5):
+        shutil.copy(tmp_path / "a" / f"{i}.png", tmp_path / "b" / f"torn{i}.png")
+    found = by_split(open_quietly(tmp_path, seed=seed))
+    for split in ("val", "test"):
+        of_b = [i for i in found[split] if i.startswith("b/")]
+        assert len(of_b) == max(2, sum("torn" in i for i in of_b))
+
+
+def test_split_table(pets):
+    data = open_quietly(pets)
+    frame = data.split_table()
+    assert list(frame.columns) == ["id", "split", "label"] and len(frame) == 20
+    assert frame.loc[frame.id == "cat/100.png", "label"].item() == "cat"
+    assert frame.split.tolist() == data.splits.tolist()
+
+
+# ---------------------------------------------------------------- fingerprint
+
+
+def test_fingerprint_holds_content_names_labels_splits_and_nothing_else(pets, tmp_path):
+    first = open_quietly(pets).fingerprint
+    copy = tmp_path / "elsewhere" / "renamed"
+    shutil.copytree(pets, copy)
+    assert open_quietly(copy).fingerprint == first and len(first) == 64
+    assert open_quietly(pets, name="other").fingerprint == first
+    kept = tmp_path / "kept"
+    for k, split in enumerate(SPLITS):
+        fill(kept / split / "a", 1, start=k)
+        fill(kept / split / "b", 1, start=10 + k)
+    before = open_quietly(kept).fingerprint  # the splits are fixed, so only the pixels change
+    picture(999).save(kept / "val" / "a" / "1.png")
+    assert open_quietly(kept).fingerprint != before
+    seen = {first, open_quietly(pets, seed=1).fingerprint, open_quietly(pets, max_pixels=1000).fingerprint}
+    picture(999).save(copy / "cat" / "100.png")
+    seen.add(open_quietly(copy).fingerprint)
+    shutil.move(copy / "cat" / "101.png", copy / "dog" / "101.png")
+    seen.add(open_quietly(copy).fingerprint)
+    assert len(seen) == 5
+
+
+# ---------------------------------------------------------------- unreadable files
+
+
+def spoil(root):
+    """One file of each kind that does not decode; returns their ids."""
+    whole = (root / "cat" / "100.png").read_bytes()
+    rng = np.random.default_rng(0)
+    kinds = {
+        "empty": b"",
+        "html": b"<!doctype html><title>404</title>",
+        "noise": bytes(rng.integers(128, 256, 300, dtype=np.uint8)),
+        "text": b"not found",
+        "truncated": whole[: len(whole) // 2],
+    }
+    for name, data in kinds.items():
+        (root / "cat" / f"{name}.jpg").write_bytes(data)
+    (root / "cat" / "folder.jpg").mkdir()
+    fill(root / "cat" / "folder.jpg", 1, start=700)
+    Image.new("L", (400, 400)).save(root / "cat" / "huge.png")
+    return [*sorted(f"cat/{n}.jpg" for n in (*kinds, "folder")), "cat/huge.png"]
+
+
+def test_unreadable_files_refuse_the_data_set_in_one_sentence(pets):
+    bad = spoil(pets)
+    text = refuses(
+        r"has 7 unreadable files of 27, the first cat/empty\.jpg, which is empty \(0 bytes\): fetch it again or delete "
+        r"it, or pass on_error='skip'",
+        pets,
+        error=BadImage,
+        max_pixels=100_000,
+    )
+    assert str(pets) in text
+    for name in bad[1:]:
+        path = pets / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    refuses(r"has 1 unreadable file of 21, cat/empty\.jpg, which", pets, error=BadImage)
+
+
+def test_skipping_leaves_them_out_and_lists_them(pets):
+    clean = open_quietly(pets)
+    bad = spoil(pets)
+    data = open_quietly(pets, on_error="skip", max_pixels=100_000)
+    assert [b[0] for b in data.broken] == sorted(bad)
+    assert data.ids == clean.ids and (data.splits == clean.splits).all() and (data.labels == clean.labels).all()
+    assert data.notes[0] == "7 of 27 files were unreadable and left out, see .broken."
+    found = {id: what for id, what, _ in data.broken}
+    assert (
+        "is empty" in found["cat/empty.jpg"] and "HTML" in found["cat/html.jpg"] and "folder" in found["cat/folder.jpg"]
+    )
+    assert "cut short" in found["cat/truncated.jpg"] and "text" in found["cat/text.jpg"]
+    assert "no known image format" in found["cat/noise.jpg"] and "more than the limit" in found["cat/huge.png"]
+
+
+def test_a_file_that_is_spoilt_after_opening_is_named_when_it_is_asked_for(pets):
+    data = open_quietly(pets)
+    (pets / "cat" / "100.png").write_bytes(b"")
+    with pytest.raises(BadImage, match=r"100\.png is empty"):
+        data[0]
+
+
+def test_options_are_checked(pets):
+    refuses("on_error is 'ignore': choose 'raise' or 'skip'", pets, on_error="ignore")
+    for fractions in ((0.5, 0.5), (0.6, 0.3, 0.2), (0, 0.5, 0.5), (1.2, -0.1, -0.1)):
+        refuses("fractions is .*: give three shares", pets, fractions=fractions)
+
+
+# ---------------------------------------------------------------- layouts that are refused
+
+
+def test_a_missing_root(pets):
+    refuses(r"pet does not exist: correct the path \(nearest: 'pets'\)", pets.parent / "pet", kind=ImageFolder)
+    refuses("does not exist", pets / "a" / "b")
+    refuses("does not exist: give a csv", pets / "list.csv", kind=ImageTable)
+
+
+def test_a_root_that_is_a_file(pets):
+    (pets / "readme.md").write_text("hello")
+    refuses("readme.md is a file but no csv: give a csv", pets / "readme.md")
+    refuses("readme.md is a file, not a folder of class folders: give the folder", pets / "readme.md", kind=ImageFolder)
+    table(pets / "list.csv", [["cat/100.png", "cat"]])
+    refuses("list.csv is a file, .*: open it with ImageTable", pets / "list.csv", kind=ImageFolder)
+
+
+def test_no_class_folders(tmp_path):
+    refuses(r"has no class folders \(0 images lie directly in it\)", tmp_path)
+    fill(tmp_path, 3)
+    refuses(
+        r"has no class folders \(3 images lie directly in it\): sort the images into one folder per class", tmp_path
+    )
+    fill(tmp_path / "train", 2)
+    refuses(r"train has no class folders \(2 images lie directly in it\)", tmp_path)
+
+
+def test_a_class_without_images_and_a_single_class(pets):
+    (pets / "emu").mkdir()
+    (pets / "emu" / "readme.txt").write_text("soon")
+    refuses("class 'emu' of .*pets has no images: add some", pets)
+    shutil.rmtree(pets / "emu")
+    shutil.rmtree(pets / "dog")
+    refuses("pets has the single class 'cat': a classifier needs two", pets)
+
+
+def test_too_few_images_for_the_splits(pets):
+    fill(pets / "emu", 2, start=500)
+    refuses("class 'emu' of .* has 2 different readable images, too few for train, val and test: add images", pets)
+    shutil.copy(pets / "emu" / "500.png", pets / "emu" / "copy.png")  # a copy is no third picture
+    refuses("class 'emu' of .* has 2 different readable images", pets)
+    assert Counter(open_quietly(pets, fractions=(0.8, 0, 0.2)).split("test").labels.tolist())[2] == 1
+
+
+def test_a_class_whose_files_are_all_unreadable(pets):
+    (pets / "emu").mkdir()
+    (pets / "emu" / "1.jpg").write_bytes(b"")
+    refuses("class 'emu' of .* has 0 different readable images", pets, on_error="skip")
+
+
+def test_classes_missing_from_a_split(tmp_path):
+    for split in SPLITS:
+        fill(tmp_path / split / "a", 2, start=10 * len(split))
+        fill(tmp_path / split / "b", 2, start=100 * len(split) + 7 * (split == "test"))
+    fill(tmp_path / "test" / "c", 2, start=900)
+    refuses("class 'c' of .* has no readable images in the split 'train'", tmp_path)
+    shutil.move(tmp_path / "test" / "c", tmp_path / "train" / "c")
+    assert open_quietly(tmp_path).notes == ("class 'c' has no images in 'val'.", "class 'c' has no images in 'test'.")
+
+
+def test_names_that_differ_only_in_case(tmp_path):
+    fill(tmp_path / "train" / "Cat", 3)
+    fill(tmp_path / "train" / "dog", 3, start=10)
+    fill(tmp_path / "test" / "cat", 3, start=20)
+    refuses("has the classes 'Cat' and 'cat', which differ only in case: rename one, or merge them", tmp_path)
+
+
+def test_split_folders_that_do_not_add_up(tmp_path):
+    fill(tmp_path / "test" / "a", 3)
+    refuses("has only test and no train folder", tmp_path)
+    fill(tmp_path / "train" / "a", 3)
+    fill(tmp_path / "extra", 3)
+    refuses(r"mixes split folders \(test, train\) with others \(extra\): move extra out", tmp_path)
+    shutil.rmtree(tmp_path / "extra")
+    fill(tmp_path / "val" / "a", 3)
+    fill(tmp_path / "valid" / "a", 3)
+    refuses(r"has two folders for the split 'val' \(val, valid\): merge them", tmp_path)
+
+
+def test_a_class_may_be_called_test(tmp_path):
+    fill(tmp_path / "test", 5)
+    fill(tmp_path / "control", 5, start=10)
+    assert open_quietly(tmp_path).classes == ("control", "test")
+
+
+# ---------------------------------------------------------------- tables
+
+
+@pytest.fixture
+def rows(pets):
+    return [[p.relative_to(pets).as_posix(), p.parent.name] for p in sorted(pets.rglob("*.png"))]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_table_gives_what_the_folder_gives(pets, rows, delimiter, encoding):
+    path = table(pets / "list.csv", rows[::-1], encoding=encoding, delimiter=delimiter)
+    data, same = ImageTable(path, progress=False), open_quietly(pets)
+    assert data.ids == same.ids and data.classes == same.classes and data.name == "list"
+    assert (data.splits == same.splits).all() and data.fingerprint == same.fingerprint
+    np.testing.assert_array_equal(np.asarray(data[5].image), np.asarray(same[5].image))
+    assert isinstance(ImageFiles(path, progress=False), Dataset) and len(ImageFiles(pets, progress=False)) == 20
+
+
+def test_splits_extra_columns_blank_lines_and_quotes(pets, rows):
+    words = ["training", "Train", "valid", "val", "TEST"]
+    path = pets / "list.csv"
+    lines = [f'"a, b",{label},{words[i % 5]},"{p}"' for i, (p, label) in enumerate(rows)]
+    path.write_text("Note, LABEL ,split,Path\n\n" + "\n\n".join(lines) + "\n\n,,,\n", encoding="utf-8")
+    data = ImageTable(path, progress=False)
+    expected = {p: ["train", "train", "val", "val", "test"][i % 5] for i, (p, _) in enumerate(rows)}
+    assert dict(zip(data.ids, data.splits, strict=True)) == expected and data.notes == ()
+
+
+def test_labels_stay_text(pets, rows):
+    path = table(pets / "list.csv", [[p, {"cat": "01", "dog": "NA"}[label]] for p, label in rows])
+    assert ImageTable(path, progress=False).classes == ("01", "NA")
+
+
+def test_paths_from_windows_outside_and_absolute(pets, rows):
+    (pets / "lists").mkdir()
+    moved = [[f"..\\{p}".replace("/", "\\"), label] for p, label in rows[:-1]]
+    path = table(pets / "lists" / "list.csv", [*moved, [str(pets / rows[-1][0]), rows[-1][1]]])
+    data = ImageTable(path, progress=False)
+    assert sorted(data.ids) == sorted([f"../{p}" for p, _ in rows[:-1]] + [(pets / rows[-1][0]).as_posix()])
+    assert data[0].image.size == (6, 8)
+    inside = table(pets / "list.csv", [[str(pets / p), label] for p, label in rows])
+    assert ImageTable(inside, progress=False).ids == [p for p, _ in rows]
+
+
+def test_a_missing_column(pets, rows):
+    refuses(
+        r"list\.csv has no column 'label' in its header \(path, labels\): name its columns .*\(nearest: 'labels'\)",
+        table(pets / "list.csv", rows, header=("path", "labels")),
+    )
+    refuses("has no column 'path'", table(pets / "list.csv", rows, header=("file", "label"), delimiter=";"))
+
+
+def test_a_missing_image_is_named_with_its_row(pets, rows):
+    rows[4][0] = "dog/gone.png"
+    path = table(pets / "list.csv", rows)
+    refuses(
+        r"list\.csv has 1 unreadable file of 20, dog/gone\.png \(row 6, column 'path'\), which does not exist: correct",
+        path,
+        error=BadImage,
+    )
+    assert ImageTable(path, on_error="skip", progress=False).broken[0][0] == "dog/gone.png"
+
+
+@pytest.mark.parametrize("cells, message", [
+    (["dog/0.png", ""], "row 22, column 'label' of .*list.csv is empty: fill it in"),
+    (["dog/0.png"], "row 22, column 'label' of .*list.csv is empty"),
+    (["  ", "dog"], "row 22, column 'path' of .*list.csv is empty"),
+    (["dog/3.png", "dog"], "row 22, column 'path' of .*list.csv is 'dog/3.png', which row 15 has too: remove"),
+    (["./dog/../dog/3.png", "cat"], "which row 15 has too with the label 'dog' instead of 'cat': remove one"),
+    (["dog/\0.png", "dog"], "row 22, column 'path' of .*list.csv holds a NUL character|not a well-formed csv"),
+    (["dog/0.png", "Dog"], "has the classes 'Dog' and 'dog', which differ only in case|which row 12 has too"),
+])  # fmt: skip
+def test_bad_rows_are_named(pets, rows, cells, message):
+    refuses(message, table(pets / "list.csv", [*rows, cells]))
+
+
+def test_an_unknown_split_word(pets, rows):
+    with_split = [[p, label, "train"] for p, label in rows]
+    header = ("path", "label", "split")
+    with_split[7][2] = "vall"
+    refuses(
+        r"row 9, column 'split' of .*list\.csv is 'vall': write one of train, val, test \(nearest: 'val'\)",
+        table(pets / "list.csv", with_split, header=header),
+    )
+    with_split[7][2] = ""
+    refuses("row 9, column 'split' of .*list.csv is empty", table(pets / "list.csv", with_split, header=header))
+    nothing = [[p, label, "test"] for p, label in rows]
+    refuses("has no images in the split 'train': add some", table(pets / "list.csv", nothing, header=header))
+
+
+def test_empty_tables_and_other_encodings(pets, rows):
+    path = pets / "list.csv"
+    path.write_bytes(b"")
+    refuses("list.csv is empty: write a header path,label", path)
+    path.write_bytes(b"\xef\xbb\xbf \n")
+    refuses("list.csv is empty", path)
+    refuses("list.csv has a header and no rows", table(path, []))
+    refuses("list.csv is encoded in UTF-16: save it as 'CSV UTF-8'", table(path, rows, encoding="utf-16"))
+    refuses(
+        r"list\.csv is not UTF-8 \(row 3, byte \d+\): save it as 'CSV UTF-8'",
+        table(path, [rows[0], [rows[1][0], "süß"]], encoding="latin-1"),
+    )
+    path.write_text('path,label\n"' + "x" * 200_000, encoding="utf-8")
+    refuses("list.csv is not a well-formed csv", path)
+
+
+# ---------------------------------------------------------------- the memory of checks
+
+
+def test_the_check_is_remembered_by_size_and_time(pets, tmp_path, monkeypatch):
+    cache, looked = tmp_path / "cache", []
+    honest = module._scan_one
+    monkeypatch.setattr(module, "_scan_one", lambda path, limit: looked.append(path.name) or honest(path, limit))
+    (pets / "cat" / "bad.jpg").write_bytes(b"")
+    first = open_quietly(pets, cache=cache, on_error="skip")
+    assert len(looked) == 21 and len(list(cache.iterdir())) == 1
+    again = open_quietly(pets, cache=cache, on_error="skip")
+    assert len(looked) == 21 and again.fingerprint == first.fingerprint and again.broken == first.broken
+    picture(999).save(pets / "cat" / "100.png")
+    os.utime(pets / "cat" / "100.png", ns=(1, 1))
+    fill(pets / "dog", 1, start=11)
+    third = open_quietly(pets, cache=cache, on_error="skip")
+    assert sorted(looked[21:]) == ["100.png", "11.png"]
+    assert third.fingerprint == open_quietly(pets, on_error="skip").fingerprint != first.fingerprint
+    looked.clear()
+    open_quietly(pets, cache=cache, on_error="skip", max_pixels=10_000)  # other rules, other memory
+    assert len(looked) == 22 and len(list(cache.iterdir())) == 2
+
+
+def test_a_damaged_memory_is_named(pets, tmp_path):
+    open_quietly(pets, cache=tmp_path / "cache")
+    (memory,) = (tmp_path / "cache").iterdir()
+    assert set(json.loads(memory.read_text())) == {str(p) for p in pets.rglob("*.png")}
+    memory.write_text("{")
+    refuses("scan-.*json is damaged .*: delete it", pets, cache=tmp_path / "cache")
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(module.os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        module._write_whole(tmp_path / "a" / "b.json", "{}")
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_sources_may_be_relative(pets, monkeypatch):
+    monkeypatch.chdir(pets)
+    data = open_quietly(Path("."))
+    assert data.name == "pets" and data.ids[0] == "cat/100.png"
+    monkeypatch.chdir(pets.parent)
+    assert data[0].id == "cat/100.png"
