@@ -1,0 +1,370 @@
+"""Profiles, places, and what a notebook saves: refusals, bytes that repeat, files that are whole."""
+
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from hc_lafter import paths, profiles, study
+from hc_lafter.paths import code_hash, find_root, write_whole
+from hc_lafter.profiles import Profile, load_profile, parse_value, profile_names
+from hc_lafter.study import DIGITS, Study, metric
+
+NAME = "01-feature-tapping"
+ROW = {"system": "layer 1", "dataset": "world", "split": "test", "metric": "top-1 accuracy", "unit": "fraction"}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An output folder; the style and the random state that a study sets are put back."""
+    monkeypatch.setenv("HC_LAFTER_OUTPUT", str(tmp_path))
+    monkeypatch.delenv("HC_LAFTER_CACHE", raising=False)
+    with plt.rc_context():
+        yield tmp_path
+    plt.close("all")
+    torch.set_deterministic_debug_mode("default")
+
+
+def leftovers(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob(".*") if path.is_file()]
+
+
+def test_profiles_change_sizes_only():
+    smoke, default, full = (load_profile(name) for name in ("smoke", "default", "full"))
+    assert set(profile_names()) == {"smoke", "default", "full"}
+    sizes = ("n_train", "n_val", "n_test", "seeds", "bootstrap", "random_images")
+    for size in sizes:
+        assert getattr(smoke, size) < getattr(default, size) < getattr(full, size), size
+    assert (smoke.clip, smoke.data) == (default.clip, default.data) == ("embedded", "world")
+    assert load_profile("default", {"seeds": None}) == default
+    assert load_profile("default", {"seeds": 7}).seeds == 7
+    assert load_profile("default", {"layers": range(5, 8)}).layers == [5, 6, 7]
+    assert load_profile("default", {"data": Path("photos")}).data == "photos"
+
+
+def test_profile_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        load_profile().seeds = 4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"sedes": 3}, ["'sedes' is unknown", "did you mean 'seeds'"]),
+        ({"sedes": None}, ["'sedes' is unknown"]),
+        ({"name": "x"}, ["'name' is unknown"]),
+        ({"seeds": "3"}, ["seeds='3'", "valid integer"]),
+        ({"seeds": 2.0}, ["seeds=2.0"]),
+        ({"seeds": True}, ["seeds=True"]),
+        ({"seeds": 1}, ["seeds=1", "an interval needs them"]),
+        ({"n_train": 0}, ["n_train=0"]),
+        ({"layers": [5, 0]}, ["layers=0, item 2"]),
+        ({"layers": []}, ["layers=[]"]),
+        ({"probe_c": [1.0, -1.0]}, ["probe_c=-1.0, item 2"]),
+        ({"probe_c": [math.inf]}, ["probe_c=inf"]),
+        ({"device": "gpu"}, ["device='gpu'", "cuda:1"]),
+        ({"precision": "fp8"}, ["precision='fp8'", "'bf16'"]),
+        ({"clip": ""}, ["clip=''"]),
+    ],
+)
+def test_profile_refuses(overrides, words):
+    with pytest.raises(ValueError) as caught:
+        load_profile("default", overrides)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_profile_name_refused_with_nearest():
+    with pytest.raises(ValueError, match=r"'smok' is unknown \(did you mean 'smoke'\?\): choose one of default"):
+        load_profile("smok")
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("seeds", "3", 3),
+        ("n_train", "2_000", 2000),
+        ("clip", "5", "5"),
+        ("data", "C:\\photos", "C:\\photos"),
+        ("layers", "5,6, 12", [5, 6, 12]),
+        ("layers", "[5]", [5]),
+        ("probe_c", "0.1,1,1e2", [0.1, 1.0, 100.0]),
+        ("image_size", "64", 64),
+        ("image_size", "none", None),
+    ],
+)
+def test_parse_value(key, text, value):
+    parsed = parse_value(key, text)
+    assert parsed == value and type(parsed) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("key", "text"), [("seeds", "three"), ("seeds", "2.0"), ("seeds", "true"), ("layers", "5,x"), ("sede", "1")]
+)
+def test_parse_value_refuses(key, text):
+    with pytest.raises(ValueError, match=key):
+        parse_value(key, text)
+
+
+def test_every_field_is_described_and_set():
+    assert set(profiles._tables()["default"]) | {"image_size", "layers"} == set(Profile.model_fields)
+    assert all(field.description for field in Profile.model_fields.values())
+
+
+def test_root_is_found(tmp_path, monkeypatch):
+    monkeypatch.delenv("HC_LAFTER_ROOT", raising=False)
+    (tmp_path / "hc_lafter").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "notebooks" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "notebooks" / "deep")
+    assert find_root() == tmp_path.resolve()
+    monkeypatch.setenv("HC_LAFTER_ROOT", str(tmp_path / "notebooks"))
+    assert find_root() == (tmp_path / "notebooks").resolve()
+    monkeypatch.setenv("HC_LAFTER_ROOT", str(tmp_path / "gone"))
+    with pytest.raises(FileNotFoundError, match="gone is no folder"):
+        find_root()
+
+
+def test_root_is_missing(tmp_path, monkeypatch):
+    monkeypatch.delenv("HC_LAFTER_ROOT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert find_root() == Path(paths.__file__).resolve().parents[1]  # imported from a checkout: that one
+    monkeypatch.setattr(paths, "__file__", str(tmp_path / "site-packages" / "hc_lafter" / "paths.py"))
+    with pytest.raises(FileNotFoundError, match="outside the repository: start from inside it, or set HC_LAFTER_ROOT"):
+        find_root()
+
+
+def test_study_places_and_seeds(place, tmp_path):
+    one = Study(NAME, "smoke", root=tmp_path / "code", seed=5, seeds=None, workers=0)
+    assert one.seeds == [5, 6] and one.seed == 5 and one.name == "smoke"
+    assert one.results == place.resolve() / "results" / "smoke" / NAME
+    assert one.figures == place.resolve() / "figures" / "smoke" / NAME
+    assert one.cache == tmp_path.resolve() / "code" / ".hc_lafter" / "cache"
+    drawn = torch.rand(3), np.random.rand(3)  # noqa: NPY002 - the global state is what is tested
+    Study(NAME, "smoke", seed=5)
+    assert torch.equal(torch.rand(3), drawn[0]) and np.array_equal(np.random.rand(3), drawn[1])  # noqa: NPY002
+    Study(NAME, "smoke", seed=6)
+    assert not torch.equal(torch.rand(3), drawn[0])
+
+
+def test_cache_can_be_moved(place, monkeypatch):
+    monkeypatch.setenv("HC_LAFTER_CACHE", str(place / "elsewhere"))
+    assert Study(NAME, "smoke").cache == (place / "elsewhere").resolve()
+
+
+@pytest.mark.parametrize("name", ["feature-tapping", "1-x", "01-Feature", "01-x/../../y", "01"])
+def test_study_refuses_notebook_names(place, name):
+    with pytest.raises(ValueError, match="notebook name"):
+        Study(name)
+
+
+def test_study_refuses_what_the_machine_lacks(place, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ValueError, match="device=cuda:1 is not on this machine: choose 'auto' or 'cpu'"):
+        Study(NAME, "smoke", device="cuda:1")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    assert Study(NAME, "smoke", device="cpu", precision="auto").precision == "fp32"
+    with pytest.raises(ValueError, match="precision=bf16 is not in this cpu processor"):
+        Study(NAME, "smoke", device="cpu", precision="bf16")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    assert Study(NAME, "smoke", device="cpu", precision="auto").precision == "bf16"
+    assert Study(NAME, "smoke", device="cpu", precision="fp32").precision == "fp32"
+
+
+def test_autocast_follows_the_precision(place, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        with Study(NAME, "smoke", device="cpu", precision=precision).autocast():
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+def test_metric_is_tidy_rounded_and_exact_for_counts():
+    record = metric(**ROW, value=np.float32(1 / 3), low=0.25, high=np.float64(0.5), n=np.int64(80), seeds=2)
+    assert record == {**ROW, "value": 0.333333, "low": 0.25, "high": 0.5, "n": 80, "seeds": 2}
+    assert type(record["value"]) is float and type(record["n"]) is int
+    assert metric(**{**ROW, "unit": "count"}, value=1_572_864)["value"] == 1_572_864
+    assert metric(**ROW, value=torch.tensor(0.5))["value"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"value": math.nan}, "value is nan: give a finite number"),
+        ({"value": math.inf, "unit": "nats"}, "value is inf"),
+        ({"value": None}, "value is None: give a number"),
+        ({"value": "0.5"}, "value is '0.5'"),
+        ({"value": True}, "value is True"),
+        ({"value": 51.2}, "is no fraction: divide per cent by 100"),
+        ({"low": 0.6, "high": 0.7}, r"value 0.5 lies outside \[0.6, 0.7\]"),
+        ({"low": 0.4}, "low is 0.4 and high is None"),
+        ({"low": math.nan, "high": 0.7}, "low is nan"),
+        ({"unit": "fractions"}, r"unit 'fractions' is unknown \(did you mean 'fraction'\?\)"),
+        ({"n": 0}, "n is 0"),
+        ({"n": 8.0}, "n is 8.0"),
+        ({"seeds": True}, "seeds is True"),
+        ({"system": " "}, "system is ' ': give a name"),
+        ({"split": None}, "split is None"),
+    ],
+)
+def test_metric_refuses(changes, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        metric(**{**ROW, "value": 0.5, **changes})
+    assert "\n" not in str(caught.value)
+
+
+def test_metrics_repeat_byte_for_byte(place):
+    rows = [{**ROW, "system": f"layer {i}", "value": 0.1 * i, "low": 0.0, "high": 1.0, "n": 80} for i in range(1, 4)]
+    rows.append({**ROW, "system": "tower", "metric": "parameters", "unit": "count", "value": 87_849_216})
+    written = []
+    for _ in range(2):
+        path = Study(NAME, "smoke").save_metrics(rows)
+        written.append((path.read_bytes(), path.with_suffix(".parquet").read_bytes()))
+    assert written[0] == written[1]
+    assert path == place.resolve() / "results" / "smoke" / NAME / "metrics.json"
+    records = json.loads(written[0][0])
+    assert [r["system"] for r in records] == ["layer 1", "layer 2", "layer 3", "tower"]
+    assert records[2]["value"] == 0.3 and records[3]["value"] == 87_849_216 and written[0][0].endswith(b"\n")
+    table = pd.read_parquet(path.with_suffix(".parquet"))
+    assert table["value"].tolist() == [0.1, 0.2, 0.3, 87_849_216.0]
+    assert table["n"].isna().tolist() == [False, False, False, True]
+    assert not leftovers(path.parent)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([], "saved no metrics"),
+        ([{**ROW, "value": 0.5}, {**ROW, "value": 0.4}], "layer 1 / world / test / top-1 accuracy stands there twice"),
+        ([{**ROW, "value": 0.5, "unit": "seconds"}], "save it with save_timings"),
+        ([{**ROW, "value": 0.5, "note": "x"}], "unexpected keyword argument 'note'"),
+        ([{"system": "x", "value": 0.5}], "missing 3 required"),
+        ([{**ROW, "value": math.nan}], "finite"),
+    ],
+)
+def test_metrics_refuse(place, rows, words):
+    one = Study(NAME, "smoke")
+    with pytest.raises(ValueError, match=words):
+        one.save_metrics(rows)
+    assert not one.results.exists()
+
+
+def test_timings_stand_apart(place):
+    one = Study(NAME, "smoke")
+    path = one.save_timings([{"what": "tap", "seconds": 1.23456789, "images": np.int64(80)}])
+    assert path.name == "timings.json"
+    assert json.loads(path.read_text()) == [{"images": 80, "seconds": float(f"{1.23456789:.{DIGITS}g}"), "what": "tap"}]
+    with pytest.raises(ValueError, match="timing seconds: value is nan"):
+        one.save_timings([{"what": "tap", "seconds": math.nan}])
+
+
+def test_results_folder_that_cannot_be_written(place):
+    (place / "results").write_text("a file in the place of the folder")
+    with pytest.raises(OSError, match=r"cannot be written \(.*\): make room or give write access") as caught:
+        Study(NAME, "smoke").save_metrics([{**ROW, "value": 0.5}])
+    assert "metrics" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_written_whole_or_not_at_all(tmp_path):
+    path = write_whole(tmp_path / "deep" / "file.txt", "Größe\n")
+    assert path.read_bytes() == "Größe\n".encode()
+
+    def breaks(temporary: Path) -> None:
+        temporary.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(path, breaks)
+    assert path.read_bytes() == "Größe\n".encode()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_figures_repeat_and_stay_open(place):
+    one = Study(NAME, "smoke")
+    written = []
+    for _ in range(2):
+        figure, axes = plt.subplots()
+        axes.plot([0, 1], [1, 0], label="line")
+        axes.fill_between([0, 1], [0, 0], [1, 1], alpha=0.2)
+        axes.set_title("title")
+        axes.legend()
+        path = one.save_figure(figure, "a-figure")
+        written.append((path.read_bytes(), path.with_suffix(".png").read_bytes()))
+        assert plt.fignum_exists(figure.number)
+    assert written[0] == written[1]
+    svg = written[0][0].decode()
+    assert "<text" not in svg and "dc:date" not in svg  # glyphs are paths, and there is no date
+    assert written[0][1].startswith(b"\x89PNG")
+    for name in ("A figure", "../out", "", "a--b"):
+        with pytest.raises(ValueError, match="not usable for a file"):
+            one.save_figure(figure, name)
+
+
+def test_table_both_ways(place):
+    table = pd.DataFrame({"layer": [1, 2], "accuracy": [1 / 3, 0.5]})
+    path = Study(NAME, "smoke").save_table(table, "per-layer")
+    pd.testing.assert_frame_equal(pd.read_parquet(path), table)
+    assert path.with_suffix(".csv").read_bytes() == b"layer,accuracy\n1,0.333333\n2,0.5\n"
+
+
+def test_provenance_gathers_and_keeps_places_to_itself(place):
+    secret = place / "home" / "somebody"
+    first = Study(NAME, "smoke", data=str(secret / "photos"), clip=f"ViT-B-32@{secret / 'mine.pt'}")
+    entry = first.provenance(clip="abc", data="def", text="123")
+    assert entry["profile"]["data"] == "photos" and entry["profile"]["clip"] == "ViT-B-32@mine.pt"
+    assert entry["text"] == "123" and entry["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert entry["hardware"]["cores"] == os.cpu_count() and entry["precision"] == "fp32"
+    Study("02-nga-weights", "smoke", data=r"C:\Users\somebody\photos").provenance()
+    path = place / "results" / "smoke" / "provenance.json"
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    assert list(whole["notebooks"]) == [NAME, "02-nga-weights"]
+    assert whole["notebooks"][NAME] == entry
+    text = path.read_text(encoding="utf-8")
+    for private in (str(place), "somebody", str(Path(study.__file__).parent)):
+        assert private not in text, private
+    path.write_text("{half")
+    with pytest.raises(ValueError, match=r"provenance\.json is damaged .*: delete it"):
+        first.provenance()
+
+
+def test_provenance_takes_a_clip_and_a_data_set(place):
+    class Thing:
+        name, fingerprint, weight_hash, transform_id = "embedded", "f" * 64, "a" * 64, "resize 64"
+        activation, parameters = "GELU", 3_300_000
+
+    entry = Study(NAME, "smoke").provenance(clip=Thing(), data=Thing())
+    assert entry["clip"]["weight_hash"] == "a" * 64 and entry["data"] == {"name": "embedded", "fingerprint": "f" * 64}
+
+
+def test_commit_and_dirt(tmp_path, monkeypatch):
+    assert study._git(tmp_path) is None  # no repository
+    if shutil.which("git"):
+        who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+        for words in (["init", "-q"], [*who, "commit", "-q", "--allow-empty", "-m", "first"]):
+            study.subprocess.run(["git", "-C", tmp_path, *words], check=True)
+        clean = study._git(tmp_path)
+        assert len(clean["commit"]) == 40 and clean["dirty"] is False
+        write_whole(tmp_path / "results" / "x.json", "{}")
+        assert study._git(tmp_path) == clean  # what a run writes does not make it dirty
+        write_whole(tmp_path / "code.py", "")
+        assert study._git(tmp_path)["dirty"] is True
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert study._git(tmp_path) is None  # no git
+
+
+def test_code_hash_sees_names_bytes_and_nothing_else(tmp_path):
+    write_whole(tmp_path / "a.py", "x = 1\n")
+    before = code_hash(tmp_path)
+    write_whole(tmp_path / "__pycache__" / "a.pyc", b"x")
+    assert code_hash(tmp_path) == before
+    write_whole(tmp_path / "weights.safetensors", b"x")
+    more = code_hash(tmp_path)
+    assert more != before
+    (tmp_path / "weights.safetensors").rename(tmp_path / "other.safetensors")
+    assert code_hash(tmp_path) not in (before, more)
