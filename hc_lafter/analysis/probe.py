@@ -1,0 +1,121 @@
+"""What a layer already knows: the linear probe and the zero-shot classifier. Arrays in, arrays out.
+
+The probe asks what can be read off a feature with labels (Alain & Bengio, "Understanding intermediate layers using
+linear classifier probes", ICLR workshop 2017; protocol after Radford et al., ICML 2021, section 3.2); zero-shot asks
+what the text encoder's words can read off it without any. Every function takes NumPy arrays or CPU tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+_MAX_ITER = 2000  # the embedded CLIP's layers need some 20 to 300 iterations; a stop here is reported
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """A linear probe, chosen on validation, applied to the test images.
+
+    Attributes:
+        prediction: [B] int64, the likeliest class of each test image.
+        probabilities: [B, C] float64, rows sum to one; a class that the training labels lack has probability 0.
+        c: the inverse regularisation strength that did best on validation, the smallest of equals.
+        val_accuracy: validation accuracy (fraction) of every C that was tried.
+        unconverged: the Cs whose optimiser stopped before it converged: empty in a sound result.
+    """
+
+    prediction: np.ndarray
+    probabilities: np.ndarray
+    c: float
+    val_accuracy: dict[float, float]
+    unconverged: tuple[float, ...]
+
+
+def linear_probe(
+    train_x, train_y, val_x, val_y, test_x, *, cs: Sequence[float], classes: int | None = None
+) -> ProbeResult:
+    """Multinomial logistic regression with L2 penalty on standardised features.
+
+    Mean and scale come from the training images alone, C from validation accuracy alone; the test images take part in
+    nothing. Cs are fitted in ascending order, each from the solution before it (the optimum does not depend on the
+    start, the time does). A C that does not converge raises scikit-learn's ``ConvergenceWarning`` and is listed in the
+    result.
+
+    Args:
+        train_x, val_x, test_x: [B, D] features, each with its own B.
+        train_y, val_y: [B] class indices.
+        cs: inverse regularisation strengths to choose from, each above 0.
+        classes: C; default one more than the largest label.
+
+    Raises:
+        ValueError: no or non-positive Cs, labels outside 0..C-1 or of one class only, widths or lengths that do not
+            agree, or features that are not finite.
+    """
+    cs = sorted({float(c) for c in cs})
+    if not cs or cs[0] <= 0 or not np.isfinite(cs).all():
+        raise ValueError(f"cs is {cs}, but the probe needs at least one C and every C above 0, such as 0.01.")
+    train_x, val_x, test_x = _features(train_x=train_x, val_x=val_x, test_x=test_x)
+    train_y, val_y = np.asarray(train_y), np.asarray(val_y)
+    for name, x, y in (("train", train_x, train_y), ("val", val_x, val_y)):
+        if y.shape != (len(x),) or len(x) == 0:
+            raise ValueError(f"{name}_y has the shape {y.shape}, but {name}_x holds {len(x)} images.")
+    classes = int(max(train_y.max(), val_y.max())) + 1 if classes is None else classes
+    labels = np.concatenate([train_y, val_y])
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"labels run from {labels.min()} to {labels.max()}, outside 0..{classes - 1}.")
+    if len(np.unique(train_y)) < 2:
+        raise ValueError(f"all {len(train_y)} training labels are {train_y[0]}: a probe needs two classes or more.")
+
+    scaler = StandardScaler().fit(train_x)
+    train_x, val_x, test_x = (scaler.transform(x) for x in (train_x, val_x, test_x))
+    model = LogisticRegression(max_iter=_MAX_ITER, warm_start=True)
+    accuracy, unconverged, best = {}, [], None
+    for c in cs:
+        model.set_params(C=c).fit(train_x, train_y)
+        accuracy[c] = float((model.predict(val_x) == val_y).mean())
+        if model.n_iter_.max() >= _MAX_ITER:
+            unconverged.append(c)
+        if best is None or accuracy[c] > accuracy[best]:
+            best, found = c, model.predict_proba(test_x)
+    probabilities = np.zeros((len(test_x), classes))
+    probabilities[:, model.classes_] = found
+    return ProbeResult(probabilities.argmax(axis=1), probabilities, best, accuracy, tuple(unconverged))
+
+
+def zero_shot_logits(features, class_text, logit_scale: float) -> np.ndarray:
+    """[B, C] float64: cosine of every feature with every class text, times the logit scale (SPEC section 2).
+
+    Args:
+        features: [B, D] image features in the shared space (a layer's CLS first goes through ``vit.project``).
+        class_text: [C, D] one embedding per class: the mean of its normalised text features. Both are normalised here.
+        logit_scale: the multiplier itself (100 for CLIP), not its logarithm.
+
+    Raises:
+        ValueError: widths that do not agree, a vector of length zero, or values that are not finite.
+    """
+    features, class_text = _features(features=features, class_text=class_text)
+    unit = []
+    for name, x in (("features", features), ("class_text", class_text)):
+        norms = np.linalg.norm(x, axis=1, keepdims=True)
+        if (norms == 0).any():
+            raise ValueError(f"{name} row {int(norms.argmin())} has length zero, so its cosine is not defined.")
+        unit.append(x / norms)
+    return logit_scale * unit[0] @ unit[1].T
+
+
+def _features(**arrays) -> list[np.ndarray]:
+    out = []
+    for name, array in arrays.items():
+        x = np.asarray(array, dtype=np.float64)
+        if x.ndim != 2 or (out and x.shape[1] != out[0].shape[1]):
+            wanted = out[0].shape[1] if out else "D"
+            raise ValueError(f"{name} must be [images or classes, {wanted}], but its shape is {x.shape}.")
+        if not np.isfinite(x).all():
+            raise ValueError(f"{name} holds {np.count_nonzero(~np.isfinite(x))} values that are not finite.")
+        out.append(x)
+    return out

@@ -1,0 +1,162 @@
+"""Intervals: known answers, slow oracles, nominal coverage, and refusals."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from hc_lafter.analysis import statistics
+from hc_lafter.analysis.statistics import interval, paired
+
+QUICK = {"resamples": 500, "rng_seed": 0}
+
+
+def test_mean_and_normal_theory_interval():
+    """Of 400 normal values the bootstrap must find what the t interval finds."""
+    x = np.random.default_rng(0).normal(3.0, 2.0, 400)
+    got = interval(x, resamples=4000, rng_seed=1)
+    low, high = stats.t.interval(0.95, 399, loc=x.mean(), scale=stats.sem(x))
+    assert got.value == x.mean() and (got.n, got.seeds) == (400, 1)
+    # Monte-Carlo error of an end from 4,000 resamples is some 4% of the width
+    np.testing.assert_allclose([got.low, got.high], [low, high], atol=0.05 * (high - low))
+
+
+def test_same_seed_same_bits_and_another_seed_other_bits():
+    x = np.random.default_rng(0).random((3, 50))
+    for values in (x, x[0]):
+        assert interval(values, **QUICK) == interval(values, **QUICK)
+        assert interval(values, resamples=500, rng_seed=1) != interval(values, **QUICK)
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 40), (40, 40), (31, 40), (1, 10)])
+def test_correctness_gives_wilsons_interval(right, n):
+    """Against the formula as Wilson wrote it."""
+    values = np.arange(n) < right
+    p, z = right / n, stats.norm.ppf(0.975)
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    got = interval(values, **QUICK)
+    np.testing.assert_allclose([got.value, got.low, got.high], [p, centre - half, centre + half], atol=1e-12)
+
+
+def test_perfect_over_all_seeds_does_not_collapse():
+    got = interval(np.ones((3, 40)), **QUICK)
+    assert got.low == interval(np.ones(40), **QUICK).low < 1 == got.high
+    assert got.seeds == 3
+
+
+def test_constant_values_have_a_point_interval():
+    got = interval(np.full(20, 0.3), **QUICK)
+    assert (got.low, got.high) == (0.3, 0.3)
+
+
+def test_large_samples_use_percentiles_and_agree_with_bca(monkeypatch):
+    x = np.random.default_rng(0).exponential(size=600)
+    bca = interval(x, resamples=3000, rng_seed=0)
+    monkeypatch.setattr(statistics, "_BCA_LIMIT", 0)
+    plain = interval(x, resamples=3000, rng_seed=0)
+    assert plain != bca
+    np.testing.assert_allclose([plain.low, plain.high], [bca.low, bca.high], rtol=0.03)
+
+
+def test_crossed_resampling_against_a_loop(monkeypatch):
+    """The obvious loops on the same draws: pick seeds, pick images, average every pair."""
+    monkeypatch.setattr(statistics, "_CHUNK", 12 * 7)  # 7 resamples at once: 20 take three chunks
+    x = np.random.default_rng(0).normal(size=(3, 12))
+    got = statistics._crossed(x, 20, np.random.default_rng(5))
+    rng, want = np.random.default_rng(5), []
+    for count in (7, 7, 6):
+        rows, columns = rng.integers(3, size=(count, 2)), rng.integers(12, size=(count, 12))
+        for r in range(count):
+            want.append(np.mean([x[s, i] for s in rows[r] for i in columns[r]]))
+    np.testing.assert_allclose(got, want, atol=1e-14)
+
+
+def test_crossed_resampling_sees_both_sources():
+    """Pure seed effects and pure image effects: the resampled variance of the mean is the textbook one."""
+    rng = np.random.default_rng(0)
+    seeds = np.repeat(rng.normal(size=(4, 1)), 50, axis=1)
+    images = np.repeat(rng.normal(size=(1, 50)), 4, axis=0)
+    for x, variance in ((seeds, seeds[:, 0].var(ddof=1) / 4), (images, images[0].var(ddof=0) / 50)):
+        means = statistics._crossed(x, 20000, np.random.default_rng(1))
+        assert means.var() == pytest.approx(variance, rel=0.05)
+
+
+def test_seeds_do_not_multiply_images():
+    """Three seeds that agree on every image know no more than one of them."""
+    x = np.random.default_rng(0).random(200)
+    one, three = interval(x, **QUICK), interval(np.stack([x] * 3), **QUICK)
+    assert (three.high - three.low) == pytest.approx(one.high - one.low, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["correctness", "skewed", "two-level"])
+def test_coverage_is_nominal(kind):
+    """A 95% interval holds the truth in about 95 of 100 samples: 300 samples have a standard error of 1.3 points."""
+    rng, hits = np.random.default_rng(0), 0
+    for trial in range(300):
+        if kind == "correctness":
+            x, truth = rng.random(60) < 0.8, 0.8
+        elif kind == "skewed":
+            x, truth = rng.exponential(size=80), 1.0
+        else:
+            x, truth = rng.normal(0, 0.1, (5, 1)) + rng.normal(0, 1, 80) + rng.normal(0, 0.5, (5, 80)), 0.0
+        got = interval(x, resamples=300, rng_seed=trial)
+        hits += got.low <= truth <= got.high
+    assert 0.91 <= hits / 300 <= 0.99
+
+
+def test_paired_takes_out_what_both_share():
+    """Images of widely varying difficulty, a small constant gain: seen only because the comparison is paired."""
+    rng = np.random.default_rng(0)
+    difficulty = rng.normal(0, 5, 200)
+    b = difficulty + rng.normal(0, 0.1, (3, 200))
+    a = difficulty + 0.2 + rng.normal(0, 0.1, (3, 200))
+    up, down, same = paired(a, b, **QUICK), paired(b, a, **QUICK), paired(b, b, **QUICK)
+    assert (up.verdict, down.verdict, same.verdict) == ("better", "worse", "no difference")
+    assert up.low < 0.2 < up.high and up.seeds == 3 and up.n == 200
+    np.testing.assert_allclose([down.value, down.low, down.high], [-up.value, -up.high, -up.low], atol=0.01)
+    separate = interval(a, **QUICK)
+    assert up.high - up.low < 0.1 * (separate.high - separate.low)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_a_handful_of_agreeing_differences_decides_nothing():
+    """5 of 100 images gained, none lost: the exact sign test says p = 0.0625; 6 of them, p = 0.03."""
+    base = np.zeros(100)
+    five, six = (paired(np.arange(100) < k, base, resamples=2000, rng_seed=0) for k in (5, 6))
+    assert five.low > 0 and five.verdict == "no difference"
+    assert six.low > 0 and six.verdict == "better"
+
+
+def test_no_difference_is_rarely_called_one():
+    """Two systems of the same true accuracy: 95% of verdicts must say so."""
+    rng, wrong = np.random.default_rng(0), 0
+    for trial in range(300):
+        a, b = rng.random((2, 100)) < 0.7
+        wrong += paired(a, b, resamples=300, rng_seed=trial).verdict != "no difference"
+    assert wrong / 300 < 0.09
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros(9), "9 images, too few"),
+        (np.zeros((1, 50)), "1 seed, too few"),
+        (np.array([np.nan] + [0.0] * 20), "1 values that are not finite"),
+        (np.zeros((2, 3, 20)), r"\(2, 3, 20\)"),
+    ],
+)
+def test_refuses_to_answer_on_too_little(values, message):
+    with pytest.raises(ValueError, match=message):
+        interval(values, **QUICK)
+    with pytest.raises(ValueError, match=message):
+        paired(values, values, **QUICK)
+
+
+def test_refuses_impossible_arguments():
+    x = np.zeros(20)
+    with pytest.raises(ValueError, match="resamples is 10"):
+        interval(x, resamples=10, rng_seed=0)
+    with pytest.raises(ValueError, match="confidence is 95"):
+        interval(x, resamples=100, confidence=95, rng_seed=0)
+    with pytest.raises(ValueError, match=r"a is \(20,\) and b is \(2, 20\)"):
+        paired(x, np.zeros((2, 20)), **QUICK)
