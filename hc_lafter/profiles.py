@@ -38,7 +38,7 @@ class Profile(BaseModel):
     layers: Layers | None = Field(None, description="the blocks to tap, counted from 1, e.g. 5,6,12, or none for all")
     batch_size: Size = Field(description="the number of images that go through the tower at once")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        description="'fp32', 'bf16', or 'auto' for bf16 where the processor has it"
+        description="'fp32', 'bf16', or 'auto' for bf16 where the processor is fast at it"
     )
     device: str = Field(
         pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$", description="'auto', 'cpu', 'mps', 'cuda' or 'cuda:1'"

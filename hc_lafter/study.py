@@ -123,8 +123,10 @@ class Study:
         profile: `Profile`, overrides applied.
         seed: the first seed. seeds: all of them, ``[seed, seed + 1, ...]``.
         device: `torch.device`; for ``auto`` CUDA, then Apple's MPS, then the CPU.
-        precision: ``fp32`` or ``bf16``. ``auto`` takes bf16 on a CPU with avx512_bf16 or amx_bf16 and on a GPU that
-            computes it, else fp32. Numbers differ between the two in the third digit; `provenance` keeps which it was.
+        precision: ``fp32`` or ``bf16``. ``auto`` takes bf16 on a CPU with amx_bf16 and on a GPU that computes
+            it, else fp32: avx512_bf16 without AMX tiles computes it, too, but at half the speed of fp32 (measured;
+            `benchmarks/run.py precision` tells for a machine). Numbers differ between the two in the third digit;
+            `provenance` keeps which it was.
         results, figures, cache: folders (`pathlib.Path`), see `hc_lafter.paths.Places`.
 
     Raises:
@@ -274,14 +276,16 @@ def _device(wanted: str) -> torch.device:
 
 def _precision(wanted: str, device: torch.device) -> str:
     if device.type == "cuda":
-        able = torch.cuda.is_bf16_supported(including_emulation=False)
+        able = fast = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
-        able = any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
+        has = torch.cpu.get_capabilities()
+        fast = has.get("amx_bf16", False)
+        able = fast or has.get("avx512_bf16", False) or has.get("sve_bf16", False)
     else:
-        able = False  # MPS and XPU were not tried: say bf16 only where it was
+        able = fast = False  # MPS and XPU were not tried: say bf16 only where it was
     if wanted == "bf16" and not able:
         raise ValueError(f"precision=bf16 is not in this {device.type} processor: choose 'auto' or 'fp32'.")
-    return "bf16" if able and wanted != "fp32" else "fp32"
+    return "bf16" if wanted == "bf16" or (wanted == "auto" and fast) else "fp32"
 
 
 def _seed_everything(seed: int) -> None:

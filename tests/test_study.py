@@ -176,6 +176,10 @@ def test_study_refuses_what_the_machine_lacks(place, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
     assert Study(NAME, "smoke", device="cpu", precision="auto").precision == "bf16"
     assert Study(NAME, "smoke", device="cpu", precision="fp32").precision == "fp32"
+    # Without AMX tiles bf16 is there for who asks for it, but slower than fp32.
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert Study(NAME, "smoke", device="cpu", precision="auto").precision == "fp32"
+    assert Study(NAME, "smoke", device="cpu", precision="bf16").precision == "bf16"
 
 
 def test_autocast_follows_the_precision(place, monkeypatch):

@@ -1,0 +1,573 @@
+"""Every way to get a CLIP in hand, and every file that cannot be one."""
+
+import json
+import os
+import pickle
+import socket
+import time
+import warnings
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from open_clip.model import convert_weights_to_lp
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from open_clip.transformer import QuickGELU
+from PIL import Image
+from safetensors.torch import save_file
+
+from hc_lafter import clip as clip_module
+from hc_lafter.clip import WordTokenizer, load_clip, save_clip, weight_hash
+
+VISION = {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8}
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
+TINY = {"embed_dim": 32, "vision_cfg": VISION, "text_cfg": TEXT}
+WORDS = ["a", "photo", "of", "the", "sea", "happy"]
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """Two small architectures among open_clip's own."""
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "Tiny-8", TINY)
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "Tiny-8-quickgelu", {**TINY, "quick_gelu": True})
+
+
+def build(activation: str = "GELU", seed: int = 5, **config) -> open_clip.CLIP:
+    torch.manual_seed(seed)
+    return open_clip.CLIP(**{**TINY, **config}, quick_gelu=activation == "QuickGELU").eval().requires_grad_(False)
+
+
+def quiet(spec, **options):
+    """Load and demand that nothing was warned of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return load_clip(spec, **options)
+
+
+def same(clip, model) -> bool:
+    images, text = torch.randn(2, 3, 32, 32), torch.randint(1, 9, (2, clip.model.context_length))
+    with torch.inference_mode():
+        return torch.equal(clip.model.encode_image(images), model.encode_image(images)) and torch.equal(
+            clip.model.encode_text(text), model.encode_text(text)
+        )
+
+
+def one_sentence(error: BaseException) -> str:
+    text = str(error)
+    assert "\n" not in text
+    assert len(text) < 400
+    assert text.endswith((".", "?"))
+    return text
+
+
+# --- what comes back ---
+
+
+def test_random_weights_follow_the_seed_and_say_so():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    clip, again, other = quiet("Tiny-8/random"), quiet("Tiny-8/random:0"), quiet("Tiny-8/random:7")
+    assert torch.equal(torch.rand(3), expected), "loading draws from no generator of the caller's"
+    assert clip.weight_hash == again.weight_hash != other.weight_hash
+    assert (clip.name, other.name) == ("Tiny-8/random", "Tiny-8/random:7")
+    assert "random" in clip.notes[0]
+    assert "random" in clip.describe()
+
+
+def test_facts_of_a_clip():
+    clip = quiet("Tiny-8/random")
+    assert (clip.image_size, clip.patch_size, clip.layers, clip.width, clip.embed_dim) == (32, 8, 2, 64, 32)
+    assert clip.activation == "GELU"
+    assert clip.parameters == sum(p.numel() for p in clip.model.parameters())
+    assert not clip.model.training
+    assert not any(p.requires_grad for p in clip.model.parameters())
+    assert clip.visual is clip.model.visual
+    told = clip.describe()
+    assert all(
+        word in told for word in ("2 blocks of width 64", "GELU", "bicubic", "32 px", "0.4815", clip.weight_hash[:16])
+    )
+    assert json.loads(clip.transform_id)["size"] == 32
+
+
+def test_transform_is_open_clips_and_can_be_sent_to_a_worker():
+    clip = quiet("Tiny-8/random")
+    theirs = image_transform_v2(PreprocessCfg(size=32), is_train=False)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8))
+    for transform in (clip.transform, pickle.loads(pickle.dumps(clip.transform))):
+        assert torch.equal(transform(picture), theirs(picture))
+
+
+def test_encode_text():
+    clip = quiet("Tiny-8/random")
+    texts = [f"a photo of {n} things" for n in range(7)]
+    features = clip.encode_text(texts, batch_size=3)
+    assert features.shape == (7, 32)
+    assert features.dtype == torch.float32
+    torch.testing.assert_close(features, clip.encode_text(texts))
+    torch.testing.assert_close(features.norm(dim=-1), torch.ones(7))
+    theirs = open_clip.SimpleTokenizer()(texts)
+    torch.testing.assert_close(features, clip.model.encode_text(theirs, normalize=True))
+    assert clip.encode_text("one text").shape == (1, 32)
+    assert clip.encode_text([]).shape == (0, 32)
+    assert clip.to("cpu") is clip
+
+
+def test_weight_hash_sees_name_dtype_shape_and_bytes():
+    base = {"a": torch.arange(6.0), "b": torch.zeros(2)}
+    variants = [
+        base,
+        {"c": base["a"], "b": base["b"]},
+        {"a": base["a"].reshape(2, 3), "b": base["b"]},
+        {"a": base["a"].half(), "b": base["b"]},
+        {"a": base["a"] + 1e-6, "b": base["b"]},
+    ]
+    assert len({weight_hash(state) for state in variants}) == len(variants)
+    assert weight_hash(base) == weight_hash(dict(reversed(base.items())))
+    weight_hash({"a": torch.ones(3, dtype=torch.bfloat16), "scalar": torch.tensor(1.0)})
+
+
+# --- files that are good ---
+
+
+def wrapped(state):
+    return {"epoch": 3, "name": "run", "state_dict": {f"module.{k}": v for k, v in state.items()}, "optimizer": {}}
+
+
+def custom_text(state):
+    text = ("positional_embedding", "token_embedding", "transformer", "ln_final", "text_projection")
+    return {f"text.{k}" if k.startswith(text) else k: v for k, v in state.items()}
+
+
+CONTAINERS = {
+    "state dict": (torch.save, lambda state: state, "x.pt"),
+    "training checkpoint": (torch.save, wrapped, "epoch_3.pt"),
+    "compiled": (torch.save, lambda state: {f"_orig_mod.{k}": v for k, v in state.items()}, "x.pth"),
+    "custom text": (torch.save, custom_text, "x.bin"),
+    "legacy torch": (lambda s, p: torch.save(s, p, _use_new_zipfile_serialization=False), lambda state: state, "x.pt"),
+    "safetensors": (save_file, lambda state: state, "x.safetensors"),
+    "safetensors by another name": (save_file, lambda state: state, "x.bin"),
+    "scale with an axis": (torch.save, lambda s: {**s, "logit_scale": s["logit_scale"].reshape(1)}, "x.pt"),
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("activation", ["GELU", "QuickGELU"])
+def test_containers_of_a_state_dict(tmp_path, container, activation):
+    save, shape, name = CONTAINERS[container]
+    model = build(activation)
+    save(shape({key: value.clone() for key, value in model.state_dict().items()}), tmp_path / name)
+    clip = quiet(tmp_path / name, activation=activation)
+    assert same(clip, model)
+    assert clip.activation == activation
+    assert clip.weight_hash == weight_hash(model.state_dict())
+    assert clip.name == f"Tiny-8@{name}"
+    arch = "Tiny-8" if activation == "GELU" else "Tiny-8-quickgelu"
+    assert same(quiet(f"{arch}@{tmp_path / name}"), model)
+
+
+def test_a_file_that_does_not_tell_its_activation_warns(tmp_path):
+    torch.save(build().state_dict(), tmp_path / "x.pt")
+    with pytest.warns(UserWarning, match="does not tell its activation, so GELU is assumed"):
+        clip = load_clip(tmp_path / "x.pt")
+    assert clip.activation == "GELU"
+    assert "activation='QuickGELU'" in clip.describe()
+
+
+@pytest.mark.parametrize("activation", ["GELU", "QuickGELU"])
+def test_our_own_file_tells_everything(tmp_path, activation, monkeypatch):
+    config = {"vision_cfg": {**VISION, "head_width": 32}, "text_cfg": {**TEXT, "vocab_size": 9, "context_length": 12}}
+    preprocess = {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2], "interpolation": "bilinear", "resize_mode": "squash"}
+    clip = clip_module._assemble(
+        {**TINY, **config}, activation, preprocess, name="x", source="here", notes=[], words=WORDS, seed=3
+    )
+    save_clip(clip, tmp_path / "mine.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.safetensors"], "no part of a file stays behind"
+    again = quiet(tmp_path / "mine.safetensors")
+    assert same(again, clip.model)
+    assert (again.activation, again.weight_hash) == (activation, clip.weight_hash)
+    assert again.transform_id == clip.transform_id
+    assert json.loads(again.transform_id)["interpolation"] == "bilinear"
+    assert again.tokenizer.words == tuple(WORDS)
+    assert torch.equal(again.encode_text(["the happy sea"]), clip.encode_text(["the happy sea"]))
+    with pytest.raises(ValueError, match="leave out activation="):
+        load_clip(tmp_path / "mine.safetensors", activation="GELU" if activation == "QuickGELU" else "QuickGELU")
+    with pytest.raises(ValueError, match="it is not ViT-B-32: load it by its path alone"):
+        load_clip(f"ViT-B-32@{tmp_path / 'mine.safetensors'}")
+    monkeypatch.setattr(clip_module.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save_clip(clip, tmp_path / "other.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.safetensors"]
+
+
+def test_config_beside_the_file_tells_what_the_file_cannot(tmp_path):
+    model = build("QuickGELU")
+    save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
+    beside = {"model_cfg": {**TINY, "quick_gelu": True}, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(beside))
+    clip = quiet(tmp_path / "open_clip_model.safetensors")
+    assert same(clip, model)
+    assert clip.activation == "QuickGELU"
+    assert clip.preprocess["mean"] == [0.5] * 3
+    (tmp_path / "open_clip_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"open_clip_config.json cannot be read as JSON"):
+        load_clip(tmp_path / "open_clip_model.safetensors")
+
+
+def test_preprocessing_that_open_clips_weights_do_not_share_warns(tmp_path, monkeypatch):
+    torch.save(build().state_dict(), tmp_path / "x.pt")
+    entries = {
+        "one": {"mean": (0.5,) * 3},
+        "two": {"mean": (0.4,) * 3},
+        "three": {"mean": (0.1,) * 3, "quick_gelu": True},
+    }
+    monkeypatch.setattr(clip_module.open_clip, "list_pretrained_tags_by_model", lambda arch: list(entries))
+    monkeypatch.setattr(clip_module.open_clip, "get_pretrained_cfg", lambda arch, tag: entries[tag])
+    with pytest.warns(UserWarning, match="differ in theirs, and OpenAI's is assumed"):
+        clip = load_clip(f"Tiny-8@{tmp_path / 'x.pt'}")
+    assert clip.preprocess["mean"] == list(open_clip.OPENAI_DATASET_MEAN)
+    clip = quiet(f"Tiny-8-quickgelu@{tmp_path / 'x.pt'}")
+    assert clip.preprocess["mean"] == [0.1] * 3, "the weights of this activation agree"
+
+
+# --- OpenAI's formats ---
+
+
+def openai_buffers(model):
+    for name, value in (("input_resolution", 32), ("context_length", 77), ("vocab_size", 49408)):
+        if hasattr(model, name):
+            delattr(model, name)  # a plain number in open_clip, a stored tensor in OpenAI's archives
+        model.register_buffer(name, torch.tensor(value))
+    return model
+
+
+def save_traced(model, path):
+    images, text = torch.zeros(1, 3, 32, 32), torch.ones(1, 77, dtype=torch.long)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is on its way out; OpenAI's files will stay
+        torch.jit.save(torch.jit.trace(model, (images, text), check_trace=False), path)
+
+
+@pytest.mark.parametrize("activation", ["GELU", "QuickGELU"])
+def test_torchscript_archive_is_read_without_running_it(tmp_path, activation, monkeypatch):
+    model = build(activation)
+    save_traced(openai_buffers(build(activation)), tmp_path / "x.pt")
+    monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("the archive was run"))
+    clip = quiet(tmp_path / "x.pt")
+    assert clip.activation == activation
+    assert same(clip, model)
+    assert clip.weight_hash == weight_hash(model.state_dict())
+    with pytest.raises(ValueError, match="leave out activation="):
+        load_clip(tmp_path / "x.pt", activation="GELU" if activation == "QuickGELU" else "QuickGELU")
+
+
+def test_openai_archive_of_no_registered_size(tmp_path):
+    config = {"vision_cfg": {**VISION, "width": 128, "layers": 3}, "text_cfg": {**TEXT, "width": 128, "heads": 2}}
+    save_traced(openai_buffers(build("QuickGELU", **config)), tmp_path / "x.pt")
+    clip = quiet(tmp_path / "x.pt")
+    assert same(clip, build("QuickGELU", **config))
+    assert clip.name == "x.pt"
+
+
+def test_openai_archive_corrects_the_architecture_that_was_named(tmp_path):
+    save_traced(openai_buffers(build("QuickGELU")), tmp_path / "x.pt")
+    with pytest.warns(UserWarning, match="go with QuickGELU, so that is used, and not the GELU"):
+        clip = load_clip(f"Tiny-8@{tmp_path / 'x.pt'}")
+    assert same(clip, build("QuickGELU"))
+    assert quiet(f"Tiny-8-quickgelu@{tmp_path / 'x.pt'}").activation == "QuickGELU"
+
+
+def halved(model):
+    convert_weights_to_lp(model, torch.float16)
+    return model
+
+
+def test_openai_state_dicts(tmp_path):
+    torch.save(openai_buffers(halved(build("QuickGELU"))).state_dict(), tmp_path / "marked.pt")
+    torch.save(halved(build("QuickGELU")).state_dict(), tmp_path / "plain.pt")
+    model = halved(build("QuickGELU")).float()
+    clip = quiet(tmp_path / "marked.pt")
+    assert clip.activation == "QuickGELU"
+    assert all(p.dtype == torch.float32 for p in clip.model.parameters())
+    assert same(clip, model)
+    with pytest.warns(UserWarning, match="only looks like OpenAI's"):
+        clip = load_clip(tmp_path / "plain.pt")
+    assert same(clip, model)
+    assert quiet(tmp_path / "plain.pt", activation="GELU").activation == "GELU", "a guess gives way"
+
+
+# --- files that are bad ---
+
+
+class Wicked:
+    def __reduce__(self):
+        return (os.mkdir, ("a-file-ran-its-code",))
+
+
+def truncated(path):
+    torch.save(build().state_dict(), path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def truncated_safetensors(path):
+    save_file(build().state_dict(), path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def damaged_archive(path):
+    save_traced(build(), path)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(64)
+    path.write_bytes(content)
+
+
+def without(key):
+    def save(path):
+        torch.save({k: v for k, v in build().state_dict().items() if k != key}, path)
+
+    return save
+
+
+def with_value(value):
+    def save(path):
+        state = build().state_dict()
+        state["ln_final.weight"][3] = value
+        torch.save(state, path)
+
+    return save
+
+
+HUGGING_FACE = {"vision_model.encoder.layers.0.mlp.fc1.weight": torch.zeros(2, 2), "logit_scale": torch.tensor(1.0)}
+BAD = {
+    "empty": (lambda p: p.write_bytes(b""), "cannot be read as a checkpoint"),
+    "text": (lambda p: p.write_text("version https://git-lfs.github.com/spec/v1"), "cannot be read as a checkpoint"),
+    "noise": (lambda p: p.write_bytes(bytes(range(256)) * 40), "cannot be read as a checkpoint"),
+    "truncated": (truncated, "cannot be read as a checkpoint"),
+    "truncated safetensors": (truncated_safetensors, "cannot be read as a checkpoint"),
+    "damaged archive": (damaged_archive, "cannot be read as a checkpoint"),
+    "wicked pickle": (
+        lambda p: p.write_bytes(pickle.dumps({"x": Wicked()}, 2)),
+        r"wants \w+.mkdir, which may run code",
+    ),
+    "wicked torch file": (lambda p: torch.save({"x": Wicked()}, p), r"wants \w+.mkdir, which may run code"),
+    "whole model": (
+        lambda p: torch.save(build(), p),
+        r"wants open_clip.model.CLIP, which may run code: save its state",
+    ),
+    "a list": (lambda p: torch.save([torch.zeros(2)], p), "holds no state dict of tensors"),
+    "a tensor": (lambda p: torch.save(torch.zeros(2), p), "holds no state dict of tensors"),
+    "no tensors": (lambda p: torch.save({"epoch": 3}, p), "holds no state dict of tensors"),
+    "nothing": (lambda p: torch.save({}, p), "holds no state dict of tensors"),
+    "another model": (
+        lambda p: torch.save({"fc.weight": torch.zeros(2, 2)}, p),
+        "holds no CLIP .* tensors are fc.weight",
+    ),
+    "transformers": (lambda p: torch.save(HUGGING_FACE, p), "names are those of Hugging Face transformers"),
+    "not finite": (with_value(float("nan")), "values in ln_final.weight that are not finite"),
+    "missing tensor": (without("visual.transformer.resblocks.1.mlp.c_fc.bias"), "none of open_clip has its tensors"),
+    "missing tower": (without("visual.conv1.weight"), "holds no CLIP with a vision transformer"),
+    "odd shape": (
+        lambda p: torch.save(build(embed_dim=24).state_dict(), p),
+        r"\(2 blocks of width 64, patch 8 and image 32 px, embedding 24.*name it, as in ViT-B-32@bad.pt",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_files_are_one_sentence_with_the_path(tmp_path, kind):
+    path, (save, words) = tmp_path / "bad.pt", BAD[kind]
+    save(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ValueError, match=words) as caught:
+            load_clip(path)
+    assert str(path) in one_sentence(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("save", "words"),
+    [
+        (without("ln_final.bias"), r"1 tensors missing \(such as ln_final.bias\)"),
+        (
+            lambda p: torch.save({**build().state_dict(), "extra": torch.ones(1)}, p),
+            r"1 tensors too many \(such as extra",
+        ),
+        (
+            lambda p: torch.save(build(embed_dim=24).state_dict(), p),
+            r"of another shape \(such as text_projection \(64, 24\) for \(64, 32\)\)",
+        ),
+    ],
+)
+def test_a_file_of_another_architecture_than_named(tmp_path, save, words):
+    save(tmp_path / "bad.pt")
+    with pytest.raises(ValueError, match=words) as caught:
+        load_clip(f"Tiny-8@{tmp_path / 'bad.pt'}")
+    assert "is not of this architecture" in one_sentence(caught.value)
+
+
+def test_shapes_that_two_architectures_share(tmp_path, monkeypatch):
+    twin = {**TINY, "vision_cfg": {**VISION, "head_width": 16}}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "Twin-8", twin)
+    torch.save(build().state_dict(), tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=r"Tiny-8 and Twin-8 share its shapes: name it, as in ViT-B-32@x.pt"):
+        load_clip(tmp_path / "x.pt")
+
+
+def test_folder_and_missing_file(tmp_path):
+    with pytest.raises(ValueError, match="is a folder: give the path"):
+        load_clip(tmp_path)
+    for spec in (tmp_path / "none.safetensors", f"Tiny-8@{tmp_path / 'none.pt'}", "none.pt"):
+        with pytest.raises(FileNotFoundError, match=r"there is no file .*none") as caught:
+            load_clip(spec)
+        one_sentence(caught.value)
+
+
+# --- names ---
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("ViT-B32/openai", "'ViT-B32' is neither a file nor an architecture .* did you mean ViT-B-32"),
+        ("ViT-B32@x.pt", "did you mean ViT-B-32"),
+        ("vit-b-16/openai", "did you mean .*ViT-B-16"),
+        ("embeded", "did you mean embedded"),
+        ("", "is a folder|neither a file"),
+        ("ViT-B-16/laion", "ViT-B-16 has no weights 'laion': choose ViT-B-16/ and one of openai, .*random"),
+        ("Tiny-8", "Tiny-8 has no weights '': choose Tiny-8/ and one of random"),
+        ("Tiny-8/random:x", "has no weights 'random:x'"),
+        ("RN50/openai", "RN50 cannot be walked layer by layer: its vision tower is a ResNet"),
+        ("ViT-B-16-SigLIP/webli", "its vision tower is timm's vit_base_patch16_siglip_224"),
+        ("roberta-ViT-B-32/random", "its text tower is the Hugging Face model roberta-base"),
+        ("coca_ViT-B-32/random", "it is a CoCa, which pools by attention"),
+    ],
+)
+def test_unknown_names(spec, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        load_clip(spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_activation():
+    with pytest.raises(ValueError, match="activation 'relu' is unknown: choose GELU or QuickGELU"):
+        load_clip("Tiny-8/random", activation="relu")
+    assert isinstance(
+        quiet("Tiny-8/random", activation="QuickGELU").visual.transformer.resblocks[0].mlp.gelu, QuickGELU
+    )
+
+
+# --- tags ---
+
+
+@pytest.fixture
+def tag(tmp_path, monkeypatch):
+    """A tag of Tiny-8 whose weights lie in the hub's cache."""
+    torch.save(build("QuickGELU").state_dict(), tmp_path / "cached.pt")
+    entry = {"hf_hub": "somebody/tiny/", "url": "", "mean": (0.5,) * 3, "std": (0.25,) * 3, "quick_gelu": True}
+    monkeypatch.setattr(clip_module.open_clip, "list_pretrained_tags_by_model", lambda arch: ["sometag"])
+    monkeypatch.setattr(clip_module.open_clip, "get_pretrained_cfg", lambda arch, tag: entry)
+    cache = {"open_clip_pytorch_model.bin": str(tmp_path / "cached.pt")}
+    monkeypatch.setattr(clip_module.huggingface_hub, "try_to_load_from_cache", lambda repo, name: cache.get(name))
+    return cache
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def test_cached_tag_needs_no_network_and_brings_its_own_activation(tag, no_network):
+    with pytest.warns(
+        UserWarning, match="Tiny-8/sometag: the weights go with QuickGELU, so that is used, and not the GELU"
+    ):
+        clip = load_clip("Tiny-8/sometag")
+    assert same(clip, build("QuickGELU"))
+    assert clip.preprocess["mean"] == [0.5] * 3
+    assert (clip.name, clip.source) == ("Tiny-8/sometag", "somebody/tiny")
+    assert quiet("Tiny-8-quickgelu/sometag").activation == "QuickGELU"
+    with pytest.raises(ValueError, match="Tiny-8/sometag was trained with QuickGELU: leave out activation='GELU'"):
+        load_clip("Tiny-8/sometag", activation="GELU")
+
+
+def test_tag_without_network_fails_fast_in_one_sentence(tag, no_network):
+    tag.clear()
+    start = time.perf_counter()
+    with pytest.raises(FileNotFoundError, match="neither in the cache nor to be had from the network") as caught:
+        load_clip("Tiny-8-quickgelu/sometag")
+    assert time.perf_counter() - start < 10
+    assert "Tiny-8-quickgelu@<path>" in one_sentence(caught.value)
+    assert caught.value.__cause__ is not None
+    assert socket.getdefaulttimeout() is None
+
+
+def test_a_tag_of_open_clip_offline(no_network, monkeypatch):
+    monkeypatch.setattr(clip_module.huggingface_hub, "try_to_load_from_cache", lambda repo, name: None)
+    with pytest.raises(FileNotFoundError, match="the weights ViT-B-32/laion2b_s34b_b79k are neither"):
+        load_clip("ViT-B-32/laion2b_s34b_b79k")
+
+
+# --- the embedded CLIP ---
+
+
+@pytest.fixture
+def embedded(tmp_path, monkeypatch):
+    config = {**TINY, "text_cfg": {**TEXT, "vocab_size": len(WORDS) + 3, "context_length": 10}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "vocabulary.txt").write_text("\n".join(WORDS) + "\n")
+    monkeypatch.setattr(clip_module, "_EMBEDDED", tmp_path)
+    return tmp_path
+
+
+def test_embedded(embedded):
+    fresh = clip_module.build_embedded(seed=4)
+    assert fresh.name == "embedded/random:4"
+    save_clip(fresh, embedded / "model.safetensors")
+    clip = quiet("embedded")
+    assert (clip.name, clip.source) == ("embedded", "hc_lafter/embedded")
+    assert same(clip, fresh.model)
+    assert clip.tokenizer.words == tuple(WORDS)
+    assert quiet("embedded/random:4").weight_hash == clip.weight_hash
+    with pytest.raises(ValueError, match="leave out activation='QuickGELU'"):
+        load_clip("embedded", activation="QuickGELU")
+
+
+def test_embedded_vocabulary_of_another_run(embedded):
+    (embedded / "vocabulary.txt").write_text("only these\n")
+    with pytest.raises(ValueError, match="2 words, which makes 5 ids, and its text tower has 9"):
+        load_clip("embedded/random")
+
+
+# --- words ---
+
+
+def test_word_tokenizer():
+    tokenizer = WordTokenizer(WORDS, context_length=6)
+    assert tokenizer.vocab_size == 9
+    ids = tokenizer(["A photo, of THE sea!", "unknown happy-ish", ""])
+    assert ids.dtype == torch.int64
+    assert ids.tolist() == [[1, 2, 3, 4, 5, 8], [1, 7, 8, 0, 0, 0], [1, 8, 0, 0, 0, 0]]
+    assert tokenizer("sea").tolist() == [[1, 6, 8, 0, 0, 0]]
+    assert tokenizer("a photo of the sea", context_length=4).tolist() == [[1, 2, 3, 8]], "the end stays"
+    assert tokenizer([]).shape == (0, 6)
+    assert (ids.argmax(dim=-1) == torch.tensor([5, 2, 1])).all(), "open_clip pools at the highest id"
+    assert pickle.loads(pickle.dumps(tokenizer))("sea").tolist() == tokenizer("sea").tolist()
+    assert tokenizer.coverage(["a happy sea", "quantum sea"]) == 0.8
+    assert tokenizer.coverage("") == 1.0
+    with pytest.raises(ValueError, match="names a word twice"):
+        WordTokenizer(["a", "b", "a"])
+
+
+def test_a_real_architecture_is_recognised_by_its_shapes(tmp_path):
+    clip = quiet("ViT-B-32/random")
+    assert (clip.layers, clip.width, clip.patch_size, clip.image_size, clip.embed_dim) == (12, 768, 32, 224, 512)
+    torch.save(clip.model.state_dict(), tmp_path / "x.pt")
+    again = quiet(tmp_path / "x.pt", activation="GELU")
+    (tmp_path / "x.pt").unlink()  # 600 MB
+    assert again.name == "ViT-B-32@x.pt"
+    assert again.weight_hash == clip.weight_hash
