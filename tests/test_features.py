@@ -1,0 +1,418 @@
+"""Features of a data set: right, the same bits every time, and never somebody else's."""
+
+import dataclasses
+import hashlib
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+import warnings
+from functools import partial
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from filelock import FileLock
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.utils.data import DataLoader
+
+from hc_lafter import features, vit
+from hc_lafter.clip import load_clip
+from hc_lafter.data.record import Dataset, Record
+from hc_lafter.features import resized_transform, tap
+
+# One image alone or in a batch: another order of summation in the matrix products, float32, features of order 1.
+BATCH_TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
+ARCHITECTURE = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 3, "width": 32, "head_width": 8, "patch_size": 8},
+    "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+class Noise(Dataset):
+    """Seeded noise images of several sizes; ``broken`` names one that raises as Pillow does."""
+
+    name, classes = "noise", ("a", "b", "c")
+
+    def __init__(self, n: int = 7, seed: int = 0, broken: str | None = None):
+        self.n, self.seed, self.broken = n, seed, broken
+        self.ids = [f"img-{i}" for i in range(n)]
+        self.labels = np.arange(n) % 3
+        self.splits = np.array([("train", "val", "test")[i % 3] for i in range(n)])
+
+    def __getitem__(self, index: int) -> Record:
+        id, label = self.ids[index], int(self.labels[index])
+        if id == self.broken:
+            raise OSError("image file is truncated (12 bytes not processed)")
+        rng = np.random.default_rng([self.seed, index])
+        pixels = rng.integers(0, 256, (40, 32 + 8 * (index % 3), 3), dtype=np.uint8)
+        return Record(id, str(self.splits[index]), Image.fromarray(pixels), label, self.classes[label])
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self.n} {self.seed}".encode()).hexdigest()
+
+
+def make_clip(folder, seed: int = 1):
+    path = folder / "tiny-features.json"
+    path.write_text(json.dumps(ARCHITECTURE))
+    open_clip.add_model_config(path)
+    return load_clip(f"tiny-features/random:{seed}")
+
+
+@pytest.fixture
+def clip(tmp_path_factory):
+    return make_clip(tmp_path_factory.mktemp("architecture"))
+
+
+quick = partial(tap, layers=(1, 3), patches=True, batch_size=3, progress=False)
+
+
+def same_bits(a, b) -> bool:
+    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("cls", "patches", "final", "labels"))
+
+
+def no_walk(*args, **kwargs):
+    raise AssertionError("the tower was walked")
+
+
+def test_features_are_those_of_one_image_at_a_time(clip):
+    data = Noise()
+    got = quick(clip, data)
+    assert got.ids == tuple(data.ids) and got.grid == (4, 4) and got.layers == (1, 3)
+    assert got.cls.shape == (7, 2, 32) and got.patches.shape == (7, 2, 16, 32) and got.final.shape == (7, 16)
+    assert {got.cls.dtype, got.patches.dtype, got.final.dtype} == {torch.float32} and got.labels.dtype == torch.int64
+    for i in range(7):
+        image = clip.transform(data[i].image)[None]
+        with torch.inference_mode():
+            one = vit.walk(clip.visual, image, layers=(1, 3), patches=True)
+            torch.testing.assert_close(clip.model.encode_image(image)[0], got.final[i], **BATCH_TOLERANCE)
+        torch.testing.assert_close(one.cls[0], got.cls[i], **BATCH_TOLERANCE)
+        torch.testing.assert_close(one.patches[0], got.patches[i], **BATCH_TOLERANCE)
+
+
+def test_batch_size_moves_roundings_only_and_one_batch_size_no_bit(clip):
+    three, seven, again = quick(clip, Noise()), quick(clip, Noise(), batch_size=7), quick(clip, Noise())
+    assert same_bits(three, again) and three.key == again.key
+    torch.testing.assert_close(three.cls, seven.cls, **BATCH_TOLERANCE)
+    torch.testing.assert_close(three.patches, seven.patches, **BATCH_TOLERANCE)
+    torch.testing.assert_close(three.final, seven.final, **BATCH_TOLERANCE)
+
+
+def test_without_patches_and_without_layers(clip):
+    full = quick(clip, Noise())
+    assert quick(clip, Noise(), patches=False).patches is None
+    final = quick(clip, Noise(), layers=(), patches=False)
+    assert final.cls.shape == (7, 0, 32) and torch.equal(final.final, full.final)
+
+
+def test_second_call_reads(clip, tmp_path, monkeypatch):
+    first = quick(clip, Noise(), cache=tmp_path)
+    monkeypatch.setattr(vit, "walk", no_walk)
+    second = quick(clip, Noise(), cache=tmp_path)
+    assert same_bits(first, second) and (first.key, first.grid) == (second.key, second.grid)
+    assert [p.name for p in tmp_path.rglob("*.safetensors")] == [f"{first.key}.safetensors"]
+    with pytest.raises(AssertionError, match="walked"):
+        quick(clip, Noise())
+
+
+def test_empty_taps_are_cached_too(clip, tmp_path):
+    call = partial(quick, clip, Noise(), layers=(), patches=False, cache=tmp_path)
+    first = call()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(call().final, first.final)
+
+
+def test_every_input_is_in_the_key(clip, tmp_path, monkeypatch):
+    """Each change below alters the features or who they belong to; none may find an entry of another."""
+
+    def weights():
+        clip.visual.ln_post.bias.data[3] += 1e-3  # as a fine-tuning would, behind the back of clip.weight_hash
+
+    def activation():
+        clip.visual.transformer.resblocks[0].mlp.gelu = nn.ReLU()
+
+    def heads():
+        attention = clip.visual.transformer.resblocks[1].attn
+        attention.num_heads, attention.head_dim = 2, 16
+
+    def epsilon():
+        clip.visual.ln_pre.eps = 1e-3
+
+    class Relabelled(Noise):
+        def __init__(self):
+            super().__init__()
+            self.labels = self.labels[::-1].copy()
+
+    calls = [
+        {},
+        {"layers": (1, 2)},
+        {"layers": (1,)},
+        {"patches": False},
+        {"precision": "bf16"},
+        {"batch_size": 4},
+        {"size": (32, 32)},
+        {"size": (32, 40)},
+        {"dataset": Noise(seed=1)},
+        {"dataset": Noise().subset([1, 0, 2, 3, 4, 5, 6])},
+        {"dataset": Relabelled()},
+        {"clip": dataclasses.replace(clip, transform_id="other pixels")},
+    ]
+    keys = [quick(**({"clip": clip, "dataset": Noise()} | change), cache=tmp_path).key for change in calls]
+    for change in (weights, activation, heads, epsilon):
+        change()
+        keys.append(quick(clip, Noise(), cache=tmp_path).key)
+    monkeypatch.setattr(features, "__version__", "999")
+    keys.append(quick(clip, Noise(), cache=tmp_path).key)
+    monkeypatch.setattr(features, "file_hash", lambda path: "other code")
+    keys.append(quick(clip, Noise(), cache=tmp_path).key)
+    assert len(set(keys)) == len(keys) == 18
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 18
+
+
+def test_names_and_workers_are_not_in_the_key(clip):
+    renamed = dataclasses.replace(clip, name="another name")
+    assert quick(renamed, Noise()).key == quick(clip, Noise()).key
+
+
+def _truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _flip(offset):
+    def damage(path):
+        data = bytearray(path.read_bytes())
+        data[offset] ^= 0x10
+        path.write_bytes(bytes(data))
+
+    return damage
+
+
+def _reshape(path):
+    with features.safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    tensors["cls"] = tensors["cls"][:3].clone()
+    save_file(tensors, path, metadata=metadata | {"checksum": features.weight_hash(tensors)})
+
+
+def _empty(path):
+    path.write_bytes(b"")
+
+
+def _foreign(path):
+    save_file({"x": torch.zeros(3)}, path)
+
+
+@pytest.mark.parametrize(
+    "damage", [_truncate, _flip(-5), _flip(3), _flip(100), _reshape, _empty, _foreign], ids=lambda f: f.__qualname__
+)
+def test_a_damaged_entry_is_named_and_made_again(clip, tmp_path, damage):
+    first = quick(clip, Noise(), cache=tmp_path)
+    path = tmp_path / "features" / f"{first.key}.safetensors"
+    whole = path.read_bytes()
+    damage(path)
+    assert path.read_bytes() != whole
+    with pytest.warns(UserWarning, match="are damaged .*made again") as caught:
+        second = quick(clip, Noise(), cache=tmp_path)
+    assert str(path) in str(caught[0].message)
+    assert same_bits(first, second) and same_bits(first, quick(clip, Noise(), cache=tmp_path))
+
+
+def test_no_flipped_bit_goes_unseen(clip, tmp_path):
+    """Header, description and payload, every 1/80 of the file."""
+    first = quick(clip, Noise(), cache=tmp_path)
+    path = tmp_path / "features" / f"{first.key}.safetensors"
+    whole = path.read_bytes()
+    shapes = {name: tuple(getattr(first, name).shape) for name in ("cls", "final", "patches")}
+    assert features._read(path, first.key, shapes) is not None
+    for offset in range(0, len(whole), len(whole) // 80):
+        path.write_bytes(whole)
+        _flip(offset)(path)
+        with pytest.warns(UserWarning, match="are damaged"):
+            assert features._read(path, first.key, shapes) is None, f"byte {offset}"
+
+
+def test_an_entry_under_another_key_is_refused(clip, tmp_path):
+    """Same shapes, sound checksum, wrong name: a file that somebody copied."""
+    a, b = (quick(clip, Noise(seed=s), cache=tmp_path) for s in (0, 1))
+    folder = tmp_path / "features"
+    shutil.copy(folder / f"{a.key}.safetensors", folder / f"{b.key}.safetensors")
+    with pytest.warns(UserWarning, match="another entry"):
+        assert same_bits(b, quick(clip, Noise(seed=1), cache=tmp_path))
+
+
+OTHER_PROCESS = """
+import shutil, sys, time
+from filelock import FileLock
+entry, made = sys.argv[1:]
+with FileLock(entry.replace(".safetensors", ".lock")):
+    print("locked", flush=True)
+    time.sleep(0.5)  # its walk
+    shutil.copy(made, entry)
+"""
+
+
+def test_the_second_process_waits_and_reads(clip, tmp_path, monkeypatch):
+    """While another process holds the lock of an entry this one must not walk, and must find what the other left."""
+    first = quick(clip, Noise(), cache=tmp_path / "a")
+    name = f"features/{first.key}.safetensors"
+    (tmp_path / "b" / "features").mkdir(parents=True)
+    monkeypatch.setattr(vit, "walk", no_walk)
+    arguments = [sys.executable, "-c", OTHER_PROCESS, str(tmp_path / "b" / name), str(tmp_path / "a" / name)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "locked\n" and not (tmp_path / "b" / name).exists()
+        assert same_bits(first, quick(clip, Noise(), cache=tmp_path / "b"))
+    assert other.returncode == 0
+
+
+def test_the_lock_is_given_back(clip, tmp_path):
+    """After a success and after a failure alike; a lock kept would block every later process."""
+    key = quick(clip, Noise(), cache=tmp_path).key
+    with pytest.raises(ValueError, match="img-5"):
+        quick(clip, Noise(broken="img-5"), cache=tmp_path / "broken")
+    locks = {tmp_path / "features" / f"{key}.lock", tmp_path / "broken" / "features" / f"{key}.lock"}
+    for path in locks:
+        with FileLock(path, timeout=0):
+            pass
+
+
+def test_unwritable_cache_and_full_disk_are_one_sentence(clip, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match=r"cannot be written .*another cache folder\.$"):
+        quick(clip, Noise(), cache=tmp_path / "file")
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    with monkeypatch.context() as patch:
+        patch.setattr(features.shutil, "disk_usage", lambda path: usage)
+        patch.setattr(vit, "walk", no_walk)  # known before the work, not after it
+        with pytest.raises(OSError, match="make room"):
+            quick(clip, Noise(), cache=tmp_path)
+
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(features, "save_file", full)
+    with pytest.raises(OSError, match=r"safetensors cannot be written \(.*No space left"):
+        quick(clip, Noise(), cache=tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors")), "neither an entry nor a half one"
+
+
+@pytest.mark.parametrize("workers", [0, 1, pytest.param("spawn", marks=pytest.mark.slow)])
+def test_an_undecodable_image_is_named(clip, workers, monkeypatch, tmp_path):
+    """In this process, in a worker, and in one started afresh as on Windows and macOS (10 s, all of them imports)."""
+    if workers == "spawn":
+        monkeypatch.setattr(features, "DataLoader", partial(DataLoader, multiprocessing_context="spawn"))
+    with pytest.raises(ValueError, match=r"^the image of record 'img-5' in data set 'noise' .*truncated.*out\.$"):
+        quick(clip, Noise(broken="img-5"), workers=1 if workers == "spawn" else workers, cache=tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_workers_change_nothing(clip):
+    assert same_bits(quick(clip, Noise(), workers=2), quick(clip, Noise()))
+
+
+def test_what_a_worker_gets_can_be_pickled(clip):
+    """What spawning needs."""
+    images = pickle.loads(pickle.dumps(features._Images(Noise(), clip.transform)))
+    other = pickle.loads(pickle.dumps(features._Images(Noise(), resized_transform(clip, (16, 40)))))
+    assert images[2].shape == (3, 32, 32) and other[2].shape == (3, 16, 40)
+    assert pickle.loads(pickle.dumps(features._stack)) is features._stack
+
+
+def test_a_programming_error_keeps_its_traceback(clip):
+    class Faulty(Noise):
+        def __getitem__(self, index):
+            raise KeyError("a slip")
+
+    with pytest.raises(KeyError, match="a slip"):
+        quick(clip, Faulty())
+
+
+def test_a_feature_that_is_not_finite_is_named(clip):
+    data = Noise()
+    count = iter(range(7))
+    spoiled = dataclasses.replace(
+        clip, transform=lambda image: clip.transform(image) * (float("nan") if next(count) == 4 else 1)
+    )
+    with pytest.raises(ValueError, match="record 'img-4' are not finite"):
+        quick(spoiled, data)
+
+
+def test_bf16_is_close_and_stored_as_float32(clip):
+    full, half = quick(clip, Noise()), quick(clip, Noise(), precision="bf16")
+    assert half.final.dtype == torch.float32 and not torch.equal(full.final, half.final)
+    # bfloat16 has 8 bits of mantissa: relative errors of some 2^-8, a few times over in three blocks
+    assert torch.cosine_similarity(full.final, half.final).min() > 0.999
+
+
+def test_the_global_random_stream_is_left_alone(clip, tmp_path):
+    """Else what follows would depend on whether the cache had an entry."""
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    for _ in range(2):
+        quick(clip, Noise(), cache=tmp_path)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_another_size_stretches_the_whole_image(clip):
+    """A picture red above and blue below stays so in the upper and lower rows of a grid of any shape."""
+    pixels = np.zeros((60, 20, 3), np.uint8)
+    pixels[:30, :, 0] = pixels[30:, :, 2] = 255
+    out = resized_transform(clip, (16, 40))(Image.fromarray(pixels))
+    assert out.shape == (3, 16, 40)
+    normalise = clip.transform.transforms[-1]
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (normalise.mean, normalise.std))
+    plain = out * std + mean
+    assert (plain[0, :6] > 0.99).all() and (plain[0, -6:] < 0.01).all() and (plain[2, -6:] > 0.99).all()
+    got = quick(clip, Noise(), size=(16, 40))
+    assert got.grid == (2, 5) and got.patches.shape == (7, 2, 10, 32)
+
+
+def test_accessors(clip):
+    got = quick(clip, Noise())
+    assert quick(clip, Noise(), layers=np.array([1, 3])).key == got.key
+    assert torch.equal(got.layer(3), got.cls[:, 1]) and torch.equal(got.layer_patches(1), got.patches[:, 0])
+    val = got.split("val")
+    assert val.ids == ("img-1", "img-4") and val.labels.tolist() == [1, 1] and set(val.splits) == {"val"}
+    assert torch.equal(val.final, got.final[[1, 4]]) and val.key != got.key
+    swapped = got.subset([4, 1])
+    assert swapped.ids == ("img-4", "img-1") and swapped.key != val.key
+    with pytest.raises(KeyError, match="layer 2 was not tapped: these features hold 1, 3"):
+        got.layer(2)
+    with pytest.raises(KeyError, match="patches=True"):
+        quick(clip, Noise(), patches=False).layer_patches(1)
+    with pytest.raises(KeyError, match="present are val"):
+        val.split("test")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers": (3, 1)}, "must ascend"),
+        ({"layers": (1, 1)}, "must ascend"),
+        ({"layers": (4,)}, r"lie in 1\.\.3"),
+        ({"precision": "auto"}, "precision 'auto' is unknown here"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"size": (32, 33)}, "width of 33 px is not a multiple of the patch side of 8 px: choose 32"),
+        ({"dataset": Noise().subset([0, 1, 0])}, "'img-0' more than once"),
+        ({"dataset": Noise().subset([])}, "has no records"),
+    ],
+)
+def test_refusals(clip, change, message):
+    with pytest.raises(ValueError, match=message):
+        quick(**({"clip": clip, "dataset": Noise()} | change))
+
+
+def test_progress_says_what_it_does(clip, capfd):
+    quick(clip, Noise(), progress=True)
+    assert "on noise" in (shown := capfd.readouterr().err) and "7/7" in shown
+    quick(clip, Noise())
+    assert capfd.readouterr().err == ""
