@@ -32,9 +32,6 @@ class Profile(BaseModel):
     n_test: Size = Field(description="the number of images in the test split (for data of your own an upper limit)")
     seeds: int = Field(ge=2, description="the number of seeds, 2 or more, since an interval needs them")
     seed: int = Field(ge=0, lt=2**31, description="the first seed; the others count up from it")
-    image_size: Size | None = Field(
-        None, description="the side of the tower's input in pixels, or none for the CLIP's own"
-    )
     layers: Layers | None = Field(None, description="the blocks to tap, counted from 1, e.g. 5,6,12, or none for all")
     batch_size: Size = Field(description="the number of images that go through the tower at once")
     precision: Literal["auto", "fp32", "bf16"] = Field(

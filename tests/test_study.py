@@ -96,8 +96,7 @@ def test_profile_name_refused_with_nearest():
         ("layers", "5,6, 12", [5, 6, 12]),
         ("layers", "[5]", [5]),
         ("probe_c", "0.1,1,1e2", [0.1, 1.0, 100.0]),
-        ("image_size", "64", 64),
-        ("image_size", "none", None),
+        ("layers", "none", None),
     ],
 )
 def test_parse_value(key, text, value):
@@ -114,7 +113,7 @@ def test_parse_value_refuses(key, text):
 
 
 def test_every_field_is_described_and_set():
-    assert set(profiles._tables()["default"]) | {"image_size", "layers"} == set(Profile.model_fields)
+    assert set(profiles._tables()["default"]) | {"layers"} == set(Profile.model_fields)
     assert all(field.description for field in Profile.model_fields.values())
 
 
