@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import secrets
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -123,6 +124,19 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:  # asked for on another platform only, or uninstalled since
             found[name] = "absent"
     return found
+
+
+def processor() -> str:
+    """What the processor calls itself."""
+    if platform.system() == "Linux":
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(errors="replace"), re.MULTILINE)
+        if match:
+            return match[1]
+    if platform.system() == "Darwin":
+        run = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True)
+        if run.stdout.strip():
+            return run.stdout.strip()
+    return platform.processor() or platform.machine()
 
 
 def file_hash(path: Path) -> str:

@@ -27,7 +27,7 @@ import psutil
 import torch
 from matplotlib.figure import Figure
 
-from hc_lafter.paths import Places, code_hash, versions, write_whole
+from hc_lafter.paths import Places, code_hash, processor, versions, write_whole
 from hc_lafter.profiles import Profile, load_profile, nearest
 
 UNITS = ("fraction", "nats", "bits", "ratio", "count", "pixels", "logit", "cosine", "degrees", "unitless")
@@ -369,21 +369,9 @@ def _hardware(device: torch.device) -> dict[str, Any]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if device.type == "cuda" else []
     return {
         "platform": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": gpus or None,
     }
-
-
-def _processor() -> str:
-    if platform.system() == "Linux":
-        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(errors="replace"), re.MULTILINE)
-        if match:
-            return match[1]
-    if platform.system() == "Darwin":
-        run = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True)
-        if run.stdout.strip():
-            return run.stdout.strip()
-    return platform.processor() or platform.machine()

@@ -1,0 +1,49 @@
+"""Data sets of one record type (`record.Record`): the embedded world and images of your own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from .record import SPLITS, Dataset
+
+
+def open_data(
+    spec: str,
+    *,
+    n_train: int,
+    n_val: int,
+    n_test: int,
+    side: int = 64,
+    seed: int = 0,
+    on_error: str = "raise",
+    cache: Path | None = None,
+) -> Dataset:
+    """The data set that a profile names.
+
+    Args:
+        spec: ``world``, a folder of class folders, or a csv with the columns path, label and perhaps split.
+        n_train, n_val, n_test: images per split; for images of your own an upper limit, above which a seeded sample is
+            taken.
+        side: pixels at which the world is drawn.
+        seed: of the world, or of the division and the sample.
+        on_error: ``raise`` or ``skip`` for a file that cannot be read.
+        cache: a folder that remembers which files were checked.
+
+    Raises:
+        ValueError: the data cannot be used; one sentence with the path and the mend.
+    """
+    from .folder import ImageFiles  # here, so that `python -m hc_lafter.data.world` and `.doctor` start clean
+    from .world import World
+
+    limits = dict(zip(SPLITS, (n_train, n_val, n_test), strict=True))
+    if spec == "world":
+        return World(n_train, n_val, n_test, side=side, seed=seed)
+    data = ImageFiles(Path(spec).expanduser(), seed=seed, on_error=on_error, cache=cache)
+    rng = np.random.default_rng(seed)
+    indices = {split: np.flatnonzero(data.splits == split) for split in SPLITS}
+    if all(len(indices[split]) <= limit for split, limit in limits.items()):
+        return data
+    kept = [np.sort(rng.permutation(indices[split])[:limit]) for split, limit in limits.items()]
+    return data.subset(np.concatenate(kept))
