@@ -1,0 +1,86 @@
+"""Every notebook, run as a user runs it: the chain in the smoke profile, then on images and weights of one's own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+
+from hc_lafter.clip import build_embedded, save_clip
+from hc_lafter.data.world import World
+
+ROOT = Path(__file__).parents[1]
+CHAIN = [path.stem for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]-*.ipynb"))]
+
+
+def run_all(out: Path, *words: str) -> str:
+    command = [sys.executable, str(ROOT / "run_all.py"), "--profile", "smoke", "--out", str(out), *words]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=540)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
+def metrics(out: Path, name: str) -> list[dict]:
+    return json.loads((out / "results" / "smoke" / name / "metrics.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("smoke")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HC_LAFTER_CACHE", str(out / "cache"))
+        run_all(out)
+    return out
+
+
+@pytest.mark.parametrize("name", CHAIN)
+def test_leaves_what_it_declares(smoke, name):
+    assert len(CHAIN) == 1
+    assert metrics(smoke, name)
+    results, figures = (smoke / kind / "smoke" / name for kind in ("results", "figures"))
+    assert {"metrics.json", "metrics.parquet", "timings.json", f"{name}.ipynb"} <= {f.name for f in results.iterdir()}
+    drawn = {f.stem for f in figures.glob("*.svg")}
+    assert drawn and drawn == {f.stem for f in figures.glob("*.png")}
+    executed = nbformat.read(results / f"{name}.ipynb", as_version=4)
+    code = [cell for cell in executed.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert not [o for cell in code for o in cell.outputs if o.output_type == "error" or o.get("name") == "stderr"]
+
+
+def test_tapping_finds_the_very_features_of_open_clip(smoke):
+    rows = [r for r in metrics(smoke, "01-feature-tapping") if r["metric"].startswith("max |")]
+    assert {r["system"] for r in rows} == {"embedded", "ViT-B-32/random"}
+    assert len(rows) == 4 and all(r["value"] == 0 for r in rows), rows
+
+
+def test_a_second_run_writes_the_same_metrics(smoke, tmp_path, monkeypatch):
+    monkeypatch.setenv("HC_LAFTER_CACHE", str(tmp_path / "cache"))  # nothing of the first run helps
+    run_all(tmp_path)
+    for name in CHAIN:
+        first, second = (o / "results" / "smoke" / name / "metrics.json" for o in (smoke, tmp_path))
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_own_images_and_own_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("HC_LAFTER_CACHE", str(tmp_path / "cache"))
+    world, photos = World(150, 0, 0, side=80, seed=5), tmp_path / "photos"
+    for i in np.flatnonzero(np.isin(world.labels, (0, 6, 7))):
+        record = world[int(i)]
+        (photos / record.label_name).mkdir(parents=True, exist_ok=True)
+        record.image.save(photos / record.label_name / f"{i}.jpg", quality=92)
+    weights = tmp_path / "mine.safetensors"
+    save_clip(build_embedded(seed=3), weights)
+    words = [f"--param={key}={value}" for key, value in {"data": photos, "clip": weights, "layers": "3,12"}.items()]
+    run_all(tmp_path, "--only", "01", "--param", "random_images=2", *words)
+    rows = metrics(tmp_path, "01-feature-tapping")
+    assert {r["dataset"] for r in rows} == {"photos"}
+    accuracy = {r["system"] for r in rows if r["metric"] == "top-1 accuracy"}
+    assert accuracy >= {"zero-shot, layer 3", "linear probe, layer 12", "linear probe, layer 3 - layer 12"}
+    assert not any("layer 5" in name for name in accuracy)
+    split = (tmp_path / "results" / "smoke" / "01-feature-tapping" / "split.csv").read_text(encoding="utf-8")
+    assert "fear/" in split and ",train,fear" in split

@@ -1,0 +1,134 @@
+"""The repository itself: one source of versions, bare notebooks, a README whose commands and numbers hold."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+
+from hc_lafter import readme
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def pins() -> dict[str, Requirement]:
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    found = [Requirement(line) for line in lines if line.strip()]
+    return {r.name.replace("_", "-"): r for r in found if r.marker is None or r.marker.evaluate(default_environment())}
+
+
+def tracked() -> list[str]:
+    run = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if run.returncode:
+        pytest.skip("this copy is no git checkout")
+    return run.stdout.splitlines()
+
+
+def test_the_pins_are_what_the_project_asks_for_and_what_is_installed():
+    pinned = pins()
+    assert len(pinned) > 100
+    for text in PROJECT["project"]["dependencies"]:
+        asked = Requirement(text)
+        pin = pinned[asked.name.replace("_", "-")]
+        (version,) = [s.version for s in pin.specifier]
+        assert version in asked.specifier, f"{pin} is not {asked}: export requirements.txt anew"
+        assert importlib.metadata.version(asked.name) == version, f"{asked.name} is not the pinned {version}"
+
+
+def test_conda_takes_the_same_pins():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    assert environment["dependencies"][-1] == {"pip": ["-r requirements.txt", "-e ."]}
+    python = next(d for d in environment["dependencies"] if str(d).startswith("python="))
+    versions = [int(part) for part in python.removeprefix("python=").split(".")]
+    assert [3, 11] <= versions <= [3, 13]
+
+
+def test_no_file_names_a_registry_and_the_lock_stays_out():
+    names = tracked()
+    assert "uv.lock" not in names
+    for name in ("requirements.txt", "pyproject.toml", "environment.yml"):
+        assert not re.search(r"https?://", (ROOT / name).read_text(encoding="utf-8")), name
+
+
+def test_notebooks_are_sources():
+    assert [n.stem for n in NOTEBOOKS] == ["01-feature-tapping"]
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = [c for c in cells if c["cell_type"] == "code"]
+        assert code and all(c["outputs"] == [] and c["execution_count"] is None for c in code), f"{path}: strip it"
+        assert max(len("".join(c["source"]).splitlines()) for c in code) <= 25
+        assert any("parameters" in c["metadata"].get("tags", []) for c in code)
+        assert len(cells) - len(code) >= len(code) / 2, "prose is missing"
+
+
+def test_every_notebook_stands_in_the_readme():
+    for path in NOTEBOOKS:
+        assert f"notebooks/{path.name}" in README
+
+
+def test_links_and_pictures_of_the_readme_are_there():
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
+    assert len(links) > 10
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    command = script.splitlines()[-1]
+    assert command in README.splitlines() and "pytest" in command
+
+
+def test_the_headline_comes_from_results():
+    table = readme.headline(ROOT / "results" / "default")
+    assert table.count("\n| ") == 13  # a head and twelve layers
+    assert readme.updated(README, table) == README, "run python -m hc_lafter.readme"
+
+
+def test_the_headline_follows_the_results(tmp_path):
+    source = ROOT / "results" / "default" / "01-feature-tapping" / "metrics.json"
+    rows = json.loads(source.read_text(encoding="utf-8"))
+    changed = next(r for r in rows if r["system"] == "zero-shot, layer 12")
+    changed.update(value=0.123456)
+    path = tmp_path / "01-feature-tapping" / "metrics.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    assert "| 0.123 [" in readme.headline(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"run run_all\.py first"):
+        readme.headline(tmp_path / "nowhere")
+
+
+def test_ruff_finds_nothing():
+    run = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
+
+
+@pytest.mark.parametrize("room", ["analysis", "plots.py", "study.py"])
+def test_rooms_that_stand_apart_import_no_model(room):
+    """`analysis`, `plots` and `study` know no tower, no system and no data set."""
+    place = ROOT / "hc_lafter" / room
+    barred = {"hc_lafter.clip", "hc_lafter.vit", "hc_lafter.features", "hc_lafter.data", "hc_lafter.systems"}
+    files = sorted(place.glob("*.py")) if place.is_dir() else [place]
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not [n for n in names if any(n == b or n.startswith(b + ".") for b in barred)], path
+
+
+def test_only_the_walk_touches_a_block():
+    for path in sorted((ROOT / "hc_lafter").rglob("*.py")):
+        if path.name != "vit.py":
+            assert "resblocks[" not in path.read_text(encoding="utf-8"), f"{path.name} reaches into the tower"
