@@ -51,8 +51,10 @@ def model_card(facts: Mapping[str, Any]) -> str:
             "three act on the value path of the last block." + (f" At the end, in nats: {losses}." if losses else ""),
             f"Optimiser: AdamW, rate {r['lr']}, betas {r['betas'][0]} and {r['betas'][1]}, weight decay "
             f"{r['weight_decay']} on matrices, {r['warmup']} warm-up steps, cosine to zero, gradients clipped at "
-            f"{r['clip_norm']}; {r['steps']:,} steps of {r['batch']} views, {facts['samples']:,} in all; patch dropout "
+            f"{r['clip_norm']}; {r['steps']:,} steps of {r['batch']} views ({facts['samples']:,} "
+            f"views with all phases); patch dropout "
             f"{r['patch_dropout']} in the first {r['dropout_steps']:.0%} of the steps; training seed {r['seed']}.",
+            *_further(r),
             f"Made in {minutes} on {made.get('device', 'a device that was not recorded')} ({machine}).",
         ),
         "## Which classes had pixel labels",
@@ -112,8 +114,8 @@ def model_card(facts: Mapping[str, Any]) -> str:
         ),
         "## Limits",
         _bullets(
-            "One training run with one seed: how far another seed would move these numbers was not measured. In the "
-            "study before it, unseen mIoU moved between .41 and .49 from checkpoint to checkpoint.",
+            "One training run with one seed: how far another seed would move these numbers was not measured. In a "
+            "feasibility study with a similar recipe unseen mIoU moved between .41 and .49 between checkpoints.",
             "It knows drawings of one painter and the words of one grammar. Its numbers say nothing about photographs, "
             "about people's feelings, or about the size of an effect with a CLIP trained on the web.",
             "Emotions enter the captions as words, so zero-shot accuracy shows that a link was learned which the "
@@ -136,6 +138,21 @@ def _controls(facts: Mapping[str, Any]) -> list[str]:
     rows += [(one["name"], *(_number(one["measured"], name) for name in names)) for one in facts["controls"]]
     what = _bullets(*(f"{one['name']}: {one['what']}" for one in facts["controls"]))
     return ["Trained and measured in the same way (64 px), with one thing changed:", what, _table(("", *names), rows)]
+
+
+def _further(recipe: Mapping[str, Any]) -> list[str]:
+    """What each further phase of the recipe does, a sentence each."""
+    then = recipe.get("then")
+    if not then:
+        return []
+    told = (
+        f"Then {then['steps']:,} further steps from these weights with a fresh optimiser: rate {then['lr']}, "
+        f"{then['warmup']} warm-up steps, cosine to zero, patch dropout in the first {then['dropout_steps']:.0%}, "
+        f"short emotion captions in {then['short_steps']:.0%} of the steps, and {then['tags']} x a tag loss: whole "
+        "pictures against the class phrases, present or not by what the caption names (binary cross-entropy, summed "
+        "over the classes)."
+    )
+    return [told, *_further(then)]
 
 
 def _number(measured: Mapping[str, float], name: str) -> str:

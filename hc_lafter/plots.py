@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 PALETTE = {
@@ -23,6 +21,7 @@ PALETTE = {
     "SC-CLIP": "#CC79A7",
 }
 NEUTRAL = "#8A8A8A"
+HIGHLIGHT = "#7B3294"  # no system's colour: for what is pointed at
 EMOTION_COLOURS = {  # warm for the four positive ones of Mikels' eight, cold and dark for the four negative ones
     "amusement": "#F0E442", "awe": "#56B4E9", "contentment": "#009E73", "excitement": "#E69F00",
     "anger": "#D55E00", "disgust": "#6B8E23", "fear": "#5E3C99", "sadness": "#0072B2",
@@ -89,17 +88,6 @@ def map_over(ax: Axes, values: np.ndarray, *, cmap: str = "magma", vmin=None, vm
     if title:
         ax.set_title(title, fontsize=9, loc="center")
     return drawn
-
-
-def gallery(images: Sequence[np.ndarray], titles: Sequence[str], *, columns: int, size: float = 1.6) -> Figure:
-    """Pictures in rows of `columns`."""
-    rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(size * columns, (size + 0.22) * rows), squeeze=False)
-    for ax in axes.flat:
-        ax.set_axis_off()
-    for ax, image, title in zip(axes.flat, images, titles, strict=False):
-        picture(ax, image, title)
-    return figure
 
 
 def distribution(ax: Axes, classes: Sequence[str], p: np.ndarray, *, colours: Mapping[str, str] | None = None) -> Axes:

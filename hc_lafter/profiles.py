@@ -42,7 +42,7 @@ class Profile(BaseModel):
     )
     workers: int = Field(ge=0, description="the number of processes that load images, 0 for the notebook's own")
     on_error: Literal["raise", "skip"] = Field(description="'raise' or 'skip' for an image that cannot be read")
-    bootstrap: Size = Field(description="the number of resamples behind an interval")
+    bootstrap: int = Field(ge=100, description="the number of resamples, 100 or more, behind an interval")
     probe_c: Grid = Field(description="the linear probe's grid of C (inverse regularisation), e.g. 0.1,1,10")
     random_clip: Name = Field(description="a second tower with random weights, e.g. 'ViT-B-32/random'")
     random_images: Size = Field(description="the number of images that go through the second tower")

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import csv
 import hashlib
 import importlib.util
 import itertools
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -297,15 +297,18 @@ def data_fingerprint(spec: str) -> str | None:
     if spec == "world":
         return None
     if path.is_dir():
-        files = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
+        files, seen = [], set()
+        for folder, below, names in os.walk(path, followlinks=True):  # as the loader does, links that loop left out
+            below[:] = [name for name in below if os.path.realpath(Path(folder, name)) not in seen]
+            seen |= {os.path.realpath(Path(folder, name)) for name in below}
+            files += [Path(folder, name) for name in names]
         return _listing(sorted(files), path)
     if path.is_file():
         table = path.read_bytes()
-        cells = {
-            cell for row in csv.reader(table.decode("utf-8", "replace").splitlines()) for cell in row if "." in cell
-        }
-        files = (path.parent / cell for cell in sorted(cells))
-        return hashlib.sha256(table + _listing([f for f in files if f.is_file()], path.parent).encode()).hexdigest()
+        # Whatever separates the columns, and with the slashes of either system.
+        cells = set(re.split(r"""[,;\t\r\n"]+""", table.decode("utf-8", "replace").replace("\\", "/")))
+        files = [path.parent / cell for cell in sorted(cells) if "." in cell and os.path.isfile(path.parent / cell)]
+        return hashlib.sha256(table + _listing(files, path.parent).encode()).hexdigest()
     raise ValueError(
         f"data={spec} is neither 'world' nor a folder or file here: check the path, it counts from {Path.cwd()}."
     )
@@ -314,7 +317,7 @@ def data_fingerprint(spec: str) -> str | None:
 def _listing(files: Sequence[Path], base: Path) -> str:
     digest = hashlib.sha256()
     for file in files:
-        status = file.stat()
+        status = file.stat() if file.exists() else file.lstat()  # a link that leads nowhere
         digest.update(
             f"{os.path.relpath(file, base)} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "replace")
         )
@@ -327,9 +330,12 @@ def clip_fingerprint(spec: str) -> str | None:
     Raises:
         ValueError: the spec looks like a file, and there is none.
     """
-    path = Path(spec.rpartition("@")[2]).expanduser()
+    path = Path(spec).expanduser()
+    if not path.exists() and "@" in spec:
+        path = Path(spec.partition("@")[2]).expanduser()
     if path.is_file():
-        return file_hash(path)
+        beside = path.with_name("open_clip_config.json")  # decides activation and preprocessing where it is there
+        return file_hash(path) + (file_hash(beside) if beside.is_file() else "")
     if path.suffix in WEIGHTS or "@" in spec:
         raise ValueError(f"checkpoint {spec} is no file here: check the path, it counts from {Path.cwd()}.")
     return None

@@ -108,9 +108,11 @@ def _unwrap(content: Any) -> dict[str, Any] | None:
     if not isinstance(content, Mapping):
         return None
     state = {str(name): value for name, value in content.items()}
-    for prefix in ("module.", "_orig_mod."):  # of DistributedDataParallel and of torch.compile
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    # DistributedDataParallel and torch.compile each put a prefix of their own before every name, in either order.
+    while state and (prefix := min(state).partition(".")[0]) in ("module", "_orig_mod"):
+        if not all(name.startswith(f"{prefix}.") for name in state):
+            break
+        state = {name.removeprefix(f"{prefix}."): value for name, value in state.items()}
     return {re.sub(_TEXT_PART, "", name): value for name, value in state.items()}
 
 

@@ -143,6 +143,11 @@ def custom_text(state):
 CONTAINERS = {
     "state dict": (torch.save, lambda state: state, "x.pt"),
     "training checkpoint": (torch.save, wrapped, "epoch_3.pt"),
+    "compiled-and-parallel": (
+        torch.save,
+        lambda state: {f"_orig_mod.module.{k}": v for k, v in state.items()},
+        "x.pth",
+    ),
     "compiled": (torch.save, lambda state: {f"_orig_mod.{k}": v for k, v in state.items()}, "x.pth"),
     "custom text": (torch.save, custom_text, "x.bin"),
     "legacy torch": (lambda s, p: torch.save(s, p, _use_new_zipfile_serialization=False), lambda state: state, "x.pt"),

@@ -564,8 +564,20 @@ def test_a_damaged_memory_is_named(pets, tmp_path):
     open_quietly(pets, cache=tmp_path / "cache")
     (memory,) = (tmp_path / "cache").iterdir()
     assert set(json.loads(memory.read_text())) == {str(p) for p in pets.rglob("*.png")}
-    memory.write_text("{")
-    refuses("scan-.*json is damaged .*: delete it", pets, cache=tmp_path / "cache")
+    whole = memory.read_text()
+    for damage in ("{", "[1]", '{"a": 1}', '{"a": {"stamp": [1]}}', whole.replace('"scan"', '"scam"')):
+        memory.write_text(damage)
+        with pytest.warns(UserWarning, match="scan-.*json is damaged"):
+            again = open_quietly(pets, cache=tmp_path / "cache")
+        assert len(again) == len(list(pets.rglob("*.png"))) and memory.read_text() == whole
+
+
+def test_a_file_that_changes_behind_the_data_set_is_named(pets):
+    data = open_quietly(pets)
+    path = next(p for p in sorted(pets.rglob("*.png")) if p.relative_to(pets).as_posix() == data.ids[0])
+    path.write_bytes(sorted(pets.rglob("*.png"))[-1].read_bytes())
+    with pytest.raises(BadImage, match="has changed since the data set was opened: open the data set anew"):
+        data[0]
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):

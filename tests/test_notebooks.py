@@ -66,6 +66,25 @@ def test_a_second_run_writes_the_same_metrics(smoke, tmp_path, monkeypatch):
         assert first.read_bytes() == second.read_bytes()
 
 
+def test_class_names_that_the_embedded_clip_cannot_read(tmp_path, monkeypatch):
+    """Zero-shot is left out and said to be; one layer, one tower, a broken file and a limit on the way."""
+    monkeypatch.setenv("HC_LAFTER_CACHE", str(tmp_path / "cache"))
+    world, photos = World(120, 0, 0, side=64, seed=6), tmp_path / "photos"
+    for i in range(len(world)):
+        folder = photos / ("tabby" if world.labels[i] < 4 else "golden_retriever")
+        folder.mkdir(parents=True, exist_ok=True)
+        world[i].image.save(folder / f"{i}.png")
+    (photos / "tabby" / "broken.png").write_bytes(b"no image")
+    given = {"data": photos, "clip": "embedded/random", "random_clip": "embedded/random", "layers": "12"}
+    given |= {"on_error": "skip", "n_train": "40"}
+    run_all(tmp_path, "--only", "01", *[f"--param={key}={value}" for key, value in given.items()])
+    systems = [r["system"] for r in metrics(tmp_path, "01-feature-tapping") if r["metric"] == "top-1 accuracy"]
+    assert systems == ["linear probe, layer 12"]
+    executed = (tmp_path / "results" / "smoke" / "01-feature-tapping" / "01-feature-tapping.ipynb").read_text()
+    for told in ("has no word of 'golden_retriever'", "tabby/broken.png", "used here: ", "nothing to compare it with"):
+        assert told in executed, told
+
+
 def test_own_images_and_own_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("HC_LAFTER_CACHE", str(tmp_path / "cache"))
     world, photos = World(150, 0, 0, side=80, seed=5), tmp_path / "photos"

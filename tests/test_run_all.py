@@ -265,6 +265,27 @@ def test_fingerprints_of_data_and_clip(tmp_path, monkeypatch):
     assert clip_fingerprint("embedded") is None is clip_fingerprint("ViT-B-32/openai")
 
 
+@pytest.mark.parametrize("line", ["a/1.png;x", "a/1.png\tx", '"a/1.png",x', "a\\1.png,x"])
+def test_an_image_of_a_csv_counts_whatever_the_separator(tmp_path, line):
+    (tmp_path / "a").mkdir()
+    image, table = tmp_path / "a" / "1.png", tmp_path / "list.csv"
+    image.write_bytes(b"1")
+    table.write_text(f"path,label\n{line}\n" + "y" * 300_000 + ".png\n")
+    before = data_fingerprint(str(table))
+    image.write_bytes(b"22")
+    assert data_fingerprint(str(table)) != before
+
+
+def test_what_lies_beside_a_checkpoint_counts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "me@home"
+    folder.mkdir()
+    (folder / "mine.pt").write_bytes(b"weights")
+    before = clip_fingerprint("me@home/mine.pt")
+    (folder / "open_clip_config.json").write_text("{}")
+    assert clip_fingerprint("me@home/mine.pt") != before is not None
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -160,3 +160,12 @@ def test_refuses_impossible_arguments():
         interval(x, resamples=100, confidence=95, rng_seed=0)
     with pytest.raises(ValueError, match=r"a is \(20,\) and b is \(2, 20\)"):
         paired(x, np.zeros((2, 20)), **QUICK)
+
+
+def test_paired_where_nothing_differs_is_not_certain():
+    same = np.tile([0.0, 1.0], 30)
+    result = paired(same, same, resamples=200, rng_seed=0)
+    assert result.value == 0 and result.verdict == "no difference"
+    assert result.high == -result.low == pytest.approx(1 - 0.05 ** (1 / 60))  # the rule of three: about 3 / n
+    over_seeds = paired(np.stack([same, same]), np.stack([same, same]), resamples=200, rng_seed=0)
+    assert (over_seeds.low, over_seeds.high) == (result.low, result.high)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from hc_lafter.clip import build_embedded
+from hc_lafter.clip import build_embedded, load_clip
 from hc_lafter.data import grammar, scene
-from hc_lafter.text import EMOTION_TEMPLATES, OBJECT_TEMPLATES, class_embeddings, templates_for
+from hc_lafter.text import EMOTION_TEMPLATES, OBJECT_TEMPLATES, class_embeddings, templates_for, untold_classes
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +56,22 @@ def test_template_without_its_one_place_is_refused(clip, template):
 def test_class_that_the_vocabulary_does_not_know_is_refused(clip):
     with pytest.raises(ValueError, match=r"no word of the class 'zeppelin': rename it"):
         class_embeddings(clip, ["awe", "zeppelin"], ["{}"])
+
+
+@pytest.mark.parametrize(
+    ("classes", "told"),
+    [
+        (["dog", "tabby"], "no word of 'tabby'"),
+        (["1", "2"], "no word of '1'"),
+        (["dog", "striped dog"], "'dog' and 'striped dog' are the same words"),
+    ],
+)
+def test_classes_that_the_vocabulary_cannot_tell_apart(clip, classes, told):
+    assert told in untold_classes(clip, classes)
+    with pytest.raises(ValueError, match="rename the class, or take a CLIP with a full vocabulary"):
+        class_embeddings(clip, classes, ["{}"])
+
+
+def test_a_full_vocabulary_tells_all_classes(clip):
+    assert untold_classes(clip, ["dog", "big_tree", "tree"]) is None
+    assert untold_classes(load_clip("ViT-B-32/random"), ["tabby", "1", "2"]) is None

@@ -25,7 +25,7 @@ def open_data(
     Args:
         spec: ``world``, a folder of class folders, or a csv with the columns path, label and perhaps split.
         n_train, n_val, n_test: images per split; for images of your own an upper limit, above which a seeded sample is
-            taken.
+            taken that keeps the shares of the classes.
         side: pixels at which the world is drawn.
         seed: of the world, or of the division and the sample.
         on_error: ``raise`` or ``skip`` for a file that cannot be read.
@@ -45,5 +45,15 @@ def open_data(
     indices = {split: np.flatnonzero(data.splits == split) for split in SPLITS}
     if all(len(indices[split]) <= limit for split, limit in limits.items()):
         return data
-    kept = [np.sort(rng.permutation(indices[split])[:limit]) for split, limit in limits.items()]
-    return data.subset(np.concatenate(kept))
+    return data.subset(np.concatenate([_sample(indices[s], data.labels, limits[s], rng) for s in SPLITS]))
+
+
+def _sample(indices: np.ndarray, labels: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
+    """At most `limit` of the indices, in order; every stretch of the sample has about the classes' shares."""
+    shuffled = rng.permutation(indices)
+    # The k-th of n images of a class comes at (k + 1/2) / n: the first ones of the line-up are a stratified sample.
+    place = np.empty(len(shuffled))
+    for label in np.unique(labels[shuffled]):
+        mine = np.flatnonzero(labels[shuffled] == label)
+        place[mine] = (np.arange(len(mine)) + 0.5) / len(mine)
+    return np.sort(shuffled[np.argsort(place, kind="stable")[:limit]])

@@ -14,8 +14,8 @@ import json
 import math
 import os
 import posixpath
-import tempfile
 import unicodedata
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 
 from hc_lafter.data.decode import MAX_PIXELS, RULES, BadImage, decode, pixel_hash, read
 from hc_lafter.data.record import SPLITS, Dataset, Record
+from hc_lafter.paths import write_whole
 
 EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"} | {
     *(".ppm", ".pgm", ".pbm", ".avif", ".jp2", ".ico", ".qoi"),
@@ -133,6 +134,7 @@ class ImageFiles(Dataset):
         self.labels = np.array([self.classes.index(item.label) for item in items], dtype=np.int64)
         self.splits = np.array(splits)
         self._paths = [item.path for item in items]
+        self._hashes = [s.sha256 for _, s in kept]
         digest = hashlib.sha256(json.dumps(["images", RULES, max_pixels, self.classes]).encode())
         for (item, s), split in zip(kept, splits, strict=True):
             digest.update(json.dumps([item.id, item.label, split, s.sha256]).encode())
@@ -142,9 +144,13 @@ class ImageFiles(Dataset):
         return list_images(source)
 
     def __getitem__(self, index: int) -> Record:
-        """Raises `BadImage` if the file has changed for the worse since the data set was opened."""
+        """Raises `BadImage` if the file has changed since the data set was opened: the fingerprint would tell a lie."""
         index, label = int(index), int(self.labels[index])
-        image = decode(self._paths[index], max_pixels=self.max_pixels)
+        path = self._paths[index]
+        content = read(path)
+        if hashlib.sha256(content).hexdigest() != self._hashes[index]:
+            raise BadImage(str(path), "has changed since the data set was opened", "open the data set anew")
+        image = decode(content, max_pixels=self.max_pixels, name=str(path))
         return Record(self.ids[index], str(self.splits[index]), image, label, self.classes[label])
 
     @property
@@ -371,9 +377,6 @@ def scan(
 
     Returns:
         One `Scan` per item, in their order; a file that does not decode is told there, not raised.
-
-    Raises:
-        ValueError: the memory in ``cache`` is damaged.
     """
     items = listing.items
     rules = [str(listing.source), RULES, max_pixels, PIL.__version__]
@@ -384,8 +387,8 @@ def scan(
     todo = []
     for i, (item, stamp) in enumerate(zip(items, stamps, strict=True)):
         old = known.get(str(item.path))
-        if old is not None and old["stamp"] == stamp:
-            results[i] = Scan(**old["scan"])
+        if old is not None and old[0] == stamp:
+            results[i] = old[1]
         else:
             todo.append(i)
     pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
@@ -399,7 +402,7 @@ def scan(
         kept = {
             str(i.path): {"stamp": s, "scan": asdict(r)} for i, s, r in zip(items, stamps, results, strict=True) if s
         }
-        _write_whole(memory, json.dumps(kept))
+        write_whole(memory, json.dumps(kept))
     return results
 
 
@@ -520,23 +523,14 @@ def _stamp(path: Path) -> list[int] | None:
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def _recall(memory: Path) -> dict:
+def _recall(memory: Path) -> dict[str, tuple[list[int], Scan]]:
+    """What earlier scans remember; nothing, with a warning that names the file, where it is damaged."""
     try:
-        return json.loads(memory.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{memory} is damaged ({error}): delete it, the files will be checked anew.") from None
-
-
-def _write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        remembered = json.loads(memory.read_text("utf-8"))
+        return {key: (entry["stamp"], Scan(**entry["scan"])) for key, entry in remembered.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        warnings.warn(f"{memory} is damaged ({error}): the files are checked anew.", stacklevel=2)
+        return {}
 
 
 def _class_folders(folder: Path, root: Path) -> tuple[list[Path], list[str]]:

@@ -1,0 +1,98 @@
+"""The embedded CLIP as shipped: the right file, the right card, and every gate met on pictures it has never seen."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import hc_lafter.clip
+from hc_lafter import pretrain
+from hc_lafter.clip import load_clip
+from hc_lafter.data import grammar, painter
+from hc_lafter.model_card import model_card
+from hc_lafter.paths import file_hash
+
+FOLDER = Path(hc_lafter.clip.__file__).parent / "embedded"
+FEW = 500  # the first scenes of the held-out split: retrieval is then measured in full
+
+
+@pytest.fixture(scope="module")
+def facts() -> dict:
+    return json.loads((FOLDER / "model.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return load_clip("embedded")
+
+
+def test_file_is_the_one_of_the_card(facts, clip):
+    path = FOLDER / "model.safetensors"
+    assert file_hash(path) == facts["sha256"]
+    assert path.stat().st_size == facts["bytes"] <= 20_000_000
+    assert clip.weight_hash == facts["weight_hash"] and clip.parameters == facts["parameters"]
+
+
+def test_card_is_made_from_the_json(facts):
+    assert (FOLDER / "MODEL_CARD.md").read_text(encoding="utf-8") == model_card(facts)
+
+
+def test_known_answer(facts, clip):
+    np.testing.assert_allclose(pretrain.known_answer(clip), facts["known_answer"], atol=1e-3)
+    assert np.ptp(facts["known_answer"]) > 0.01
+
+
+def test_architecture_and_vocabulary(facts, clip):
+    assert clip.activation == facts["config"]["activation"] == "GELU"
+    assert (clip.layers, clip.width, clip.patch_size, clip.image_size, clip.embed_dim) == (12, 128, 8, 64, 128)
+    assert clip.tokenizer.words == grammar.vocabulary() and len(clip.tokenizer.words) == facts["words"]
+    assert not clip.notes and not clip.model.training
+    assert {p.dtype for p in clip.model.parameters()} == {torch.float32}
+    assert not any(p.requires_grad for p in clip.model.parameters())
+
+
+def test_recipe_of_the_card_is_the_recipe_of_the_code(facts):
+    assert facts["recipe"] == json.loads(json.dumps(pretrain.asdict(pretrain.SIZES["cpu"])))
+    assert facts["data_seed"] == pretrain.DATA_SEED != facts["held_out"]["seed"]
+    assert facts["gates"] == pretrain.GATES
+    assert facts["pixel_labels"] == {"seen": list(painter.SEEN), "unseen": list(painter.UNSEEN)}
+    history = facts["made"]["history"]
+    last = {row["phase"]: row["step"] for row in history}
+    assert last == {i: part.steps - 1 for i, part in enumerate(pretrain.SIZES["cpu"].phases())}
+    assert history[-1]["loss"] < 0.6 * history[0]["loss"]
+
+
+def test_card_tells_of_no_gate_that_is_missed(facts):
+    missed = [name for name, gate in facts["gates"].items() if facts["measured_64px"][name] < gate]
+    assert missed == [] and "NOT met" not in (FOLDER / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
+def test_gates_on_few_scenes(facts, clip):
+    """The first 500 held-out scenes: each gate less two standard errors of a share of that many scenes.
+
+    mAP and mIoU are no binomial shares; that error is the larger one there, as every scene holds several objects and
+    thousands of pixels. They also agree with the card's within four of them.
+    """
+    measured = pretrain.evaluate(clip, FEW)
+    for name, gate in pretrain.GATES.items():
+        error = (gate * (1 - gate) / FEW) ** 0.5
+        assert measured[name] >= gate - 2 * error, name
+        assert measured[name] == pytest.approx(facts["measured_64px"][name], abs=4 * error), name
+    assert measured["R@1 of 500"] == pytest.approx(facts["measured_64px"]["R@1 of 500"], abs=0.004)  # the same pairs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [64, 96])
+def test_gates(facts, clip, side):
+    """All 2,000 held-out scenes, and every number of the card again."""
+    held = facts["held_out"]
+    measured = pretrain.evaluate(clip, held["scenes"], seed=held["seed"], side=side)
+    stored = facts[f"measured_{side}px"]
+    assert measured.keys() == stored.keys()
+    for name, value in measured.items():
+        assert value == pytest.approx(stored[name], abs=0.005), name
+    if side == 64:
+        assert [name for name, gate in pretrain.GATES.items() if measured[name] < gate] == []
+    assert measured["mIoU"] < measured["oracle mIoU"]
