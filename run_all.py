@@ -18,6 +18,7 @@ met; 130 Ctrl-C; 143 ended from outside (SIGTERM).
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import json
 import shutil
@@ -241,20 +242,39 @@ def _in_order(run: Run, selected: Sequence[Notebook], force: bool, timeout: int 
 
 
 class _terminable:
-    """While it lasts, SIGTERM raises `Terminated` (only the main thread may say so)."""
+    """While it lasts, SIGTERM raises `Terminated` as Ctrl-C raises KeyboardInterrupt (only the main thread may say so).
+
+    A signal that arrives inside somebody's callback can be swallowed there, and the run would go on as if nothing had
+    been said. It is therefore said once more if the run has not ended after `PATIENCE` seconds, which is longer than
+    kernels need to shut down.
+    """
+
+    PATIENCE = 15
 
     def __enter__(self) -> None:
-        self.before = None
+        self.before, self.again = {}, None
         if threading.current_thread() is threading.main_thread():
-            self.before = signal.signal(signal.SIGTERM, self.end)
+            self.before = {number: signal.signal(number, self.end) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def __exit__(self, *_: object) -> None:
-        if self.before is not None:
-            signal.signal(signal.SIGTERM, self.before)
+        if self.again is not None:
+            self.again.cancel()
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def end(self, number: int, _: object) -> None:
+        if self.again is None:
+            self.again = threading.Timer(self.PATIENCE, self.repeat, (number,))
+            self.again.daemon = True
+            self.again.start()
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
     @staticmethod
-    def end(*_: object) -> None:
-        raise Terminated
+    def repeat(number: int) -> None:
+        if hasattr(signal, "pthread_kill"):  # wakes the main thread from a system call, too
+            signal.pthread_kill(threading.main_thread().ident, number)
+        else:
+            _thread.interrupt_main(number)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hc_lafter import paths
 from hc_lafter.data import folder as module
 from hc_lafter.data.decode import BadImage
 from hc_lafter.data.folder import ImageFiles, ImageFolder, ImageTable
@@ -580,13 +581,13 @@ def test_a_file_that_changes_behind_the_data_set_is_named(pets):
         data[0]
 
 
-def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
+def test_an_interrupted_write_leaves_nothing(pets, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(module.os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        module._write_whole(tmp_path / "a" / "b.json", "{}")
+    monkeypatch.setattr(paths.os, "replace", fail)
+    with pytest.raises(OSError, match=r"scan-.*json cannot be written .*disk full"):
+        open_quietly(pets, cache=tmp_path / "a")
     assert list((tmp_path / "a").iterdir()) == []
 
 

@@ -296,7 +296,7 @@ def test_what_lies_beside_a_checkpoint_counts(tmp_path, monkeypatch):
         (["--param", "seeds=three"], "parameter seeds='three' is not usable"),
         (["--param", "seeds"], "--param seeds has no value: write it as key=value."),
         (
-            ["--param", "bootstrap=9"],
+            ["--param", "bootstrap=900"],
             "--param bootstrap would change nothing: none of 01-first, 02-second has bootstrap",
         ),
         (["--only", "2", "--param", "seeds=3"], "--param seeds would change nothing: none of 02-second has seeds"),

@@ -54,7 +54,7 @@ def test_template_without_its_one_place_is_refused(clip, template):
 
 
 def test_class_that_the_vocabulary_does_not_know_is_refused(clip):
-    with pytest.raises(ValueError, match=r"no word of the class 'zeppelin': rename it"):
+    with pytest.raises(ValueError, match=r"no word of 'zeppelin': rename the class"):
         class_embeddings(clip, ["awe", "zeppelin"], ["{}"])
 
 
