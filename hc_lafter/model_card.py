@@ -119,7 +119,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
             "It knows drawings of one painter and the words of one grammar. Its numbers say nothing about photographs, "
             "about people's feelings, or about the size of an effect with a CLIP trained on the web.",
             "Emotions enter the captions as words, so zero-shot accuracy shows that a link was learned which the "
-            "world's author had put into its tables.",
+            "world's author had put into its tables. The templates of the zero-shot prompts occur in those captions.",
             "The unseen classes are unseen by pixel label only, and the world is small: their IoU is no measure of "
             "open vocabulary.",
         ),

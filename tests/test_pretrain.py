@@ -254,6 +254,25 @@ def test_training_leaves_a_frozen_clip_and_a_history():
     assert told["patch_scale"] == pytest.approx(10, rel=0.1)
 
 
+def test_a_further_phase_goes_on_from_the_weights_of_the_first():
+    more = Recipe(steps=2, batch=8, warmup=1, dropout_steps=0.5, tags=0.5)
+    alone, both = (train(recipe, workers=1) for recipe in (TINY, replace(TINY, then=more)))
+    first, second = ([row for row in both[1]["history"] if row["phase"] == phase] for phase in (0, 1))
+    timeless = [{k: v for k, v in row.items() if k != "images_per_s"} for row in alone[1]["history"]]
+    assert [{k: v for k, v in row.items() if k != "images_per_s"} for row in first] == timeless
+    assert [row["step"] for row in second] == [0, 1] and both[0].weight_hash != alone[0].weight_hash
+    row = second[-1]
+    terms = row["contrast"] + row["partial"] * more.partial + row["coverage"] * more.coverage + row["seen"] * more.seen
+    assert row["loss"] == pytest.approx(terms + 0.5 * len(painter.MASK_CLASSES) * row["tags"], abs=1e-3)
+    assert "tags" not in first[-1]
+
+
+def test_altering_a_recipe_alters_all_its_phases():
+    changed = pretrain.SIZES["cpu"].altered(seen=0.0, seed=3)
+    assert [(part.seen, part.seed) for part in changed.phases()] == [(0.0, 3)] * 2
+    assert [part.steps for part in changed.phases()] == [part.steps for part in pretrain.SIZES["cpu"].phases()]
+
+
 def test_diverging_training_says_so():
     with pytest.raises(FloatingPointError, match=r"the loss became nan at step 1: lower lr \(1e\+30\)"):
         train(replace(TINY, lr=1e30), workers=1)
