@@ -10,32 +10,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import struct
-import warnings
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from open_clip.transform import CenterCropOrPad, ResizeKeepRatio
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import CenterCrop, Compose, Resize
 from tqdm.auto import tqdm
 
 from hc_lafter import __version__, vit
+from hc_lafter.cache import stored
 from hc_lafter.clip import Clip
 from hc_lafter.data.record import Dataset
-from hc_lafter.paths import file_hash, write_whole
+from hc_lafter.paths import file_hash
 from hc_lafter.weights import weight_hash
 
 PRECISIONS = ("fp32", "bf16")
@@ -164,24 +159,17 @@ def tap(
         "device": device.type,
         "matmul": torch.get_float32_matmul_precision(),
     }
-    inputs = json.dumps(inputs, sort_keys=True)
-    key = hashlib.sha256(inputs.encode()).hexdigest()
     height, width = size or (clip.image_size, clip.image_size)
     grid = (height // clip.patch_size, width // clip.patch_size)
     shapes = {"cls": (len(dataset), len(layers), clip.width), "final": (len(dataset), clip.embed_dim)}
     if patches:
         shapes["patches"] = (len(dataset), len(layers), grid[0] * grid[1], clip.width)
 
-    path = None if cache is None else Path(cache) / "features" / f"{key}.safetensors"
-    with nullcontext() if path is None else _locked(path):
-        tensors = None if path is None else _read(path, key, shapes)
-        if tensors is None:
-            if path is not None:
-                _check_room(path, shapes)
-            encoded = _Images(dataset, transform)
-            tensors = _encode(clip, encoded, shapes, layers, precision, batch_size, device, workers, progress)
-            if path is not None:
-                _write(path, tensors, inputs)
+    def encode() -> dict[str, Tensor]:
+        images = _Images(dataset, transform)
+        return _encode(clip, images, shapes, layers, precision, batch_size, device, workers, progress)
+
+    key, tensors = stored(None if cache is None else Path(cache) / "features", inputs, shapes, encode)
     return Features(
         ids=tuple(dataset.ids),
         labels=torch.as_tensor(np.asarray(dataset.labels), dtype=torch.int64).clone(),
@@ -323,69 +311,3 @@ def _settings(module: nn.Module) -> str:
         if not name.startswith("_") and isinstance(value, (bool, int, float, str, tuple))
     ]
     return f"{module}\n{plain}"
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Alone with an entry. The lock's file may stay behind: deleting it under another process would make two locks."""
-    lock = FileLock(path.with_suffix(".lock"))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except (OSError, NotImplementedError) as error:  # the latter: a network file system without locks
-        reason = getattr(error, "strerror", None) or error
-        raise OSError(
-            f"the feature cache {path.parent} cannot be written ({reason}): give write access or another cache folder."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _check_room(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    need = sum(4 * int(np.prod(shape)) for shape in shapes.values())
-    free = shutil.disk_usage(path.parent).free
-    if need > free:
-        raise OSError(
-            f"the feature cache {path.parent} needs {need / 2**30:.1f} GiB for this entry and has "
-            f"{free / 2**30:.1f} GiB: make room, choose another cache folder, or tap fewer layers."
-        )
-
-
-def _read(path: Path, key: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor] | None:
-    """An entry's tensors, checked; None where there is none, and, with a warning, where it is damaged."""
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            stored = file.metadata() or {}
-            # copies: the tensors are windows into the file, which must not change under them
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
-        wrong = (
-            "it is another entry"
-            if hashlib.sha256(stored.get("inputs", "").encode()).hexdigest() != key
-            else "its shapes are wrong"
-            if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shapes
-            else "its checksum does not match"
-            if stored.get("checksum") != weight_hash(tensors)
-            else None
-        )
-    except (SafetensorError, OSError, ValueError) as error:
-        wrong = str(error)
-    if wrong is None:
-        return tensors
-    warnings.warn(f"the cached features {path} are damaged ({wrong}): they are made again.", stacklevel=3)
-    return None
-
-
-def _write(path: Path, tensors: dict[str, Tensor], inputs: str) -> None:
-    metadata = {"inputs": inputs, "checksum": weight_hash(tensors)}  # the key is the hash of the inputs
-
-    def save(temporary: Path) -> None:
-        try:
-            save_file(tensors, temporary, metadata=metadata)
-        except SafetensorError as error:  # safetensors wraps a full disk in an error of its own
-            raise OSError(str(error)) from error
-
-    write_whole(path, save)

@@ -13,6 +13,7 @@ start, once normalised, is [0.078, 0.348, 0.574].
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -127,6 +128,12 @@ class NGA(nn.Module):
     def extra_repr(self) -> str:
         sigma = "" if self.sigma is None else f", sigma={[round(s, 4) for s in self.sigma.tolist()]}"
         return f"{self.depth}, kind={self.kind!r}{sigma}"
+
+
+def stages_nga(stages: Sequence[Sequence[int]], kind: str, sigma: float) -> nn.ModuleList:
+    """One `NGA` per stage, from its layers; ``sigma`` is for the Gaussian kinds, the others have none."""
+    start = {"sigma": sigma} if kind.startswith("gaussian") else {}
+    return nn.ModuleList(NGA(len(stage), kind, **start) for stage in stages)
 
 
 def _weights(depth: int, log_sigma: Tensor) -> Tensor:

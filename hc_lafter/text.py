@@ -1,13 +1,32 @@
-"""The text side: templates filled with class names, and the class embeddings of zero-shot CLIP."""
+"""The text side: what is said of each class, and the classifiers that are made of nothing but that (SPEC section 2).
+
+LaFTer's central claim (Mirza et al., NeurIPS 2023, section 3.1) is that a linear classifier trained on sentences reads
+images. Its rivals cost no training: zero-shot CLIP, the mean of a class's text embeddings, with one prompt set or
+another. T texts, C classes, D embedding size.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
 
+from hc_lafter import __version__
+from hc_lafter.cache import stored
 from hc_lafter.clip import Clip, WordTokenizer
+from hc_lafter.descriptions import BUNDLED, load_descriptions
+from hc_lafter.paths import write_whole
 
 EMOTION_TEMPLATES = (
     "a scene of {}",
@@ -57,22 +76,254 @@ def untold_classes(clip: Clip, classes: Sequence[str]) -> str | None:
     return None
 
 
-def class_embeddings(clip: Clip, classes: Sequence[str], templates: Sequence[str]) -> torch.Tensor:
-    """[C, D] unit rows on the CPU: the mean of a class's normalised template embeddings, normalised again.
+# What a class's texts are: its bare name; one template, as users write it; the template ensemble; prose alone; both.
+SOURCES = ("names", "single template", "templates", "descriptions", "descriptions + templates")
+SINGLE_TEMPLATE = "a photo of {}"
 
-    Radford et al., ICML 2021, section 3.1.4 (prompt ensembling in embedding space).
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """The texts of every class and what the text tower says of them.
+
+    Attributes:
+        classes: C names. source: one of `SOURCES`.
+        texts: T texts, class after class.
+        labels: [T] int64, the class of each text.
+        features: [T, D] float32 of unit length, on the CPU.
+        key: hex sha256 of everything that decides the features.
+    """
+
+    classes: tuple[str, ...]
+    source: str
+    texts: tuple[str, ...]
+    labels: Tensor
+    features: Tensor
+    key: str
+
+    def means(self) -> Tensor:
+        """[C, D] unit rows: the mean of a class's normalised embeddings, normalised again: zero-shot CLIP's classes.
+
+        Radford et al., ICML 2021, section 3.1.4 (prompt ensembling in embedding space).
+        """
+        parts = [self.features[self.labels == c].mean(dim=0) for c in range(len(self.classes))]
+        return F.normalize(torch.stack(parts), dim=-1)
+
+
+def descriptions_for(
+    classes: Sequence[str], given: str | os.PathLike[str] | None = None
+) -> Mapping[str, tuple[str, ...]] | None:
+    """Sentences for these classes: from ``given``, else ours where all of them are Mikels' or Ekman's; None else.
+
+    Raises:
+        ValueError, OSError, TypeError: as `load_descriptions`.
+    """
+    if given is not None:
+        return load_descriptions(given, classes)
+    wanted = {name: {"happiness": "joy"}.get(name.lower(), name.lower()) for name in classes}
+    for bundled in BUNDLED:
+        ours = load_descriptions(bundled)
+        if set(wanted.values()) <= set(ours):  # that a data set lacks some of our classes is no news
+            return {name: ours[key] for name, key in wanted.items()}
+    return None
+
+
+def encode_texts(
+    clip: Clip,
+    classes: Sequence[str],
+    source: str,
+    *,
+    descriptions: Mapping[str, Sequence[str]] | None = None,
+    templates: Sequence[str] | None = None,
+    cache: Path | None = None,
+) -> Texts:
+    """What is said of the classes, through the text tower; kept in ``<cache>/texts`` under a key of its inputs.
+
+    Args:
+        clip: its text tower and tokenizer.
+        classes: C names in label order; ``_`` counts as a space.
+        source: one of `SOURCES`.
+        descriptions: class name -> sentences, for the two sources that hold prose (`descriptions_for`).
+        templates: each with one ``{}``; by default `templates_for` the classes. Other sources leave them aside.
+        cache: folder of the cache; None encodes anew.
+
+    Raises:
+        ValueError: an unknown source, a template without its place, classes that `untold_classes` names, no sentences
+            for a source that needs them, or a class that they lack.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"text source {source!r} is unknown: choose one of {', '.join(SOURCES)}.")
+    templates = templates_for(classes) if templates is None else tuple(templates)
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ValueError(f"template {template!r} has {template.count('{}')} places for the class: write one {{}}.")
+    if source != "descriptions" and (problem := untold_classes(clip, classes)):
+        raise ValueError(problem)
+    by_class = [_texts_of(name, source, descriptions, templates) for name in classes]
+    texts = tuple(text for group in by_class for text in group)
+    labels = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(group) for group in by_class]))
+    inputs = {
+        "package": __version__,
+        "weights": clip.weight_hash,
+        "tokens": hashlib.sha256(clip.tokenizer(list(texts)).numpy().tobytes()).hexdigest(),
+        "device": clip.model.logit_scale.device.type,
+        "torch": torch.__version__,
+    }
+    shapes = {"features": (len(texts), clip.embed_dim)}
+    folder = None if cache is None else Path(cache) / "texts"
+    key, tensors = stored(folder, inputs, shapes, lambda: {"features": clip.encode_text(texts).cpu()})
+    return Texts(tuple(classes), source, texts, labels, tensors["features"], key)
+
+
+def _texts_of(
+    name: str, source: str, descriptions: Mapping[str, Sequence[str]] | None, templates: Sequence[str]
+) -> list[str]:
+    filled = {
+        "names": [_words(name)],
+        "single template": [SINGLE_TEMPLATE.format(_words(name))],
+        "descriptions": [],
+    }.get(source, [template.format(_words(name)) for template in templates])
+    if not source.startswith("descriptions"):
+        return filled
+    sentences = (descriptions or {}).get(name)
+    if not sentences:
+        raise ValueError(
+            f"text source {source!r} needs sentences and there are none of {name!r}: give descriptions in LaFTer's "
+            "JSON form, or take 'templates'."
+        )
+    return [*sentences, *filled]
+
+
+def class_embeddings(clip: Clip, classes: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """[C, D] unit rows on the CPU: `Texts.means` of the filled templates.
 
     Raises:
         ValueError: a template without its place, or classes that `untold_classes` names.
     """
-    for template in templates:
-        if template.count("{}") != 1:
-            raise ValueError(f"template {template!r} has {template.count('{}')} places for the class: write one {{}}.")
-    if problem := untold_classes(clip, classes):
-        raise ValueError(problem)
-    texts = [template.format(_words(name)) for name in classes for template in templates]
-    features = clip.encode_text(texts).cpu().reshape(len(classes), len(templates), -1)
-    return F.normalize(features.mean(dim=1), dim=-1)
+    return encode_texts(clip, classes, "templates", templates=templates).means()
+
+
+def known_words(clip: Clip, texts: Sequence[str]) -> float | None:
+    """Share of the words of these texts that a closed vocabulary holds; None for a tokenizer that knows all words."""
+    if not isinstance(clip.tokenizer, WordTokenizer):
+        return None
+    words = [word for text in texts for word in re.findall("[a-z]+", text.lower())]
+    return sum(word in clip.tokenizer.words for word in words) / len(words)
+
+
+@dataclass(frozen=True)
+class TextClassifierConfig:
+    """How the classifier is trained on texts (SPEC section 2; the paper gives no rate or step count for it).
+
+    Attributes:
+        noise: standard deviation of the Gaussian noise on the unit text features, drawn anew at each step.
+        smoothing: of the labels.
+        lr, weight_decay: AdamW's.
+        steps: each over all texts at once.
+    """
+
+    noise: float = 0.1
+    smoothing: float = 0.1
+    lr: float = 5e-3
+    weight_decay: float = 0.01
+    steps: int = 400
+
+
+@dataclass(frozen=True, eq=False)
+class TextClassifier:
+    """A bias-free linear classifier that has seen texts alone.
+
+    Attributes:
+        weight: [C, D] float32.
+        classes: C names in the order of its rows.
+        curve: one dict per recorded step: step, loss (nats, over the texts with this step's noise), and what the
+            caller's ``watch`` measured.
+    """
+
+    weight: Tensor
+    classes: tuple[str, ...]
+    curve: tuple[dict[str, float], ...] = field(default=(), repr=False)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """[B, D] -> [B, C]; features are normalised first, as the texts were."""
+        return F.normalize(features, dim=-1) @ self.weight.T
+
+
+def text_loss(weight: Tensor, features: Tensor, labels: Tensor, noise: Tensor, smoothing: float) -> Tensor:
+    """Label-smoothed cross-entropy (nats) of a linear classifier [C, D] on noisy text features [T, D]."""
+    return F.cross_entropy((features + noise) @ weight.T, labels, label_smoothing=smoothing)
+
+
+def train_text_classifier(
+    texts: Texts,
+    config: TextClassifierConfig = TextClassifierConfig(),
+    *,
+    seed: int,
+    watch: Callable[[Tensor], Mapping[str, float]] | None = None,
+    every: int = 20,
+) -> TextClassifier:
+    """LaFTer's text-only training (Mirza et al., NeurIPS 2023, section 3.1).
+
+    Start: uniform within 1 / sqrt(D), ``nn.Linear``'s. Start and noise are drawn on the CPU from ``seed`` alone.
+
+    Args:
+        texts: the training texts; a class with more texts counts for more, as in the release.
+        watch: [C, D] -> named numbers to keep in the curve beside the loss, at every ``every``-th step and the last.
+
+    Raises:
+        ValueError: noise, smoothing, rate or steps out of range.
+    """
+    if config.noise < 0 or not 0 <= config.smoothing < 1 or config.lr <= 0 or config.steps < 1:
+        raise ValueError(f"{config} is not usable: noise from 0, smoothing in [0, 1), lr above 0 and steps from 1.")
+    generator = torch.Generator().manual_seed(seed)
+    classes, width = len(texts.classes), texts.features.shape[1]
+    weight = torch.empty(classes, width).uniform_(-(width**-0.5), width**-0.5, generator=generator).requires_grad_()
+    optimiser = torch.optim.AdamW([weight], lr=config.lr, weight_decay=config.weight_decay)
+    curve = []
+    for step in range(config.steps):
+        noise = config.noise * torch.randn(texts.features.shape, generator=generator)
+        loss = text_loss(weight, texts.features, texts.labels, noise, config.smoothing)
+        if step % every == 0 or step == config.steps - 1:
+            watched = {} if watch is None else watch(weight.detach())
+            curve.append({"step": step, "loss": loss.item(), **watched})
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return TextClassifier(weight.detach().clone(), texts.classes, tuple(curve))
+
+
+def save_text_classifier(classifier: TextClassifier, path: Path, **told: str) -> Path:
+    """A safetensors file with the weight, the class names and whatever else is ``told`` of it (texts)."""
+    metadata = {"classes": json.dumps(classifier.classes), **told}
+    return write_whole(path, save({"weight": classifier.weight.contiguous()}, metadata=metadata))
+
+
+def load_text_classifier(path: Path, classes: Sequence[str]) -> TextClassifier:
+    """What `save_text_classifier` wrote, its rows in the order of ``classes``.
+
+    Raises:
+        FileNotFoundError: notebook 03 has not left it there.
+        ValueError: the file is of other classes.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is missing: run notebook 03-text-adapter under the same profile first.")
+    with safe_open(path, framework="pt") as file:
+        theirs = json.loads((file.metadata() or {}).get("classes", "[]"))
+        weight = file.get_tensor("weight")
+    if set(theirs) != set(classes):
+        raise ValueError(
+            f"{path} is a classifier of {', '.join(theirs)}, not of {', '.join(classes)}: run notebook 03 on this data."
+        )
+    order = [theirs.index(name) for name in classes]
+    return TextClassifier(weight[order].clone(), tuple(classes))
+
+
+def modality_gap(images: Tensor, texts: Tensor) -> float:
+    """Distance between the centres of unit image features [B, D] and unit text features [T, D], from 0 to 2.
+
+    Liang et al., "Mind the gap", NeurIPS 2022, section 2.
+    """
+    images, texts = (F.normalize(x.double(), dim=-1).mean(dim=0) for x in (images, texts))
+    return float(np.linalg.norm((images - texts).numpy()))
 
 
 def _words(name: str) -> str:

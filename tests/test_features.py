@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader
 
-from hc_lafter import features, vit
+from hc_lafter import cache, features, vit
 from hc_lafter.clip import load_clip
 from hc_lafter.data.record import Dataset, Record
 from hc_lafter.features import resized_transform, tap
@@ -196,11 +196,11 @@ def _flip(offset):
 
 
 def _reshape(path):
-    with features.safe_open(path, framework="pt") as file:
+    with cache.safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     tensors = load_file(path)
     tensors["cls"] = tensors["cls"][:3].clone()
-    save_file(tensors, path, metadata=metadata | {"checksum": features.weight_hash(tensors)})
+    save_file(tensors, path, metadata=metadata | {"checksum": cache.weight_hash(tensors)})
 
 
 def _empty(path):
@@ -220,7 +220,7 @@ def test_a_damaged_entry_is_named_and_made_again(clip, tmp_path, damage):
     whole = path.read_bytes()
     damage(path)
     assert path.read_bytes() != whole
-    with pytest.warns(UserWarning, match="are damaged .*made again") as caught:
+    with pytest.warns(UserWarning, match="is damaged .*made again") as caught:
         second = quick(clip, Noise(), cache=tmp_path)
     assert str(path) in str(caught[0].message)
     assert same_bits(first, second) and same_bits(first, quick(clip, Noise(), cache=tmp_path))
@@ -232,12 +232,12 @@ def test_no_flipped_bit_goes_unseen(clip, tmp_path):
     path = tmp_path / "features" / f"{first.key}.safetensors"
     whole = path.read_bytes()
     shapes = {name: tuple(getattr(first, name).shape) for name in ("cls", "final", "patches")}
-    assert features._read(path, first.key, shapes) is not None
+    assert cache._read(path, first.key, shapes) is not None
     for offset in range(0, len(whole), len(whole) // 80):
         path.write_bytes(whole)
         _flip(offset)(path)
-        with pytest.warns(UserWarning, match="are damaged"):
-            assert features._read(path, first.key, shapes) is None, f"byte {offset}"
+        with pytest.warns(UserWarning, match="is damaged"):
+            assert cache._read(path, first.key, shapes) is None, f"byte {offset}"
 
 
 def test_an_entry_under_another_key_is_refused(clip, tmp_path):
@@ -290,7 +290,7 @@ def test_unwritable_cache_and_full_disk_are_one_sentence(clip, tmp_path, monkeyp
         quick(clip, Noise(), cache=tmp_path / "file")
     usage = shutil.disk_usage(tmp_path)._replace(free=100)
     with monkeypatch.context() as patch:
-        patch.setattr(features.shutil, "disk_usage", lambda path: usage)
+        patch.setattr(cache.shutil, "disk_usage", lambda path: usage)
         patch.setattr(vit, "walk", no_walk)  # known before the work, not after it
         with pytest.raises(OSError, match="make room"):
             quick(clip, Noise(), cache=tmp_path)
@@ -299,7 +299,7 @@ def test_unwritable_cache_and_full_disk_are_one_sentence(clip, tmp_path, monkeyp
         path.write_bytes(b"half")
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(features, "save_file", full)
+    monkeypatch.setattr(cache, "save_file", full)
     with pytest.raises(OSError, match=r"safetensors cannot be written \(.*No space left"):
         quick(clip, Noise(), cache=tmp_path)
     assert not list(tmp_path.rglob("*.safetensors")), "neither an entry nor a half one"

@@ -5,6 +5,7 @@ One fixture per file and one test per group of arrays: a later system adds its t
 """
 
 import os
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import torch
 import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, VisionTransformer
 
+from hc_lafter.regimes import label_free
+from hc_lafter.systems.lafter import LaFTer, LaFTerConfig
+from hc_lafter.text import text_loss
 from hc_lafter.vit import Prompts, Walk, position_embedding, project, walk
 
 FOLDER = Path(os.environ.get("HC_LAFTER_REFERENCE", Path(__file__).parent / "reference"))
@@ -121,6 +125,59 @@ def test_lafter_logits(lafter, plain, prompted):
     lafter.meets("logits_prompted", prompted.final @ lafter["adapter.0.weight"].T)
     lafter.meets("logits_teacher", unit @ lafter["adapter_pl.0.weight"].T)
     lafter.meets("logits_zero_shot", unit @ lafter["text_features"].T)
+
+
+@pytest.fixture
+def student(lafter) -> LaFTer:
+    """The shipped system with the file's own start."""
+    config = LaFTerConfig(tokens=lafter["prompt_embeddings"].shape[1], smoothing=lafter["step.hyper"][5].item())
+    lr, decay = lafter["step.hyper"][0].item(), lafter["step.hyper"][4].item()
+    system = LaFTer(lafter.visual, lafter["adapter.0.weight"], replace(config, lr=lr, weight_decay=decay))
+    with torch.no_grad():
+        system.prompts.copy_(lafter["prompt_embeddings"][0])
+        system.teacher_classifier.copy_(lafter["adapter_pl.0.weight"])
+    return system
+
+
+def test_lafter_text_step(lafter):
+    weight = lafter["adapter.0.weight"].clone().requires_grad_()
+    parts = (lafter[f"text_cls.{name}"] for name in ("features", "labels", "noise"))
+    loss = text_loss(weight, *parts, lafter["step.hyper"][5].item())
+    loss.backward()
+    lafter.meets("text_cls.loss", loss.detach().reshape(lafter["text_cls.loss"].shape))
+    lafter.meets("text_cls.grad.adapter.0.weight", weight.grad)
+
+
+def test_lafter_system(lafter, student):
+    lafter.meets("logits_prompted", student(lafter["image"]).logits)
+    torch.testing.assert_close(student.teach(lafter["image"]), lafter["step.pseudo_label"])
+
+
+def test_lafter_step(lafter, student):
+    """One step of the released loop: pseudo-labels, loss, every gradient, every value after AdamW."""
+    groups = student.parameter_groups()
+    for parameter in (p for group in groups for p in group["params"]):
+        parameter.requires_grad_(True)
+    beta1, beta2, eps = lafter["step.hyper"][1:4].tolist()
+    optimiser = torch.optim.AdamW(groups, betas=(beta1, beta2), eps=eps)
+    batch = {"student": lafter["image_view2"], "teacher": lafter["image"]}
+    loss = label_free(student.config.smoothing, student.teach)(student, batch)["task"]
+    loss.backward()
+    lafter.meets("step.logits_student", student(lafter["image_view2"]).logits)
+    lafter.meets("step.loss", loss.detach().reshape(lafter["step.loss"].shape))
+    ours = {f"visual.{name}": p for name, p in student.visual.named_parameters() if p.requires_grad}
+    ours |= {"prompt_embeddings": student.prompts, "adapter.0.weight": student.classifier}
+
+    def meet(stage: str, values: dict[str, torch.Tensor]) -> set[str]:
+        theirs = {name.removeprefix(stage) for name in lafter.arrays if name.startswith(stage)}
+        assert theirs and theirs <= set(values), f"{stage}: {theirs - set(values)}"
+        for name in theirs:
+            lafter.meets(stage + name, values[name].reshape(lafter[stage + name].shape))
+        return theirs
+
+    assert meet("step.grad.", {name: p.grad for name, p in ours.items()}) == set(ours)
+    optimiser.step()
+    meet("step.after.", {name: p.detach() for name, p in ours.items()})
 
 
 # --- SC-CLIP ---

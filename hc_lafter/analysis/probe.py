@@ -28,6 +28,8 @@ class ProbeResult:
         c: the inverse regularisation strength that did best on validation, the smallest of equals.
         val_accuracy: validation accuracy (fraction) of every C that was tried.
         unconverged: the Cs whose optimiser stopped before it converged: empty in a sound result.
+        weight, bias: [C, D] and [C] float64, the chosen probe as a linear map of features as they came in; a class that
+            the training labels lack has bias -inf.
     """
 
     prediction: np.ndarray
@@ -35,6 +37,8 @@ class ProbeResult:
     c: float
     val_accuracy: dict[float, float]
     unconverged: tuple[float, ...]
+    weight: np.ndarray
+    bias: np.ndarray
 
 
 def linear_probe(
@@ -84,9 +88,16 @@ def linear_probe(
             unconverged.append(c)
         if best is None or accuracy[c] > accuracy[best]:
             best, found = c, model.predict_proba(test_x)
+            coefficients, intercepts = model.coef_.copy(), model.intercept_.copy()
     probabilities = np.zeros((len(test_x), classes))
     probabilities[:, model.classes_] = found
-    return ProbeResult(probabilities.argmax(axis=1), probabilities, best, accuracy, tuple(unconverged))
+    if len(coefficients) == 1:  # two classes: scikit-learn keeps the second one's half alone
+        coefficients = np.vstack([-coefficients / 2, coefficients / 2])
+        intercepts = np.concatenate([-intercepts / 2, intercepts / 2])
+    weight, bias = np.zeros((classes, train_x.shape[1])), np.full(classes, -np.inf)
+    weight[model.classes_] = coefficients / scaler.scale_  # the standardisation, folded in
+    bias[model.classes_] = intercepts - weight[model.classes_] @ scaler.mean_
+    return ProbeResult(probabilities.argmax(axis=1), probabilities, best, accuracy, tuple(unconverged), weight, bias)
 
 
 def zero_shot_logits(features, class_text, logit_scale: float) -> np.ndarray:

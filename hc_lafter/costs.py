@@ -1,0 +1,114 @@
+"""What a system costs: parameters, the memory that training it adds, time. Modules and functions in, numbers out."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+MIB = 2**20
+
+
+def parameters(module: nn.Module) -> tuple[int, int]:
+    """(total, trainable) numbers of a module; one that several of its parts share is counted once."""
+    sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
+    return sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
+
+
+def training_memory(step: Callable[[], Tensor], module: nn.Module) -> float:
+    """MiB that one training step adds to the model and its batch: what must be held at once to learn from a batch.
+
+    The sum of (a) what the forward pass keeps for the backward pass, (b) one gradient and (c) AdamW's two moments per
+    trainable parameter. Frozen parameters add nothing, but what lies between a trainable one and the loss does.
+
+    On CUDA (a) and (b) are measured: the allocator's peak (``torch.cuda.max_memory_allocated``) during loss and
+    gradients over what was allocated before, passing workspaces included. Elsewhere they are counted, and the count is
+    the same on every run: (a) is the sum of the storages that autograd saves, each once and whole, however many views
+    of it were saved; parameters and buffers are left out, a batch that autograd saves is not. No allocator's rounding
+    and no workspace is in the count, so the two ways must not be mixed in one comparison.
+
+    Neither parameters nor ``.grad`` are changed. Random numbers are drawn and running statistics updated as in any
+    forward pass.
+
+    Args:
+        step: makes the scalar loss of one batch, the forward pass of ``module`` included; does not call ``backward``.
+        module: whose trainable parameters (``requires_grad``) are learned.
+
+    Raises:
+        ValueError: nothing is trainable, or the loss does not depend on anything trainable.
+    """
+    trained = [p for p in module.parameters() if p.requires_grad]
+    if not trained:
+        raise ValueError(f"{type(module).__name__} has no trainable parameter: set requires_grad before measuring.")
+    gradients = sum(p.numel() * p.element_size() for p in trained)
+    if trained[0].is_cuda:
+        return (_measured(step, trained) + 2 * gradients) / MIB
+    return (_saved(step, module) + gradients + 2 * gradients) / MIB
+
+
+def _measured(step: Callable[[], Tensor], trained: list[nn.Parameter]) -> int:
+    device = trained[0].device
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    # Gradients as values, not in .grad: a second call finds the model as the first one did.
+    torch.autograd.grad(_differentiable(step()), trained, allow_unused=True)
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def _saved(step: Callable[[], Tensor], module: nn.Module) -> int:
+    own = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers())}
+    kept: dict[int, torch.UntypedStorage] = {}  # holds them, too: a freed address would be given out again
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        _differentiable(step())
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def _differentiable(loss: Tensor) -> Tensor:
+    if not loss.requires_grad:
+        raise ValueError("the loss depends on no trainable parameter: was the step run under no_grad, or detached?")
+    return loss
+
+
+def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds per call, measured in turn (A B A B ...) in one process, so that a busy machine slows all alike.
+
+    One round before the first warms up; each round starts with another function; an accelerator is waited for.
+    Times differ from run to run, ratios of them less: they belong into ``timings.json``.
+
+    Args:
+        functions: name -> what is timed; called without arguments, rounds + 1 times.
+        rounds: from 1.
+
+    Raises:
+        ValueError: fewer than 1 round.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds is {rounds}, but a median needs at least one.")
+    names = list(functions)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for index in range(rounds + 1):
+        first = index % max(1, len(names))
+        for name in names[first:] + names[:first]:
+            _wait()
+            begun = time.perf_counter()
+            functions[name]()
+            _wait()
+            seconds[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(taken[1:]) for name, taken in seconds.items()}
+
+
+def _wait() -> None:
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()

@@ -1,0 +1,96 @@
+"""LaFTer (Mirza et al., NeurIPS 2023): prompts and LayerNorms tuned with labels that a text-trained classifier gives.
+
+After the paper's section 3 and the released behaviour (commit 26f3bf4), its oddities included: the prompts enter behind
+``ln_pre`` without a position; the student's feature is not normalised, though its classifier was trained on unit text
+vectors; the teacher is the *same* tower without prompts, which moves as its LayerNorms are trained; LayerNorm weights
+are decayed, their biases are not; the rate is constant. Agreement is tested on tensors of the released code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hc_lafter.systems import Group, Output, PhaseRow, frozen, prompt_tokens
+from hc_lafter.vit import Prompts, walk
+
+TEACHERS = ("moving", "frozen")
+
+
+@dataclass(frozen=True)
+class LaFTerConfig:
+    """The release's settings.
+
+    Attributes:
+        tokens: P, prompt tokens between CLS and the patches, through all blocks.
+        teacher: ``moving`` (as released) or ``frozen``: the untouched tower, whose labels for fixed views are computed
+            once.
+        smoothing: of the pseudo-labels.
+        lr, weight_decay: AdamW's. batch_size: images per step.
+    """
+
+    tokens: int = 50
+    teacher: str = "moving"
+    smoothing: float = 0.1
+    lr: float = 5e-4
+    weight_decay: float = 0.01
+    batch_size: int = 50
+
+
+class LaFTer(nn.Module):
+    """Prompted tower -> feature, not normalised -> classifier.
+
+    Args:
+        visual: the vision tower; a copy is tuned.
+        classifier: [C, D], trained on texts (`hc_lafter.text.train_text_classifier`); the teacher keeps it as it is.
+        seed: of the prompts' start.
+
+    Raises:
+        ValueError: an unknown kind of teacher.
+    """
+
+    def __init__(
+        self,
+        visual: nn.Module,
+        classifier: Tensor,
+        config: LaFTerConfig = LaFTerConfig(),
+        *,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if config.teacher not in TEACHERS:
+            raise ValueError(f"teacher {config.teacher!r} is unknown: choose one of {', '.join(TEACHERS)}.")
+        self.config, self.visual = config, frozen(visual)
+        self.prompts = prompt_tokens(config.tokens, visual, torch.Generator().manual_seed(seed))
+        self.classifier = nn.Parameter(classifier.detach().clone())
+        self.register_buffer("teacher_classifier", classifier.detach().clone())
+
+    def forward(self, x: Tensor) -> Output:
+        """Images [B, 3, H, W], the strongly augmented ones in training."""
+        return Output(walk(self.visual, x, prompts=Prompts({0: self.prompts})).final @ self.classifier.T)
+
+    @torch.no_grad()
+    def teach(self, x: Tensor) -> Tensor:
+        """[B] int64 pseudo-labels for weakly augmented images, from the tower as it is now, without prompts."""
+        return (F.normalize(walk(self.visual, x).final, dim=-1) @ self.teacher_classifier.T).argmax(dim=1)
+
+    def parameter_groups(self) -> list[Group]:
+        """Prompts, classifier, the tower's LayerNorm weights (decayed) and biases (not), all at one rate."""
+        norms = [m for m in self.visual.modules() if isinstance(m, nn.LayerNorm)]
+        parts = {
+            "prompts": ([self.prompts], self.config.weight_decay),
+            "classifier": ([self.classifier], self.config.weight_decay),
+            "norm weights": ([m.weight for m in norms], self.config.weight_decay),
+            "norm biases": ([m.bias for m in norms], 0.0),
+        }
+        return [
+            {"name": name, "params": params, "lr": self.config.lr, "weight_decay": decay}
+            for name, (params, decay) in parts.items()
+        ]
+
+    def schedule(self, epochs: int) -> list[PhaseRow]:
+        """One phase: everything, all along."""
+        return [("all", epochs, tuple(str(g["name"]) for g in self.parameter_groups()), {"task": 1.0})]

@@ -1,0 +1,126 @@
+"""Multi-layer LaFTer (SPEC section 4): segments of blocks with prompts of their own, read at the end of each segment.
+
+The prompts of a segment go in where it starts and take the place of the segment before. Training goes from the deepest
+segment to the shallowest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hc_lafter.nga import stages_nga
+from hc_lafter.systems import Group, Output, PhaseRow, frozen, prompt_tokens, split_epochs
+from hc_lafter.vit import Prompts, project, walk
+
+SEGMENTS = {  # layers counted from 1, all for 12 blocks
+    "ViT-B/32": ((1, 2, 3, 4), (5, 6, 7, 8), (9, 10, 11), (12,)),
+    "ViT-B/16": ((6, 7, 8), (9, 10, 11), (12,)),  # blocks 1-5 stay without prompts
+}
+POOLED = ("cls", "patches")
+
+
+@dataclass(frozen=True)
+class MultiLayerConfig:
+    """The design's settings.
+
+    Attributes:
+        segments: layers of each, from shallow to deep, none left out between the first and the last.
+        tokens: P, prompt tokens per segment.
+        pooled: what a block says: its CLS, or the mean of its patch tokens.
+        nga, sigma: see `hc_lafter.nga.NGA`.
+        lr: of prompts, classifier and segment weights. nga_lr: of the sigmas. weight_decay: AdamW's; sigmas have none.
+    """
+
+    segments: tuple[tuple[int, ...], ...] = SEGMENTS["ViT-B/32"]
+    tokens: int = 16
+    pooled: str = "cls"
+    nga: str = "gaussian"
+    sigma: float = 1.0
+    lr: float = 1e-4
+    nga_lr: float = 1e-5
+    weight_decay: float = 0.01
+
+
+class MultiLayerLaFTer(nn.Module):
+    """Per segment: LN_post and projection of every block -> NGA -> unit length; weighted sum -> the text classifier.
+
+    Args:
+        visual: the vision tower, never trained.
+        classifier: [C, D], trained on texts.
+        seed: of the prompts' start.
+
+    Raises:
+        ValueError: segments that are not a run of this tower's layers, or an unknown pooling or NGA kind.
+    """
+
+    def __init__(
+        self,
+        visual: nn.Module,
+        classifier: Tensor,
+        config: MultiLayerConfig = MultiLayerConfig(),
+        *,
+        seed: int = 0,
+    ):
+        super().__init__()
+        layers, depth = [layer for segment in config.segments for layer in segment], len(visual.transformer.resblocks)
+        if not all(config.segments) or not layers or layers != list(range(layers[0], layers[-1] + 1)):
+            raise ValueError(f"segments {config.segments} do not follow one another: leave no layer out between them.")
+        if layers[0] < 1 or layers[-1] > depth:
+            raise ValueError(f"segments {config.segments} leave the layers 1 to {depth} of this tower: shorten them.")
+        if config.pooled not in POOLED:
+            raise ValueError(f"pooled {config.pooled!r} is unknown: choose one of {', '.join(POOLED)}.")
+        self.config, self.visual, self.layers = config, frozen(visual), layers
+        generator = torch.Generator().manual_seed(seed)
+        self.prompts = nn.ParameterList(prompt_tokens(config.tokens, visual, generator) for _ in config.segments)
+        self.nga = stages_nga(config.segments, config.nga, config.sigma)
+        self.segment_weights = nn.Parameter(torch.zeros(len(config.segments)))  # through a softmax: equal at the start
+        self.classifier = nn.Parameter(classifier.detach().clone())
+
+    def forward(self, x: Tensor) -> Output:
+        """Images [B, 3, H, W]; ``stage_logits`` are those of the segments alone."""
+        patches = self.config.pooled == "patches"
+        prompts = Prompts({s[0] - 1: tokens for s, tokens in zip(self.config.segments, self.prompts, strict=True)})
+        walked = walk(self.visual, x, layers=self.layers, patches=patches, prompts=prompts)
+        tokens = torch.stack([t.mean(dim=1) for t in walked.patch_taps], dim=1) if patches else walked.cls
+        parts = project(self.visual, tokens).split([len(s) for s in self.config.segments], dim=1)
+        stages = torch.stack([F.normalize(nga(part), dim=-1) for nga, part in zip(self.nga, parts, strict=True)], dim=1)
+        weights = self.segment_weights.softmax(dim=0)
+        fused = (weights[:, None] * stages).sum(dim=1)
+        return Output(fused @ self.classifier.T, stages @ self.classifier.T, weights, stages)
+
+    def parameter_groups(self) -> list[Group]:
+        """``segment 1`` (the shallowest) and so on, ``classifier``, ``fusion``, and ``nga`` where it has parameters."""
+        lr, decay = self.config.lr, self.config.weight_decay
+        parts = {f"segment {i}": ([tokens], lr, decay) for i, tokens in enumerate(self.prompts, start=1)}
+        parts |= {"classifier": ([self.classifier], lr, decay), "fusion": ([self.segment_weights], lr, 0.0)}
+        parts["nga"] = (list(self.nga.parameters()), self.config.nga_lr, 0.0)
+        return [
+            {"name": name, "params": params, "lr": rate, "weight_decay": wd}
+            for name, (params, rate, wd) in parts.items()
+            if params
+        ]
+
+    def schedule(self, epochs: int = 8) -> list[PhaseRow]:
+        """SPEC section 4: the deepest segment and the classifier; the others one by one, from deep to shallow; all.
+
+        Raises:
+            ValueError: fewer than 3 epochs.
+        """
+        first, middle, last = split_epochs(epochs, (2, 3, 3))
+        names = [f"segment {i}" for i in range(len(self.prompts), 0, -1)]  # from deep to shallow
+        rows = [("deepest segment", first, (names[0], "classifier"), {"task": 1.0})]
+        done = 1
+        for epoch in range(middle):
+            reached = 1 + round((epoch + 1) * (len(names) - 1) / middle)
+            active = (*names[:reached], "classifier")
+            if rows[-1][2] == active:  # fewer segments than epochs: the phase goes on
+                rows[-1] = (rows[-1][0], rows[-1][1] + 1, active, {"task": 1.0})
+            elif reached > done:
+                rows.append((f"{reached} of {len(names)} segments", 1, active, {"task": 1.0}))
+            done = reached
+        everything = tuple(str(group["name"]) for group in self.parameter_groups())
+        return [*rows, ("all", last, everything, {"task": 1.0})]
