@@ -19,6 +19,10 @@ AsList = BeforeValidator(lambda v: list(v) if isinstance(v, tuple | range) else 
 Layers = Annotated[list[Size], Field(min_length=1), AsList]
 Grid = Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1), AsList]
 
+Amounts = Annotated[list[Annotated[float, Field(ge=0, allow_inf_nan=False)]], Field(min_length=1), AsList]
+Counts = Annotated[list[Size], Field(min_length=1), AsList]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
 
 class Profile(BaseModel):
     """What a notebook may be told. Frozen; refuses unknown names and changed types (``2.0`` is no count)."""
@@ -44,6 +48,21 @@ class Profile(BaseModel):
     on_error: Literal["raise", "skip"] = Field(description="'raise' or 'skip' for an image that cannot be read")
     bootstrap: int = Field(ge=100, description="the number of resamples, 100 or more, behind an interval")
     probe_c: Grid = Field(description="the linear probe's grid of C (inverse regularisation), e.g. 0.1,1,10")
+    descriptions: Name | None = Field(
+        None, description="sentences per class, a JSON file of LaFTer's form, or none for the package's own"
+    )
+    text_steps: Size = Field(description="the number of steps that train the text classifier")
+    text_noise: Amounts = Field(description="the noise on text features to choose from, e.g. 0,0.1")
+    n_tune: Size = Field(description="the number of train images, drawn for each seed, that systems are tuned on")
+    n_select: Size = Field(description="the number of val images that choose the epoch of a tuned tower")
+    epochs: int = Field(ge=3, description="the number of epochs, 3 or more, since schedules have three phases")
+    tune_batch: Size = Field(description="the number of images per step of tuning")
+    prompt_tokens: Size = Field(description="the number of prompt tokens at the input, or per segment")
+    rate: Positive = Field(description="a factor, above 0, on the designs' learning rates of 1e-4 and 1e-5")
+    sigmas: Grid = Field(description="the widths of NGA that are swept, in layers, e.g. 0.5,1,2")
+    lambdas: Amounts = Field(description="the distribution's shares in the dual-task loss that are swept, e.g. 0,0.8")
+    token_grid: Counts = Field(description="the numbers of prompt tokens that are swept, e.g. 4,16,50")
+    n_sweep: Size = Field(description="the number of train images, and of val images, in sweeps that tune a tower")
     random_clip: Name = Field(description="a second tower with random weights, e.g. 'ViT-B-32/random'")
     random_images: Size = Field(description="the number of images that go through the second tower")
 
@@ -94,7 +113,7 @@ def parse_value(key: str, text: str) -> Any:
     value: Any = text
     if "list" in hint:
         value = [_number(part) for part in text.strip().strip("[]()").split(",") if part.strip()]
-    elif "int" in hint:
+    elif "int" in hint or "float" in hint:
         value = _number(text)
     return getattr(load_profile("default", {key: value}), key)
 

@@ -1,6 +1,8 @@
 """Counts with known answers: parameters, and what training must hold."""
 
+import gc
 import time
+import weakref
 
 import pytest
 import torch
@@ -70,9 +72,9 @@ def test_freed_storages_are_not_mistaken_for_each_other(net):
     x = torch.randn(B, D)
 
     def step():
-        return sum(net(x).sum().detach() for _ in range(3)) + net(x).sum()
+        return sum(net(x).sum().detach() for _ in range(20)) + net(x).sum()
 
-    kept = expected(B * D + 4 * B * H, D * H + H + H * D)  # the input is shared, each pass has its own ReLU output
+    kept = expected(B * D + 21 * B * H, D * H + H + H * D)  # the input is shared, each pass has its own ReLU output
     assert training_memory(step, net) == kept
 
 
@@ -93,6 +95,20 @@ def test_memory_repeats_grows_with_the_batch_and_leaves_no_trace(net):
     one, again, double = (training_memory(step_of(net, b), net) for b in (B, B, 2 * B))
     assert one == again and double - one == pytest.approx(expected(B * D + B * H, 0))
     assert all(p.grad is None and torch.equal(p, b) for p, b in zip(net.parameters(), before, strict=True))
+
+
+def test_measuring_frees_what_it_held(net):
+    """A saved output that kept its own graph alive would stay in memory for ever."""
+    outputs = []
+
+    def step():
+        inside = F.relu(net[0](torch.randn(B, D)))
+        outputs.append(weakref.ref(inside))
+        return net[2](inside).sum()
+
+    training_memory(step, net)
+    gc.collect()
+    assert outputs[0]() is None
 
 
 def test_checkpointing_is_seen(net):

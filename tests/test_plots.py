@@ -1,10 +1,21 @@
 """What was drawn, not which pixels: the numbers given are the numbers shown."""
 
+from itertools import combinations
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex, to_rgb
 
 from hc_lafter import plots
+from hc_lafter.analysis.statistics import Comparison
+
+# What the eye makes of linear RGB: as it is, without long and without middle cones (Machado et al., IEEE TVCG 2009).
+EYES = {
+    "normal": np.eye(3),
+    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+}
 
 
 @pytest.fixture
@@ -17,6 +28,34 @@ def ax():
 def test_a_system_has_one_colour_and_shares_it_with_none():
     marks = [*plots.PALETTE.values(), plots.NEUTRAL, plots.HIGHLIGHT]
     assert len(set(marks)) == len(marks)
+
+
+def seen(colour, eye):
+    """OKLab (Ottosson, 2020), times 100: a distance of 2 is just noticed side by side."""
+    rgb = np.array(to_rgb(colour))
+    linear = np.clip(EYES[eye] @ np.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92), 0, 1)
+    cones = [
+        [0.41222147, 0.53633254, 0.05144599],
+        [0.2119035, 0.6806995, 0.10739696],
+        [0.08830246, 0.28171884, 0.6299787],
+    ]
+    lab = [
+        [0.21045426, 0.79361779, -0.00407205],
+        [1.9779985, -2.42859221, 0.45059371],
+        [0.0259040, 0.78277177, -0.80867577],
+    ]
+    return 100 * np.array(lab) @ np.cbrt(np.array(cones) @ linear)
+
+
+@pytest.mark.parametrize("eye", EYES)
+def test_any_two_systems_can_be_told_apart(eye):
+    for a, b in combinations(plots.PALETTE, 2):
+        if plots.LINES.get(a, "-") == plots.LINES.get(b, "-"):
+            distance = np.linalg.norm(seen(plots.PALETTE[a], eye) - seen(plots.PALETTE[b], eye))
+            assert distance > 7, f"{a} and {b}: {distance:.1f}"
+    better, worse = (seen(plots.VERDICTS[v][0], eye) for v in ("better", "worse"))
+    assert np.linalg.norm(better - worse) > 7
+    assert len({marker for _, marker in plots.VERDICTS.values()}) == 3
 
 
 def test_layer_curve(ax):
@@ -67,3 +106,115 @@ def test_pictures_have_no_frame(ax):
     assert not ax.axison and ax.images[0].get_array().shape == (4, 6, 3) and ax.get_title() == "title"
     drawn = plots.map_over(ax, np.arange(6.0).reshape(2, 3), vmin=0, vmax=1)
     assert drawn.get_clim() == (0, 1)
+
+
+def test_bars(ax):
+    systems, value, low, high = ["zero-shot", "LaFTer"], [0.5, 0.6124], [0.4, 0.55], [0.6, 0.7]
+    plots.bars(ax, systems, value, low, high, levels={"chance": 0.125})
+    assert [t.get_text() for t in ax.get_yticklabels()] == systems and list(ax.get_yticks()) == [1, 0]
+    spans, dots, chance = ax.lines[0:4:2], ax.lines[1:4:2], ax.lines[4]
+    assert [list(line.get_xdata()) for line in spans] == [[0.4, 0.6], [0.55, 0.7]]
+    assert [list(line.get_xdata()) for line in dots] == [[0.5], [0.6124]]
+    assert [line.get_color() for line in dots] == [plots.PALETTE[s] for s in systems]
+    assert list(chance.get_xdata()) == [0.125, 0.125]
+    assert [t.get_text() for t in ax.texts] == ["50.0% [40.0, 60.0]", "61.2% [55.0, 70.0]", "chance"]
+    plots.bars(ax, systems, value, low, high, names=["a", "b"])
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
+
+
+def row(value, low, high, verdict):
+    return Comparison(value, low, high, n=100, seeds=3, verdict=verdict, p=0.01)
+
+
+def test_forest(ax):
+    # The last interval leaves out zero, but its corrected verdict does not follow it.
+    groups = {
+        "Parts": {"no NGA": row(-0.05, -0.08, -0.02, "worse"), "no adapter": row(0.03, 0.01, 0.05, "better")},
+        "Grouping": {"other": row(0.02, 0.001, 0.04, "no difference")},
+    }
+    plots.forest(ax, groups)
+    spans, marks = ax.lines[0:6:2], ax.lines[1:6:2]
+    assert [list(s.get_xdata()) for s in spans] == [[-0.08, -0.02], [0.01, 0.05], [0.001, 0.04]]
+    assert [list(m.get_xdata()) for m in marks] == [[-0.05], [0.03], [0.02]]
+    wanted = [plots.VERDICTS[v] for v in ("worse", "better", "no difference")]
+    assert [(m.get_color(), m.get_marker()) for m in marks] == wanted
+    assert [m.get_markerfacecolor() == "white" for m in marks] == [False, False, True]
+    at = {t.get_text(): y for t, y in zip(ax.get_yticklabels(), ax.get_yticks(), strict=True)}
+    assert [list(m.get_ydata()) for m in marks] == [[at[name]] for name in ("no NGA", "no adapter", "other")]
+    words = {t.get_text(): t.get_position()[1] for t in ax.texts}
+    assert words["Parts"] > at["no NGA"] > at["no adapter"] > words["Grouping"] > at["other"] > ax.get_ylim()[0]
+    assert words["-5.0 [-8.0, -2.0]"] == at["no NGA"]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["better", "worse", "no difference"]
+    assert list(ax.lines[6].get_xdata()) == [0, 0]
+
+
+def test_confusion_shades_by_row_and_writes_counts(ax):
+    plots.confusion(ax, np.array([[9, 1, 0], [2, 2, 0], [0, 0, 0]]), ["a", "b", "c"])
+    np.testing.assert_array_equal(ax.images[0].get_array(), [[0.9, 0.1, 0], [0.5, 0.5, 0], [0, 0, 0]])
+    assert [t.get_text() for t in ax.texts] == list("910220000")
+    assert ax.texts[1].get_position() == (1, 0)  # column, row
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted", "true class")
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b", "c"]
+
+
+def test_confusion_of_many_classes_has_no_numbers(ax):
+    plots.confusion(ax, np.eye(13, dtype=int), [str(i) for i in range(13)])
+    assert not ax.texts
+
+
+def test_curves_show_mean_and_extremes(ax):
+    plots.curves(ax, [1, 2, 3], np.array([[1.0, 2, 3], [3.0, 4, np.nan]]), system="mean of layers")
+    (line,) = ax.lines
+    np.testing.assert_array_equal(line.get_ydata(), [2, 3, np.nan])  # one run diverged: the curve ends
+    assert line.get_linestyle() == ":" and line.get_label() == "mean of layers"
+    band = ax.collections[0].get_paths()[0].vertices
+    assert {(1, 1), (1, 3), (2, 2), (2, 4)} <= {tuple(v) for v in band}
+
+
+def test_phases_are_shaded_in_turn_and_named_above_the_curves(ax):
+    ax.set_ylim(0, 1)
+    plots.phases(ax, {"first": (0, 3), "second": (3, 8)})
+    assert [(t.get_text(), t.get_position()[0]) for t in ax.texts] == [("first", 1.5), ("second", 5.5)]
+    assert [(p.get_x(), p.get_width(), p.get_alpha() > 0) for p in ax.patches] == [(0, 3, True), (3, 5, False)]
+    assert ax.get_ylim() == (0, pytest.approx(1.12))
+
+
+def test_reliability_leaves_empty_bins_out(ax):
+    plots.reliability(ax, [0.2, np.nan, 0.9], [0.1, np.nan, 0.8], [0.25, 0, 0.75], system="LaFTer", label="cooled")
+    plots.reliability(ax, [0.5], [0.5], [1.0], system="zero-shot")
+    dots = ax.collections[0]
+    np.testing.assert_array_equal(dots.get_offsets(), [[0.2, 0.1], [0.9, 0.8]])
+    np.testing.assert_allclose(dots.get_sizes() - 8, [100, 300])  # area by share
+    assert to_hex(dots.get_facecolor()[0]) == plots.PALETTE["LaFTer"].lower() and dots.get_label() == "cooled"
+    diagonals = [line for line in ax.lines if list(line.get_xdata()) == list(line.get_ydata()) == [0, 1]]
+    assert len(diagonals) == 1
+
+
+def test_wheel():
+    figure, ax = plt.subplots(subplot_kw={"projection": "polar"})
+    ring, p, q = ["awe", "fear", "unknown", "anger"], [0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]
+    plots.wheel(ax, ring, p, others={"truth": q})
+    sectors, outlines = ax.patches[:4], ax.patches[4:]
+    assert [s.get_height() for s in sectors] == p and [s.get_height() for s in outlines] == q
+    middle = [s.get_x() + s.get_width() / 2 for s in sectors]
+    np.testing.assert_allclose(middle, [0, np.pi / 2, np.pi, 1.5 * np.pi])
+    shades = [plots.EMOTION_COLOURS.get(name, plots.NEUTRAL).lower() for name in ring]
+    assert [to_hex(s.get_facecolor()) for s in sectors] == shades
+    assert not any(s.get_fill() for s in outlines) and ax.get_legend_handles_labels()[1] == ["truth"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ring
+    assert ax.get_theta_direction() == -1 and ax.get_theta_offset() == np.pi / 2  # clockwise from the top
+    plt.close(figure)
+
+
+def test_wheel_wants_polar_axes(ax):
+    with pytest.raises(ValueError, match="needs polar axes"):
+        plots.wheel(ax, ["awe", "fear"], [0.5, 0.5])
+
+
+def test_weights_heat(ax):
+    weights = np.array([[0.0, 0.25], [1.0, 0.75]])
+    plots.weights_heat(ax, weights, [11, 12], [0.1, 2.0])
+    np.testing.assert_array_equal(ax.images[0].get_array(), weights)
+    assert [t.get_text() for t in ax.texts] == ["0.00", "0.25", "1.00", "0.75"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["11", "12"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["0.1", "2"]

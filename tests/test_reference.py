@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, VisionTransformer
 
-from hc_lafter.regimes import label_free
+from hc_lafter.regimes import LabelFree
 from hc_lafter.systems.lafter import LaFTer, LaFTerConfig
 from hc_lafter.text import text_loss
 from hc_lafter.vit import Prompts, Walk, position_embedding, project, walk
@@ -161,7 +161,7 @@ def test_lafter_step(lafter, student):
     beta1, beta2, eps = lafter["step.hyper"][1:4].tolist()
     optimiser = torch.optim.AdamW(groups, betas=(beta1, beta2), eps=eps)
     batch = {"student": lafter["image_view2"], "teacher": lafter["image"]}
-    loss = label_free(student.config.smoothing, student.teach)(student, batch)["task"]
+    loss = LabelFree(student.config.smoothing, student.teach)(student, batch)["task"]
     loss.backward()
     lafter.meets("step.logits_student", student(lafter["image_view2"]).logits)
     lafter.meets("step.loss", loss.detach().reshape(lafter["step.loss"].shape))

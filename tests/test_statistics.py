@@ -1,11 +1,13 @@
 """Intervals: known answers, slow oracles, nominal coverage, and refusals."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from hc_lafter.analysis import statistics
-from hc_lafter.analysis.statistics import interval, paired
+from hc_lafter.analysis.statistics import compare_all, holm, interval, paired
 
 QUICK = {"resamples": 500, "rng_seed": 0}
 
@@ -169,3 +171,108 @@ def test_paired_where_nothing_differs_is_not_certain():
     assert result.high == -result.low == pytest.approx(1 - 0.05 ** (1 / 60))  # the rule of three: about 3 / n
     over_seeds = paired(np.stack([same, same]), np.stack([same, same]), resamples=200, rng_seed=0)
     assert (over_seeds.low, over_seeds.high) == (result.low, result.high)
+
+
+def test_p_counts_resamples_on_the_rarer_side_of_zero():
+    """By hand from the resampled means themselves, for one row and for seeds."""
+    x = np.random.default_rng(0).normal(0.25, 1.0, (3, 60))
+    for difference in (x[0], x):
+        got = paired(difference, np.zeros_like(difference), **QUICK)
+        means = statistics._bootstrap(difference, 500, 0.95, 0, "percentile")[2]
+        assert len(means) == 500 and got.p == 2 * (1 + (means <= 0).sum()) / 501
+        mirrored = paired(np.zeros_like(difference), difference, **QUICK)
+        assert mirrored.p == got.p and 2 / 501 < got.p < 0.5
+
+
+def test_p_is_never_zero_and_one_where_nothing_differs():
+    """The least is 2 / (resamples + 1), or what so few differing images allow an exact sign test."""
+    clear, none = np.arange(40.0) + 50, np.zeros(40)
+    assert paired(clear, none, **QUICK).p == paired(none + 1, none, **QUICK).p == 2 / 501
+    assert paired(none, none, **QUICK).p == 1
+    assert paired(np.arange(100) < 5, np.zeros(100), resamples=2000, rng_seed=0).p == 2 * 0.5**5
+
+
+def test_p_does_not_depend_on_the_unit():
+    """In whole numbers many resampled means are exactly 0, in tenths only but for rounding: both are ties."""
+    for trial in range(20):
+        x = np.random.default_rng(trial).integers(-1, 2, (3, 10))
+        whole, tenths = (paired(v, np.zeros_like(v), resamples=500, rng_seed=trial) for v in (x, 0.1 * x))
+        assert whole.p == tenths.p
+
+
+def test_p_and_interval_agree():
+    """p < 0.05 where the 95% interval leaves out zero; they may part only within the resampling's own resolution."""
+    rng, found = np.random.default_rng(0), []
+    for trial in range(100):
+        a = rng.normal(0.2, 1, (3, 100) if trial % 2 else 100)
+        found.append(paired(a, np.zeros_like(a), resamples=400, rng_seed=trial))
+    assert 20 < sum(c.verdict == "better" for c in found) < 90
+    for c in found:
+        assert (c.p <= 0.05) == (c.verdict != "no difference") or abs(c.p - 0.05) < 0.02
+
+
+def test_holm_against_the_closed_test():
+    """What Holm proved: it rejects H where every set of hypotheses with H in it is rejected by Bonferroni."""
+    rng = np.random.default_rng(0)
+    for m in (1, 2, 5, 7):
+        p = rng.choice([0.0, 0.004, 0.01, 0.03, 0.3, 1.0], m) if m == 7 else rng.random(m) ** 3
+        sets = [s for size in range(1, m + 1) for s in combinations(range(m), size)]
+        want = [min(1.0, max(len(s) * min(p[list(s)]) for s in sets if i in s)) for i in range(m)]
+        np.testing.assert_allclose(holm(p), want, rtol=1e-14)
+
+
+def test_holm_known_answer_in_the_given_order():
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+
+
+@pytest.mark.parametrize("p", [[], [0.1, 1.2], [np.nan], [[0.1]], [-0.1]])
+def test_holm_refuses_what_is_no_p(p):
+    with pytest.raises(ValueError, match="numbers from 0 to 1"):
+        holm(p)
+
+
+def test_compare_all_is_paired_with_a_stricter_verdict():
+    rng = np.random.default_rng(3)
+    base = rng.normal(size=(3, 200))
+    pairs = {f"null {i}": (base + rng.normal(size=base.shape), base) for i in range(9)}
+    pairs["gain"] = (base + 0.5 + rng.normal(size=base.shape), base)
+    noise = rng.normal(size=200)
+    pairs["slight"] = (0.155 + (noise - noise.mean()) / noise.std(), np.zeros(200))  # 2.2 standard errors above zero
+    got = compare_all(pairs, resamples=2000, rng_seed=0)
+    single = {name: paired(*pair, resamples=2000, rng_seed=0) for name, pair in pairs.items()}
+    assert list(got) == list(pairs)
+    np.testing.assert_array_equal([c.p_holm for c in got.values()], holm([c.p for c in single.values()]))
+    for name, c in got.items():
+        assert (c.value, c.low, c.high, c.p) == tuple(getattr(single[name], k) for k in ("value", "low", "high", "p"))
+        assert c.verdict == (single[name].verdict if c.p_holm <= 0.05 else "no difference")
+    assert got["gain"].verdict == "better" and single["gain"].p_holm is None
+    assert single["slight"].verdict == "better" and got["slight"].verdict == "no difference"  # the correction bites
+
+
+def test_many_comparisons_can_still_decide():
+    """200 resamples know no p below 2 / 201; times 20 comparisons that could reject nothing, so more are drawn."""
+    a = np.random.default_rng(0).normal(1, 1, 50)
+    got = compare_all({str(i): (a, np.zeros(50)) for i in range(20)}, resamples=200, rng_seed=0)
+    assert {c.verdict for c in got.values()} == {"better"}
+    assert got["0"].p_holm == pytest.approx(20 * 2 / 1601)
+
+
+def test_a_whole_table_of_nothing_is_rarely_given_a_verdict():
+    """Eight systems of the same true accuracy: some verdict in 5% of tables, in far more without the correction."""
+    rng, corrected, plain = np.random.default_rng(0), 0, 0
+    for trial in range(150):
+        right = rng.random((9, 150)) < 0.7
+        got = compare_all({str(i): (right[i], right[0]) for i in range(1, 9)}, resamples=400, rng_seed=trial)
+        corrected += any(c.verdict != "no difference" for c in got.values())
+        plain += any(c.p <= 0.05 for c in got.values())
+    assert corrected / 150 < 0.09 < 0.15 < plain / 150
+
+
+def test_compare_all_refuses_and_names_the_pair():
+    ok = np.zeros((2, 20)), np.ones((2, 20))
+    with pytest.raises(ValueError, match="'alone': a holds 1 seed, too few"):
+        compare_all({"fine": ok, "alone": (np.zeros((1, 20)), np.zeros((1, 20)))}, **QUICK)
+    with pytest.raises(ValueError, match="nothing to compare"):
+        compare_all({}, **QUICK)
+    with pytest.raises(ValueError, match="resamples is 10"):
+        compare_all({"fine": ok}, resamples=10, rng_seed=0)

@@ -113,7 +113,7 @@ def test_parse_value_refuses(key, text):
 
 
 def test_every_field_is_described_and_set():
-    assert set(profiles._tables()["default"]) | {"layers"} == set(Profile.model_fields)
+    assert set(profiles._tables()["default"]) | {"layers", "descriptions"} == set(Profile.model_fields)
     assert all(field.description for field in Profile.model_fields.values())
 
 
@@ -334,6 +334,26 @@ def test_provenance_gathers_and_keeps_places_to_itself(place):
     path.write_text("{half")
     with pytest.raises(ValueError, match=r"provenance\.json is damaged .*: delete it"):
         first.provenance()
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        ("emoset:/home/somebody/EmoSet-118K", "emoset:EmoSet-118K"),
+        (r"flickr_ldl:C:\Users\somebody\Flickr_LDL", "flickr_ldl:Flickr_LDL"),
+        ("fi:~/FI", "fi:FI"),
+        ("fi:../somebody/FI", "fi:FI"),
+        ("fi:/home/some@body/FI", "fi:FI"),
+        ("/home/some@body/photos", "photos"),
+        ("/home/some:body/photos", "photos"),
+        ("ViT-B-32@/home/some:body/mine.pt", "ViT-B-32@mine.pt"),
+        (r"C:\Users\somebody\photos", "photos"),
+        ("local-dir:/home/somebody/clip", "local-dir:clip"),
+        *((same, same) for same in ("world", "emoset:data/EmoSet", "data/photos", "ViT-B-32/openai", "hf-hub:a/b", 3)),
+    ],
+)
+def test_no_folder_of_this_machine_stays_in_a_value(value, kept):
+    assert study._placeless(value) == kept
 
 
 def test_provenance_takes_a_clip_and_a_data_set(place):

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from hc_lafter.costs import parameters
 from hc_lafter.losses import consistency, distillation
-from hc_lafter.regimes import label_free, supervised
+from hc_lafter.regimes import LabelFree, Supervised
 from hc_lafter.systems import split_epochs
 from hc_lafter.systems.baselines import LinearProbe, LinearProbeConfig, MeanOfLayers, MeanOfLayersConfig
 from hc_lafter.systems.hybrid_cascade import HybridCascade, HybridCascadeConfig
@@ -290,15 +290,15 @@ def test_terms(visual, classifier, images):
     distribution = F.softmax(torch.randn(3, C, generator=torch.Generator().manual_seed(8)), dim=-1)
     frozen_feature = torch.randn(3, D, generator=torch.Generator().manual_seed(9))
     batch = {"student": images, "label": label, "distribution": distribution, "frozen": frozen_feature}
-    out, got = system(images), supervised(0.8)(system, batch)
+    out, got = system(images), Supervised(0.8)(system, batch)
     target = 0.2 * F.one_hot(label, C) + 0.8 * distribution
     kl = (target * (target.log() - F.log_softmax(out.logits, dim=-1))).sum(dim=-1).mean()
     torch.testing.assert_close(got["task"], kl)
     torch.testing.assert_close(got["consistency"], consistency(list(out.stage_logits.unbind(1))))
     torch.testing.assert_close(got["distillation"], distillation(out.features, frozen_feature))
     lafter = ALL["lafter"](visual, classifier)
-    once = label_free(0.1)(lafter, {"student": images, "pseudo": lafter.teach(images)})
-    each = label_free(0.1, lafter.teach)(lafter, {"student": images, "teacher": images})
+    once = LabelFree(0.1)(lafter, {"student": images, "pseudo": lafter.teach(images)})
+    each = LabelFree(0.1, lafter.teach)(lafter, {"student": images, "teacher": images})
     assert set(once) == {"task"} and torch.equal(once["task"], each["task"])
 
 

@@ -6,7 +6,9 @@ trained the system. With one row of values only the first can be seen; with a ro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -41,9 +43,13 @@ class Comparison(Estimate):
 
     Attributes:
         verdict: ``better`` (a above b), ``worse`` or ``no difference`` (none shown).
+        p: two-sided p value of "a - b is 0 on average", see ``paired``; never 0.
+        p_holm: p corrected for all comparisons of one table (``compare_all``), where the verdict then rests on it.
     """
 
     verdict: str
+    p: float
+    p_holm: float | None = None
 
 
 def interval(values, *, resamples: int, confidence: float = 0.95, rng_seed: int) -> Estimate:
@@ -73,7 +79,7 @@ def interval(values, *, resamples: int, confidence: float = 0.95, rng_seed: int)
     if binary and (values.ndim == 1 or values.min() == values.max()):
         low, high = stats.binomtest(round(values.mean() * n), n).proportion_ci(confidence, method="wilson")
     else:
-        low, high = _bootstrap(values, resamples, confidence, rng_seed, "BCa")
+        low, high, _ = _bootstrap(values, resamples, confidence, rng_seed, "BCa")
     return Estimate(float(values.mean()), float(low), float(high), n, len(np.atleast_2d(values)))
 
 
@@ -84,6 +90,11 @@ def paired(a, b, *, resamples: int, confidence: float = 0.95, rng_seed: int) -> 
     ([seeds, n]); larger values are taken as better. The verdict is ``better`` or ``worse`` where the interval leaves
     out zero AND so many images differ that the exact two-sided sign test could decide at all (6 images at 95%): the
     percentiles of a handful of differences that happen to agree in sign would decide earlier.
+
+    p belongs to the same resamples: twice the share of their means on the rarer side of zero (Efron & Tibshirani, "An
+    Introduction to the Bootstrap", 1993, section 15.4), each count raised by one since the data are a resample, too
+    (Davison & Hinkley, "Bootstrap Methods and their Application", 1997, section 4.2), and not below the least p that
+    the sign test could give. What is said of few seeds under ``interval`` goes for p as well.
 
     Args:
         a, b: [n] or [seeds, n] each, of one shape; entry by entry the same image and seed.
@@ -98,28 +109,88 @@ def paired(a, b, *, resamples: int, confidence: float = 0.95, rng_seed: int) -> 
             f"a paired comparison needs the same images and seeds on both sides, but a is {a.shape} and b is {b.shape}."
         )
     difference = a - b
-    low, high = _bootstrap(difference, resamples, confidence, rng_seed, "percentile")
+    low, high, means = _bootstrap(difference, resamples, confidence, rng_seed, "percentile")
     if not difference.any() and np.isin(a, (0.0, 1.0)).all():
         # No image differs: that still leaves room for a share that n images would miss with 5% chance (rule of three).
         high = 1 - (1 - confidence) ** (1 / difference.shape[-1])
         low = -high
     differing = np.count_nonzero(np.atleast_2d(difference).any(axis=0))
-    decidable = 2 * 0.5**differing < 1 - confidence
+    least_p = min(1.0, 2 * 0.5**differing)  # of the sign test, had all differing images the same sign
+    decidable = least_p < 1 - confidence
     verdict = "better" if decidable and low > 0 else "worse" if decidable and high < 0 else "no difference"
     n, seeds = difference.shape[-1], len(np.atleast_2d(difference))
-    return Comparison(float(difference.mean()), float(low), float(high), n, seeds, verdict)
+    means = np.where(np.abs(means) > 1e-12 * np.abs(difference).max(), means, 0.0)  # a tie but for its rounding
+    rarer = min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0))
+    p = max(least_p, min(1.0, 2 * (rarer + 1) / (len(means) + 1)))
+    return Comparison(float(difference.mean()), float(low), float(high), n, seeds, verdict, float(p))
+
+
+def compare_all(
+    pairs: Mapping[str, tuple], *, resamples: int, confidence: float = 0.95, rng_seed: int
+) -> dict[str, Comparison]:
+    """All comparisons of one table or figure, with verdicts that hold for all of them together.
+
+    Of twenty comparisons in which nothing differs one comes out at 95% by chance. A verdict here is that of ``paired``
+    where its Holm-corrected p is at most 1 - confidence, too, and ``no difference`` elsewhere: the chance of any wrong
+    verdict in the whole table is then about 1 - confidence. The intervals are ``paired``'s own, each for itself, so one
+    may leave out zero where the corrected verdict is ``no difference``.
+
+    Args:
+        pairs: name -> (a, b), each as in ``paired``; the images may differ from pair to pair.
+        resamples: as in ``interval``; where so few could not carry a verdict through the correction of this many
+            comparisons, 4 * len(pairs) / (1 - confidence) are drawn.
+        confidence, rng_seed: as in ``interval``.
+
+    Raises:
+        ValueError: there are no pairs, or as in ``paired``, with the pair's name.
+    """
+    if not pairs:
+        raise ValueError("there is nothing to compare: give at least one pair.")
+    if resamples >= 100 and 0 < confidence < 1:  # else ``paired`` refuses them
+        resamples = max(resamples, math.ceil(4 * len(pairs) / (1 - confidence)))
+    found = {}
+    for name, (a, b) in pairs.items():
+        try:
+            found[name] = paired(a, b, resamples=resamples, confidence=confidence, rng_seed=rng_seed)
+        except ValueError as error:
+            raise ValueError(f"comparison {name!r}: {error}") from None
+    corrected = holm([c.p for c in found.values()])
+    return {
+        name: replace(c, p_holm=float(p), verdict=c.verdict if p <= 1 - confidence else "no difference")
+        for (name, c), p in zip(found.items(), corrected, strict=True)
+    }
+
+
+def holm(p_values) -> np.ndarray:
+    """[m] p values corrected for there being m of them, in the order given.
+
+    Holm, "A simple sequentially rejective multiple test procedure" (Scandinavian Journal of Statistics 6, 1979):
+    rejecting where the corrected p is at most alpha rejects any true hypothesis with a chance of alpha at most, however
+    the tests depend on each other. The k-th smallest is multiplied by m - k + 1, and is no less than the one before it.
+
+    Raises:
+        ValueError: not one-dimensional, empty, or a p outside 0..1.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if p.ndim != 1 or p.size == 0 or not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"p values are a list of numbers from 0 to 1, at least one, but these are {p.tolist()}.")
+    order = np.argsort(p, kind="stable")
+    corrected = np.empty_like(p)
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1)))
+    return corrected
 
 
 def _bootstrap(values: np.ndarray, resamples: int, confidence: float, rng_seed: int, method: str) -> tuple:
-    """(low, high) of the mean of [n] or [seeds, n] values."""
+    """(low, high, [resamples] means) of the mean of [n] or [seeds, n] values."""
     if values.min() == values.max():
-        return values.flat[0], values.flat[0]
+        return values.flat[0], values.flat[0], np.full(resamples, values.flat[0])
     rng = np.random.default_rng(rng_seed)
     if values.ndim == 2:
         tail = (1 - confidence) / 2
-        return tuple(np.quantile(_crossed(values, resamples, rng), (tail, 1 - tail)))
+        means = _crossed(values, resamples, rng)
+        return *np.quantile(means, (tail, 1 - tail)), means
     n = len(values)
-    return stats.bootstrap(
+    found = stats.bootstrap(
         (values,),
         np.mean,
         n_resamples=resamples,
@@ -128,7 +199,8 @@ def _bootstrap(values: np.ndarray, resamples: int, confidence: float, rng_seed: 
         confidence_level=confidence,
         method=method if n <= _BCA_LIMIT else "percentile",
         rng=rng,
-    ).confidence_interval
+    )
+    return *found.confidence_interval, found.bootstrap_distribution
 
 
 def _crossed(values: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
