@@ -288,5 +288,14 @@ def weights_heat(ax: Axes, weights: np.ndarray, layers: Sequence[str | int], sig
     return ax
 
 
+def shares(ax: Axes, at: Sequence[float], parts: np.ndarray, *, colours: Sequence[str]) -> Axes:
+    """Shares [K, L] of L parts at K places, stacked: the first at the bottom. What sums to one fills the axes."""
+    ax.stackplot(at, *np.asarray(parts).T, colors=colours, edgecolor="white", linewidth=0.6)
+    ax.set(xlim=(min(at), max(at)), ylim=(0, 1))
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.grid(visible=False)
+    return ax
+
+
 def _at_right(ax: Axes, y: float, text: str) -> None:
     ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), fontsize=8.5, va="center", family="monospace")

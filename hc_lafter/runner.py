@@ -291,11 +291,15 @@ def data_fingerprint(spec: str) -> str | None:
         Hex sha256, or None for the embedded world, which is part of the package's code.
 
     Raises:
-        ValueError: there is no such folder or file.
+        ValueError: there is no such folder or file, or no data set of the name before the colon.
     """
     path = Path(spec).expanduser()
     if spec == "world":
         return None
+    if ":" in spec and not path.exists():  # a published set, as emoset:FOLDER
+        from hc_lafter.data.emotion_sets import split_spec  # here, since it brings torch along
+
+        path = split_spec(spec)[1]
     if path.is_dir():
         files, seen = [], set()
         for folder, below, names in os.walk(path, followlinks=True):  # as the loader does, links that loop left out

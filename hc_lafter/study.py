@@ -330,11 +330,12 @@ def _placeless(value: Any) -> Any:
     """A value without the folders of this machine: only the last part of an absolute path stays."""
     if not isinstance(value, str):
         return value
-    head, at, path = value.rpartition("@")  # a checkpoint may come as <arch>@<path>
-    for flavour in (PurePosixPath, PureWindowsPath):
-        parts = flavour(path)
-        if parts.is_absolute() or parts.anchor or parts.parts[:1] in (("~",), ("..",)):
-            return head + at + parts.name
+    # A path may come behind a name: <arch>@<path>, emoset:<path>. One letter before a colon is a drive.
+    for cut in (0, *(match.end() for match in re.finditer(r"@|(?<=\w\w):", value))):
+        for flavour in (PurePosixPath, PureWindowsPath):
+            parts = flavour(value[cut:])
+            if parts.is_absolute() or parts.anchor or parts.parts[:1] in (("~",), ("..",)):
+                return value[:cut] + parts.name
     return value
 
 

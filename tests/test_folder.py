@@ -544,7 +544,7 @@ def test_empty_tables_and_other_encodings(pets, rows):
 def test_the_check_is_remembered_by_size_and_time(pets, tmp_path, monkeypatch):
     cache, looked = tmp_path / "cache", []
     honest = module._scan_one
-    monkeypatch.setattr(module, "_scan_one", lambda path, limit: looked.append(path.name) or honest(path, limit))
+    monkeypatch.setattr(module, "_scan_one", lambda item, limit: looked.append(item.path.name) or honest(item, limit))
     (pets / "cat" / "bad.jpg").write_bytes(b"")
     first = open_quietly(pets, cache=cache, on_error="skip")
     assert len(looked) == 21 and len(list(cache.iterdir())) == 1

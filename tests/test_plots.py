@@ -218,3 +218,13 @@ def test_weights_heat(ax):
     assert [t.get_text() for t in ax.texts] == ["0.00", "0.25", "1.00", "0.75"]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["11", "12"]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["0.1", "2"]
+
+
+def test_shares_stand_on_each_other(ax):
+    parts = np.array([[0.1, 0.9], [0.4, 0.6], [0.5, 0.5]])
+    plots.shares(ax, [0.5, 1.0, 4.0], parts, colours=["#112233", "#445566"])
+    lower, upper = (c.get_paths()[0].vertices for c in ax.collections)
+    assert {(x, y) for x, y in lower} == {(0.5, 0), (1, 0), (4, 0), (0.5, 0.1), (1, 0.4), (4, 0.5)}
+    assert {(x, y) for x, y in upper} == {(0.5, 0.1), (1, 0.4), (4, 0.5), (0.5, 1), (1, 1), (4, 1)}
+    assert [to_hex(c.get_facecolor()[0]) for c in ax.collections] == ["#112233", "#445566"]
+    assert ax.get_xlim() == (0.5, 4) and ax.get_ylim() == (0, 1)

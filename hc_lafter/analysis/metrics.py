@@ -145,10 +145,9 @@ def temperature(val_logits, val_truth) -> float:
 def collapse(prediction, truth, classes: Sequence[str]) -> str | None:
     """The alarm of a classifier that names one class nearly always: a sentence, or None.
 
-    A text-trained classifier can meet images that all lie nearer to one of its texts. The alarm sounds where the
-    commonest prediction's share exceeds 0.5 + t / 2, t that class's true share: more than every second image of the
-    other classes would have to be drawn to it. Of eight equal classes it takes 56%; a class that truly makes up 60% of
-    the images may be named for 80%.
+    A text-trained classifier can meet images that all lie nearer to one of its texts. The alarm sounds where one class
+    takes over half of the predictions; where that class truly makes up t, half of the images or more, it takes over
+    0.5 + t / 2: more than every second image of the other classes would have to be drawn to it.
 
     Args:
         prediction, truth: [B] class indices.
@@ -161,7 +160,7 @@ def collapse(prediction, truth, classes: Sequence[str]) -> str | None:
     named = np.bincount(prediction, minlength=len(classes))
     top = int(named.argmax())
     share, true_share = named[top] / len(truth), float((truth == top).mean())
-    if share <= 0.5 + true_share / 2:
+    if share <= (0.5 + true_share / 2 if true_share >= 0.5 else 0.5):
         return None
     return (
         f"{share:.0%} of {len(truth)} predictions are {classes[top]!r}, the class of {true_share:.0%} of the images: "

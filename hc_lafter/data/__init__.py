@@ -1,4 +1,4 @@
-"""Data sets of one record type (`record.Record`): the embedded world and images of your own."""
+"""Data sets of one record type (`record.Record`): the embedded world, images of your own, published emotion sets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def open_data(
     """The data set that a profile names.
 
     Args:
-        spec: ``world``, a folder of class folders, or a csv with the columns path, label and perhaps split.
+        spec: ``world``, a folder of class folders, a csv with the columns path, label and perhaps split, or a published
+            emotion set: its folder, or ``emoset:FOLDER`` and the like (`emotion_sets.SETS`).
         n_train, n_val, n_test: images per split; for images of your own an upper limit, above which a seeded sample is
             taken that keeps the shares of the classes.
         side: pixels at which the world is drawn.
@@ -34,22 +35,25 @@ def open_data(
     Raises:
         ValueError: the data cannot be used; one sentence with the path and the mend.
     """
-    from .folder import ImageFiles  # here, so that `python -m hc_lafter.data.world` and `.doctor` start clean
+    # here, so that `python -m hc_lafter.data.world` and `.doctor` start clean
+    from .emotion_sets import EmotionSet, recognise, split_spec
+    from .folder import ImageFiles
     from .world import World
 
     limits = dict(zip(SPLITS, (n_train, n_val, n_test), strict=True))
     if spec == "world":
         return World(n_train, n_val, n_test, side=side, seed=seed)
-    data = ImageFiles(Path(spec).expanduser(), seed=seed, on_error=on_error, cache=cache)
+    options = {"seed": seed, "on_error": on_error, "cache": cache}
+    data = EmotionSet(spec, **options) if recognise(spec) else ImageFiles(split_spec(spec)[1], **options)
     rng = np.random.default_rng(seed)
     indices = {split: np.flatnonzero(data.splits == split) for split in SPLITS}
     if all(len(indices[split]) <= limit for split, limit in limits.items()):
         return data
-    return data.subset(np.concatenate([_sample(indices[s], data.labels, limits[s], rng) for s in SPLITS]))
+    return data.subset(np.concatenate([stratified(indices[s], data.labels, limits[s], rng) for s in SPLITS]))
 
 
-def _sample(indices: np.ndarray, labels: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
-    """At most `limit` of the indices, in order; every stretch of the sample has about the classes' shares."""
+def stratified(indices: np.ndarray, labels: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
+    """At most ``limit`` of the indices, sorted, drawn so that the classes keep their shares; ``labels`` are all [B]."""
     shuffled = rng.permutation(indices)
     # The k-th of n images of a class comes at (k + 1/2) / n: the first ones of the line-up are a stratified sample.
     place = np.empty(len(shuffled))

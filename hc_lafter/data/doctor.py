@@ -1,4 +1,4 @@
-"""What is wrong with a data set, before it is trained on: ``python -m hc_lafter.data.doctor PATH``."""
+"""What is wrong with a data set, before it is trained on: ``python -m hc_lafter.data.doctor SPEC``."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
 
-from hc_lafter.data.decode import MAX_PIXELS, BadImage, decode, pixel_hash
-from hc_lafter.data.folder import ImageFiles, Listing, Scan, class_order, divide, list_images, scan
+from hc_lafter.data.decode import MAX_PIXELS, BadImage, pixel_hash
+from hc_lafter.data.emotion_sets import list_data
+from hc_lafter.data.folder import ImageFiles, Listing, Scan, class_order, divide, placeholders, scan
 from hc_lafter.data.record import SPLITS, Dataset
 
 FEW = 10  # images per class below which one image moves its accuracy by ten points or more
@@ -80,7 +81,7 @@ def examine(
     *,
     classes: Sequence[str] | None = None,
     seed: int = 0,
-    fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
+    fractions: tuple[float, float, float] | None = None,
     skip: bool = False,
     near: bool = False,
     near_bits: int = 4,
@@ -88,11 +89,12 @@ def examine(
     cache: Path | None = None,
     progress: bool = True,
 ) -> Report:
-    """Examine a data set: any `Dataset`, or the path of a folder or csv, which need not be fit to be opened.
+    """Examine a data set: any `Dataset`, or a spec as `open_data` takes it, which need not be fit to be opened.
 
     Args:
-        data: a path, or a data set (whose own classes, splits and skipped files count; ``seed``, ``fractions``,
-            ``max_pixels`` and ``cache`` then have no effect).
+        data: the path of a folder, a csv or a published emotion set, ``fi:PATH`` and the like, or a data set (whose own
+            classes, splits and skipped files count; ``seed``, ``fractions``, ``max_pixels`` and ``cache`` then have no
+            effect).
         classes: names in the order that the user means; compared with the data's.
         skip: unreadable files are listed as a remark and no problem, as ``on_error="skip"`` opens them.
         near: look for near-duplicates too (perceptual hash `imagehash.phash`, 64 bits; decodes everything once more).
@@ -104,7 +106,7 @@ def examine(
     seen = (
         _see_dataset(data, classes, progress)
         if isinstance(data, Dataset)
-        else _see_path(Path(data), classes, seed, fractions, max_pixels, cache, progress)
+        else _see_path(data, classes, seed, fractions, max_pixels, cache, progress)
     )
     table = seen.table
     good, bad = table[table.found.isna()], table[table.found.notna()]
@@ -188,19 +190,20 @@ def _table(rows: list[tuple]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["id", "split", "label", "pixels", "width", "height", "found", "mend", "at"])
 
 
-def _see_path(path, classes, seed, fractions, max_pixels, cache, progress) -> _Seen:
+def _see_path(spec, classes, seed, fractions, max_pixels, cache, progress) -> _Seen:
     problems: list[str] = []
     try:
-        listing = list_images(path)
+        listing = list_data(spec)
     except ValueError as error:
-        return _Seen(str(path), _table([]), (), None, [str(error)], [], ())
+        return _Seen(str(spec), _table([]), (), None, [str(error)], [], ())
     try:
         names = class_order(listing, classes)
     except ValueError as error:
         problems.append(str(error))
         names = listing.classes
     scans = scan(listing, max_pixels=max_pixels, cache=cache, progress=progress)
-    good = [i for i, s in enumerate(scans) if not s.found]
+    spare, told = placeholders(listing, scans)
+    good = [i for i, s in enumerate(scans) if not s.found and i not in spare]
     splits = [item.split for item in listing.items]
     notes: list[str] = []
     try:
@@ -212,13 +215,14 @@ def _see_path(path, classes, seed, fractions, max_pixels, cache, progress) -> _S
     except ValueError as error:
         if not problems:  # an empty class has been told already
             problems.append(str(error))
-    table = _table([_row(listing, i, splits[i], s) for i, s in enumerate(scans)])
-    name = path.stem if path.is_file() else listing.source.name
+    table = _table([_row(listing, i, splits[i], s) for i, s in enumerate(scans) if i not in spare])
+    source = listing.source
+    name = listing.name or (source.stem if source.is_file() else source.name)
 
     def image(i: int) -> Image.Image:
-        return decode(listing.items[i].path, max_pixels=max_pixels)
+        return listing.items[i].decode(listing.items[i].read(), max_pixels)
 
-    return _Seen(name, table, tuple(names), image, problems, notes, listing.ignored)
+    return _Seen(name, table, tuple(names), image, problems, [*told, *listing.notes, *notes], listing.ignored)
 
 
 def _row(listing: Listing, i: int, split: str | None, s: Scan) -> tuple:
@@ -231,7 +235,7 @@ def _row(listing: Listing, i: int, split: str | None, s: Scan) -> tuple:
 def _see_dataset(data: Dataset, classes: Sequence[str] | None, progress: bool) -> _Seen:
     skipped, notes, ignored = [], (), ()
     if isinstance(data, ImageFiles):
-        scans = [s for s in data.scans if not s.found]
+        scans = [data.scans[i] for i in data.kept]
         skipped = [_row(data.listing, i, None, s) for i, s in enumerate(data.scans) if s.found]
         notes, ignored = data.notes[1:] if skipped else data.notes, data.ignored  # the first counts the skipped files
     else:
@@ -339,16 +343,21 @@ def _listed(title: str, lines: list[str]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the report of a path; returns 0 without problems, else 1."""
+    """Print the report of a data spec; returns 0 without problems, else 1."""
     parser = argparse.ArgumentParser("python -m hc_lafter.data.doctor", description=__doc__)
-    parser.add_argument("path", type=Path, help="a folder of class folders, or a csv with the columns path and label")
+    parser.add_argument(
+        "data",
+        metavar="SPEC",
+        help="a folder of class folders, a csv with the columns path and label, or a published emotion set (its "
+        "folder, or emoset:FOLDER, fi:FOLDER and so on)",
+    )
     parser.add_argument("--skip", action="store_true", help="unreadable files are listed and no problem")
     parser.add_argument("--near", action="store_true", help="look for near-duplicates too")
     parser.add_argument("--classes", type=lambda s: s.split(","), help="a,b,c: class names in label order")
     parser.add_argument("--seed", type=int, default=0, help="of the division, where no splits are given")
     parser.add_argument("--cache", type=Path, help="a folder that remembers the check of each file")
     args = parser.parse_args(argv)
-    report = examine(args.path, classes=args.classes, seed=args.seed, skip=args.skip, near=args.near, cache=args.cache)
+    report = examine(args.data, classes=args.classes, seed=args.seed, skip=args.skip, near=args.near, cache=args.cache)
     print("\n".join(report.lines()))
     return 0 if report.ok else 1
 

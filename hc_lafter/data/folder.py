@@ -1,7 +1,8 @@
 """Images of one's own: a folder with one folder per class, or a csv of path and label, as a data set.
 
 What decides a record is fixed when the data set is opened: every file is read once, hashed and decoded (`scan`), so
-that an unreadable file is met before training and not in its third hour. Images are decoded again, when asked for.
+that an unreadable file is met before training and not in its third hour. Images are decoded again, when asked for. The
+published emotion sets (`emotion_sets`) are listed by rules of their own and go the same way from there on.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL
+from PIL import Image
 from tqdm.auto import tqdm
 
 from hc_lafter.data.decode import MAX_PIXELS, RULES, BadImage, decode, pixel_hash, read
@@ -49,27 +51,52 @@ _JUNK = frozenset(
 )  # what file managers leave
 
 
+PLACEHOLDER = 5  # files with equal pixels and more than one label from which a picture stands in for lost ones
+
+
 @dataclass(frozen=True)
 class Item:
     """One listed image, before anything of it is read. ``split`` is None where the layout does not give it; ``where``
-    says which row of a table named it."""
+    says which row of a table named it; ``distribution`` goes by the listing's classes and sums to one, or is None."""
 
     id: str
     path: Path
     label: str
     split: str | None
     where: str = ""
+    distribution: tuple[float, ...] | None = None
+
+    @property
+    def key(self) -> str:
+        """What a scan is remembered by."""
+        return str(self.path)
+
+    def read(self) -> bytes:
+        """Raises `BadImage`, as `decode.read`."""
+        return read(self.path)
+
+    def decode(self, content: bytes, max_pixels: int) -> Image.Image:
+        """Raises `BadImage`, as `decode.decode`."""
+        return decode(content, max_pixels=max_pixels, name=str(self.path))
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a folder or a table names: items by id, class names in sorted order (classes without images included), and
-    the files that are no images."""
+    """What a folder or a table names: items by id, class names in label order (classes without images included), and
+    the files that are no images.
+
+    name: what figures call it, "" for the name of ``source``; notes: what the lister decided; fractions: of train, val
+    and test where splits are missing; placeholders: whether pictures that stand in for lost ones are to be left out.
+    """
 
     source: Path
     items: tuple[Item, ...]
     classes: tuple[str, ...]
     ignored: tuple[str, ...] = ()
+    name: str = ""
+    notes: tuple[str, ...] = ()
+    fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
+    placeholders: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,6 +122,8 @@ class ImageFiles(Dataset):
         listing: what was found, broken files included.
         scans: one `Scan` per listed item.
         broken: (id, what was found, mend) of each file that was left out; empty unless ``on_error="skip"``.
+        kept: the positions in ``listing`` and ``scans`` of the records.
+        placeholders: ids that were left out because their picture says "not available" (`placeholders`).
         ignored: files that are no images, by id.
         notes: what was decided on the user's behalf, one sentence each.
     """
@@ -105,7 +134,7 @@ class ImageFiles(Dataset):
         *,
         classes: Sequence[str] | None = None,
         seed: int = 0,
-        fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
+        fractions: tuple[float, float, float] | None = None,
         on_error: str = "raise",
         name: str | None = None,
         max_pixels: int = MAX_PIXELS,
@@ -117,27 +146,33 @@ class ImageFiles(Dataset):
             raise ValueError(f"on_error is {on_error!r}: choose 'raise' or 'skip'.")
         listing = self._list(source)
         self.listing, self.ignored, self.max_pixels = listing, listing.ignored, max_pixels
-        self.name = name or (listing.source.stem if listing.source.is_file() else listing.source.name)
+        self.name = name or listing.name or (listing.source.stem if listing.source.is_file() else listing.source.name)
         self.classes = class_order(listing, classes)
         self.scans = scan(listing, max_pixels=max_pixels, cache=cache, workers=workers, progress=progress)
         bad = [(item, s) for item, s in zip(listing.items, self.scans, strict=True) if s.found]
         if bad and on_error == "raise":
             raise BadImage(str(listing.source), *_refusal(bad, len(listing.items)))
         self.broken = tuple((item.id, s.found, s.mend) for item, s in bad)
-        kept = [(item, s) for item, s in zip(listing.items, self.scans, strict=True) if not s.found]
-        items = [item for item, _ in kept]
-        splits, notes = divide(listing, items, [s for _, s in kept], seed=seed, fractions=fractions)
+        spare, told = placeholders(listing, self.scans)
+        self.placeholders = tuple(listing.items[i].id for i in sorted(spare))
+        self.kept = [i for i, s in enumerate(self.scans) if not s.found and i not in spare]
+        self._items = [listing.items[i] for i in self.kept]
+        scans = [self.scans[i] for i in self.kept]
+        splits, notes = divide(listing, self._items, scans, seed=seed, fractions=fractions)
         if bad:
-            notes.insert(0, f"{len(bad)} of {len(listing.items)} files were unreadable and left out, see .broken.")
-        self.notes = tuple(notes)
-        self.ids = [item.id for item in items]
-        self.labels = np.array([self.classes.index(item.label) for item in items], dtype=np.int64)
+            told.insert(0, f"{len(bad)} of {len(listing.items)} files were unreadable and left out, see .broken.")
+        self.notes = (*told, *listing.notes, *notes)
+        self.ids = [item.id for item in self._items]
+        self.labels = np.array([self.classes.index(item.label) for item in self._items], dtype=np.int64)
         self.splits = np.array(splits)
-        self._paths = [item.path for item in items]
-        self._hashes = [s.sha256 for _, s in kept]
+        self._hashes = [s.sha256 for s in scans]
         digest = hashlib.sha256(json.dumps(["images", RULES, max_pixels, self.classes]).encode())
-        for (item, s), split in zip(kept, splits, strict=True):
+        for item, s, split in zip(self._items, scans, splits, strict=True):
             digest.update(json.dumps([item.id, item.label, split, s.sha256]).encode())
+        if self._items and self._items[0].distribution is not None:
+            columns = [listing.classes.index(c) for c in self.classes]
+            self.distributions = np.array([item.distribution for item in self._items])[:, columns]  # [B, C]
+            digest.update(json.dumps(self.distributions.tolist()).encode())
         self._fingerprint = digest.hexdigest()
 
     def _list(self, source: str | Path) -> Listing:
@@ -146,16 +181,17 @@ class ImageFiles(Dataset):
     def __getitem__(self, index: int) -> Record:
         """Raises `BadImage` if the file has changed since the data set was opened: the fingerprint would tell a lie."""
         index, label = int(index), int(self.labels[index])
-        path = self._paths[index]
-        content = read(path)
+        item = self._items[index]
+        content = item.read()
         if hashlib.sha256(content).hexdigest() != self._hashes[index]:
-            raise BadImage(str(path), "has changed since the data set was opened", "open the data set anew")
-        image = decode(content, max_pixels=self.max_pixels, name=str(path))
-        return Record(self.ids[index], str(self.splits[index]), image, label, self.classes[label])
+            raise BadImage(str(item.path), "has changed since the data set was opened", "open the data set anew")
+        image = item.decode(content, self.max_pixels)
+        distribution = None if self.distributions is None else self.distributions[index]
+        return Record(item.id, str(self.splits[index]), image, label, self.classes[label], distribution)
 
     @property
     def fingerprint(self) -> str:
-        """Hex sha256 over class names in order and, per record, id, label, split and the sha256 of the file."""
+        """Hex sha256 over class names in order and, per record, id, label, split, votes and sha256 of the file."""
         return self._fingerprint
 
 
@@ -170,7 +206,7 @@ class ImageFolder(ImageFiles):
         source: the folder.
         classes: C class names in label order, exactly the folders' names; default their sorted order.
         seed: of the division.
-        fractions: of train, val and test; they sum to one.
+        fractions: of train, val and test; they sum to one. Default .6, .2, .2.
         on_error: "raise" refuses the data set over an unreadable file; "skip" leaves such files out, see ``broken``.
         name: what figures call the data set; default the folder's name.
         max_pixels: see `decode.decode`.
@@ -386,24 +422,43 @@ def scan(
     results: list[Scan | None] = [None] * len(items)
     todo = []
     for i, (item, stamp) in enumerate(zip(items, stamps, strict=True)):
-        old = known.get(str(item.path))
+        old = known.get(item.key)
         if old is not None and old[0] == stamp:
             results[i] = old[1]
         else:
             todo.append(i)
     pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
     try:
-        found = pool.map(lambda i: _scan_one(items[i].path, max_pixels), todo)
+        found = pool.map(lambda i: _scan_one(items[i], max_pixels), todo)
         for i, result in zip(todo, tqdm(found, "checking images", len(todo), False, disable=not progress), strict=True):
             results[i] = result
     finally:
         pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the files that are still in line
     if memory is not None and todo:
-        kept = {
-            str(i.path): {"stamp": s, "scan": asdict(r)} for i, s, r in zip(items, stamps, results, strict=True) if s
-        }
+        kept = {i.key: {"stamp": s, "scan": asdict(r)} for i, s, r in zip(items, stamps, results, strict=True) if s}
         write_whole(memory, json.dumps(kept))
     return results
+
+
+def placeholders(listing: Listing, scans: Sequence[Scan]) -> tuple[set[int], list[str]]:
+    """Positions of pictures that stand in for lost ones ("image not available"), and a note where there are any.
+
+    A site that has lost a picture hands out one and the same in its place, whatever the label: `PLACEHOLDER` files or
+    more with equal pixels and more than one label. Empty where the listing does not ask for it.
+    """
+    where = defaultdict(list)  # pixels -> positions
+    for i, s in enumerate(scans if listing.placeholders else ()):
+        if not s.found:
+            where[s.pixels].append(i)
+    same = [at for at in where.values() if len(at) >= PLACEHOLDER and len({listing.items[i].label for i in at}) > 1]
+    if not same:
+        return set(), []
+    found = {i for at in same for i in at}
+    return found, [
+        f"{len(found)} of {len(listing.items)} files show one of {len(same)} pictures that come {PLACEHOLDER} times or "
+        f"more under different labels (first {listing.items[same[0][0]].id}): they stand in for images that are no "
+        "longer available, and are left out."
+    ]
 
 
 def divide(
@@ -412,18 +467,19 @@ def divide(
     scans: Sequence[Scan],
     *,
     seed: int = 0,
-    fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
+    fractions: tuple[float, float, float] | None = None,
 ) -> tuple[list[str], list[str]]:
     """The split of every item, and notes on what was decided.
 
     Items that come with a split keep it. Where ``val`` or ``test`` is missing, train gives a piece; where nothing is
     given, all is divided. Within a class, pictures are ordered by the hash of seed and content and cut by
-    ``fractions``, so neither name nor order nor ``classes`` matters; equal pixels count as one picture and stay
-    together, across classes too.
+    ``fractions`` (default the listing's), so neither name nor order nor ``classes`` matters; equal pixels count as one
+    picture and stay together, across classes too.
 
     Raises:
         ValueError: fractions that are no division; no train; a class with fewer pictures than splits to fill.
     """
+    fractions = listing.fractions if fractions is None else fractions
     if (
         len(fractions) != 3
         or min(fractions) < 0
@@ -504,12 +560,12 @@ def _refusal(bad: Sequence[tuple[Item, Scan]], total: int) -> tuple[str, str]:
     )
 
 
-def _scan_one(path: Path, max_pixels: int) -> Scan:
+def _scan_one(item: Item, max_pixels: int) -> Scan:
     sha256 = ""
     try:
-        data = read(path)
+        data = item.read()
         sha256 = hashlib.sha256(data).hexdigest()
-        image = decode(data, max_pixels=max_pixels, name=str(path))
+        image = item.decode(data, max_pixels)
     except BadImage as error:
         return Scan(sha256, found=error.found, mend=error.mend)
     return Scan(sha256, pixel_hash(image), image.width, image.height)

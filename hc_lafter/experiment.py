@@ -1,0 +1,248 @@
+"""What the tuning notebooks share: the material of a study, one tuning run, and the predictions that come of it.
+
+Here rooms meet that do not know each other: a study, a CLIP, a data set, a system, the fit loop. Nothing here looks at
+the test split but `predict`, and nothing is chosen there. B images, L layers, C classes, D embedding size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from hc_lafter import emotions
+from hc_lafter.clip import Clip, load_clip
+from hc_lafter.data import open_data, stratified
+from hc_lafter.data.record import SPLITS
+from hc_lafter.data.record import Dataset as Records
+from hc_lafter.features import tap
+from hc_lafter.paths import code_hash
+from hc_lafter.study import Study
+from hc_lafter.text import TextClassifier, load_text_classifier
+from hc_lafter.training import History, Phase, Rows, fit
+from hc_lafter.views import Views, strong_view, weak_view
+from hc_lafter.vit import project
+
+VIEWS = ("strong", "plain")
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """A CLIP, a data set, and all that the frozen tower says of it.
+
+    Attributes:
+        clip, dataset: as the profile names them.
+        shared: [B, L, D], CLS behind each of all L layers in the shared space (`vit.project`), not normalised.
+        labels: [B] int64.
+        soft: [B, C] float32, the distribution that training may aim at: the data set's own votes; where it has none,
+            the wheel's for the label (Mikels' eight), or one-hot. ``soft_from`` says which: votes, wheel or labels.
+        truth: [B, C] float64, the data set's own distributions; None where it has none, and then no distribution
+            metric is worth printing.
+        part: split -> indices of its images.
+        pixels: every image through the tower's own transform, as ``student``; kept in memory as far as it goes.
+    """
+
+    clip: Clip
+    dataset: Records
+    shared: Tensor
+    labels: Tensor
+    soft: Tensor
+    soft_from: str
+    truth: np.ndarray | None
+    part: Mapping[str, np.ndarray]
+    pixels: Views = field(repr=False)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.dataset.classes
+
+    def taps(self, layers: Sequence[int], indices: np.ndarray | None = None) -> Tensor:
+        """[n, len(layers), D] of the images at ``indices`` (all by default)."""
+        rows = self.shared if indices is None else self.shared[indices]
+        return rows[:, [layer - 1 for layer in layers]]
+
+    def draw(self, n: int, seed: int, split: str = "train") -> np.ndarray:
+        """At most n indices of a split, drawn with the classes' shares."""
+        return stratified(self.part[split], self.labels.numpy(), n, np.random.default_rng(seed))
+
+
+def gather(study: Study) -> Material:
+    """Open what the profile names and send every image through the frozen tower once (or find that in the cache).
+
+    Raises:
+        ValueError, TypeError, OSError: as `load_clip`, `open_data` and `tap`; a split without images.
+    """
+    p = study.profile
+    clip = load_clip(p.clip, device=study.device)
+    sizes = {"n_train": p.n_train, "n_val": p.n_val, "n_test": p.n_test}
+    dataset = open_data(p.data, **sizes, side=clip.image_size, seed=study.seed, on_error=p.on_error, cache=study.cache)
+    part = {split: np.flatnonzero(dataset.splits == split) for split in SPLITS}
+    empty = [split for split in SPLITS if len(part[split]) == 0]
+    if empty:
+        raise ValueError(f"data set {dataset.name!r} has no images in the split {empty[0]!r}: add some.")
+    features = tap(
+        clip, dataset, layers=range(1, clip.layers + 1), precision=study.precision, batch_size=p.batch_size,
+        device=study.device, cache=study.cache, workers=p.workers,
+    )  # fmt: skip
+    with torch.inference_mode():
+        shared = project(clip.visual, features.cls.to(study.device)).cpu()
+    soft, soft_from = _soft(dataset)
+    truth = None if dataset.distributions is None else np.asarray(dataset.distributions)
+    pixels = Views(dataset, {"student": clip.transform}, seed=0, keep=True)
+    return Material(clip, dataset, shared.clone(), features.labels, soft, soft_from, truth, part, pixels)
+
+
+def _soft(dataset: Records) -> tuple[Tensor, str]:
+    if dataset.distributions is not None:
+        return torch.as_tensor(np.asarray(dataset.distributions), dtype=torch.float32), "votes"
+    on_wheel = {name.lower() for name in dataset.classes} <= set(emotions.MIKELS) and len(dataset.classes) > 1
+    table = emotions.targets("wheel" if on_wheel else "hard", dataset.classes)
+    return torch.as_tensor(table[dataset.labels], dtype=torch.float32), "wheel" if on_wheel else "labels"
+
+
+def text_classifier(study: Study, classes: Sequence[str], seed: int) -> TextClassifier:
+    """The classifier that notebook 03 chose and trained on texts under this profile, for this seed.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_text_classifier`.
+    """
+    return load_text_classifier(study.results.parent / "03-text-adapter" / f"classifier-{seed}.safetensors", classes)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A tuned system, in the state of its best epoch on validation, and what it says of the test images.
+
+    Attributes:
+        system: on the study's device. history: how it came about.
+        test: [n, C] float32 logits, in the order of ``material.part["test"]``.
+    """
+
+    system: nn.Module
+    history: History
+    test: Tensor
+
+
+def tune(
+    study: Study,
+    material: Material,
+    system: nn.Module,
+    regime: Callable,
+    *,
+    name: str,
+    seed: int,
+    images: np.ndarray,
+    taps: Sequence[int] | None = None,
+    view: str = "strong",
+    soft: Tensor | None = None,
+    pseudo: Tensor | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    on_test: bool = False,
+    progress: bool = True,
+) -> Run:
+    """Tune a system on some training images, choose its epoch on validation, and read the test images once.
+
+    A run that was killed goes on where its checkpoint under ``<cache>/runs`` stands; what names the checkpoint is all
+    that decides the run, the package's code included.
+
+    Args:
+        regime: one of `hc_lafter.regimes`.
+        name: of the run within the notebook, e.g. ``LaFTer, supervised``.
+        seed: of order and augmentation.
+        images: indices of training images.
+        taps: layers of the cached taps that the system reads; None: it reads images, and its tower runs at each step.
+        view: ``strong`` or ``plain``, for a system that reads images.
+        soft: [B, C] distributions in the place of ``material.soft``.
+        pseudo: [B] pseudo-labels of all images, for a label-free regime without a moving teacher.
+        epochs, batch_size: in the place of the profile's.
+        on_test: measure test accuracy after each epoch, too, as ``test accuracy`` in the history: for showing what
+            choosing on the test split would have reported. It chooses nothing.
+
+    Raises:
+        ValueError: an unknown view, or as `fit`.
+    """
+    p = study.profile
+    if view not in VIEWS:
+        raise ValueError(f"view {view!r} is unknown: choose one of {', '.join(VIEWS)}.")
+    rows = {"label": material.labels, "distribution": material.soft if soft is None else soft}
+    rows |= {} if pseudo is None else {"pseudo": pseudo}
+    rows = {key: values[images] for key, values in rows.items()}
+    if taps is not None:
+        data: Dataset = Rows(student=material.taps(taps, images), **rows)
+        chosen = material.part["val"]
+    else:
+        student = strong_view(material.clip) if view == "strong" else material.clip.transform
+        transforms = {"student": student, "teacher": weak_view(material.clip)}
+        if getattr(regime, "teach", None) is None:
+            del transforms["teacher"]
+        data = Views(material.dataset.subset(images), transforms, seed=seed, extra=rows, keep=True)
+        chosen = material.draw(p.n_select, 0, "val")
+
+    def validate(module: nn.Module) -> dict[str, float]:
+        found = {"accuracy": _accuracy(module, chosen)}
+        return found | ({"test accuracy": _accuracy(module, material.part["test"])} if on_test else {})
+
+    def _accuracy(module: nn.Module, indices: np.ndarray) -> float:
+        logits = predict(study, material, module, indices, taps=taps)
+        return float((logits.argmax(dim=1) == material.labels[indices]).float().mean())
+
+    phases = [Phase(*row) for row in system.schedule(epochs or p.epochs)]
+    key = [study.notebook, name, seed, repr(regime), getattr(regime, "teach", None) is not None, on_test]
+    key += [code_hash(Path(__file__).parent), chosen.tolist(), study.precision, str(study.device)]
+    digest = hashlib.sha256(json.dumps([*key, material.dataset.fingerprint, material.clip.weight_hash]).encode())
+    history = fit(
+        system,
+        data,
+        regime,
+        phases,
+        batch_size=batch_size or p.tune_batch,
+        seed=seed,
+        validate=validate,
+        precision=study.precision,
+        device=study.device,
+        workers=0 if taps is not None else p.workers,
+        checkpoint=study.cache / "runs" / f"{digest.hexdigest()[:32]}.safetensors",
+        progress=progress,
+        name=f"{name}, seed {seed}",
+    )
+    return Run(system, history, predict(study, material, system, material.part["test"], taps=taps))
+
+
+@torch.inference_mode()
+def predict(
+    study: Study, material: Material, system: nn.Module, indices: np.ndarray, *, taps: Sequence[int] | None = None
+) -> Tensor:
+    """[n, C] float32 logits on the CPU, from cached taps or from images through the system's own tower."""
+    system = system.to(study.device)
+    if taps is None:
+        loader = DataLoader(
+            Subset(material.pixels, indices),
+            batch_size=study.profile.batch_size,
+            num_workers=study.profile.workers,
+            generator=torch.Generator(),  # without one the loader draws from the global stream
+        )
+        batches = (batch["student"] for batch in loader)
+    else:
+        batches = material.taps(taps, indices).split(study.profile.batch_size)
+    found = []
+    for batch in batches:
+        with study.autocast():
+            found.append(system(batch.to(study.device)).logits.float().cpu())
+    return torch.cat(found)
+
+
+def pseudo_labels(material: Material, classifier: TextClassifier) -> Tensor:
+    """[B] int64: what the text-trained classifier says of the frozen tower's final feature, in the weak view.
+
+    The weak view is fixed and this teacher does not move, so that one pass serves all epochs.
+    """
+    return (F.normalize(material.shared[:, -1], dim=-1) @ classifier.weight.T).argmax(dim=1)
