@@ -7,14 +7,17 @@ the test split but `predict`, and nothing is chosen there. B images, L layers, C
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -24,12 +27,13 @@ from hc_lafter.data import open_data, stratified
 from hc_lafter.data.record import SPLITS
 from hc_lafter.data.record import Dataset as Records
 from hc_lafter.features import tap
-from hc_lafter.paths import code_hash
+from hc_lafter.paths import code_hash, versions, write_whole
 from hc_lafter.study import Study
 from hc_lafter.text import TextClassifier, load_text_classifier
 from hc_lafter.training import History, Phase, Rows, fit
 from hc_lafter.views import Views, strong_view, weak_view
 from hc_lafter.vit import project
+from hc_lafter.weights import weight_hash
 
 VIEWS = ("strong", "plain")
 
@@ -66,8 +70,8 @@ class Material:
 
     def taps(self, layers: Sequence[int], indices: np.ndarray | None = None) -> Tensor:
         """[n, len(layers), D] of the images at ``indices`` (all by default)."""
-        rows = self.shared if indices is None else self.shared[indices]
-        return rows[:, [layer - 1 for layer in layers]]
+        rows = np.arange(len(self.shared)) if indices is None else np.asarray(indices)
+        return self.shared[torch.from_numpy(rows)[:, None], torch.tensor([layer - 1 for layer in layers])]
 
     def draw(self, n: int, seed: int, split: str = "train") -> np.ndarray:
         """At most n indices of a split, drawn with the classes' shares."""
@@ -92,11 +96,12 @@ def gather(study: Study) -> Material:
         clip, dataset, layers=range(1, clip.layers + 1), precision=study.precision, batch_size=p.batch_size,
         device=study.device, cache=study.cache, workers=p.workers,
     )  # fmt: skip
-    with torch.inference_mode():
-        shared = project(clip.visual, features.cls.to(study.device)).cpu()
+    with torch.inference_mode():  # in pieces: a hundred thousand images are gigabytes
+        shared = torch.cat([project(clip.visual, x.to(study.device)).cpu() for x in features.cls.split(4096)])
     soft, soft_from = _soft(dataset)
     truth = None if dataset.distributions is None else np.asarray(dataset.distributions)
-    pixels = Views(dataset, {"student": clip.transform}, seed=0, keep=True)
+    # What a worker process keeps dies with it.
+    pixels = Views(dataset, {"student": clip.transform}, seed=0, keep=p.workers == 0)
     return Material(clip, dataset, shared.clone(), features.labels, soft, soft_from, truth, part, pixels)
 
 
@@ -108,26 +113,56 @@ def _soft(dataset: Records) -> tuple[Tensor, str]:
     return torch.as_tensor(table[dataset.labels], dtype=torch.float32), "wheel" if on_wheel else "labels"
 
 
-def text_classifier(study: Study, classes: Sequence[str], seed: int) -> TextClassifier:
+def text_classifier(study: Study, material: Material, seed: int) -> TextClassifier:
     """The classifier that notebook 03 chose and trained on texts under this profile, for this seed.
 
     Raises:
         FileNotFoundError, ValueError: as `load_text_classifier`.
     """
-    return load_text_classifier(study.results.parent / "03-text-adapter" / f"classifier-{seed}.safetensors", classes)
+    path = study.results.parent / "03-text-adapter" / f"classifier-{seed}.safetensors"
+    return load_text_classifier(path, material.classes, material.clip)
+
+
+def check_depth(clip: Clip) -> None:
+    """Refuse a tower for which the designs' stages and segments are not meant.
+
+    Raises:
+        ValueError: other than 12 blocks.
+    """
+    if clip.layers != 12:
+        raise ValueError(
+            f"{clip.name} has {clip.layers} blocks, and the designs' stages and segments are made of 12: take a ViT-B."
+        )
+
+
+def curves(histories: Sequence[History], of: str, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """A column of ``steps`` or ``epochs`` over several runs: where [n], and values [runs, n].
+
+    A run that diverged is filled up with NaN.
+    """
+    tables = [getattr(history, of) for history in histories]
+    length = max(len(table) for table in tables)
+    values = np.full((len(tables), length), np.nan)
+    for row, table in zip(values, tables, strict=True):
+        row[: len(table)] = [entry[column] for entry in table]
+    return np.arange(1, length + 1), values
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A tuned system, in the state of its best epoch on validation, and what it says of the test images.
+    """A tuned system, in the state of its best epoch on validation, and what it says.
 
     Attributes:
-        system: on the study's device. history: how it came about.
+        system: on the study's device; LaFTer's holds a tower of its own, so keep few of them.
+        history: how it came about.
+        chosen: indices of the validation images that chose the epoch. val: [n, C] float32 logits for them.
         test: [n, C] float32 logits, in the order of ``material.part["test"]``.
     """
 
-    system: nn.Module
+    system: nn.Module | None
     history: History
+    chosen: np.ndarray
+    val: Tensor
     test: Tensor
 
 
@@ -144,6 +179,7 @@ def tune(
     view: str = "strong",
     soft: Tensor | None = None,
     pseudo: Tensor | None = None,
+    frozen: bool = False,
     epochs: int | None = None,
     batch_size: int | None = None,
     on_test: bool = False,
@@ -163,6 +199,7 @@ def tune(
         view: ``strong`` or ``plain``, for a system that reads images.
         soft: [B, C] distributions in the place of ``material.soft``.
         pseudo: [B] pseudo-labels of all images, for a label-free regime without a moving teacher.
+        frozen: give the batches the frozen tower's own final feature, which the distillation loss asks for.
         epochs, batch_size: in the place of the profile's.
         on_test: measure test accuracy after each epoch, too, as ``test accuracy`` in the history: for showing what
             choosing on the test split would have reported. It chooses nothing.
@@ -175,17 +212,17 @@ def tune(
         raise ValueError(f"view {view!r} is unknown: choose one of {', '.join(VIEWS)}.")
     rows = {"label": material.labels, "distribution": material.soft if soft is None else soft}
     rows |= {} if pseudo is None else {"pseudo": pseudo}
+    rows |= {"frozen": material.shared[:, -1]} if frozen else {}
     rows = {key: values[images] for key, values in rows.items()}
     if taps is not None:
         data: Dataset = Rows(student=material.taps(taps, images), **rows)
-        chosen = material.part["val"]
     else:
         student = strong_view(material.clip) if view == "strong" else material.clip.transform
         transforms = {"student": student, "teacher": weak_view(material.clip)}
         if getattr(regime, "teach", None) is None:
             del transforms["teacher"]
-        data = Views(material.dataset.subset(images), transforms, seed=seed, extra=rows, keep=True)
-        chosen = material.draw(p.n_select, 0, "val")
+        data = Views(material.dataset.subset(images), transforms, seed=seed, extra=rows, keep=p.workers == 0)
+    chosen = material.draw(p.n_select, 0, "val")
 
     def validate(module: nn.Module) -> dict[str, float]:
         found = {"accuracy": _accuracy(module, chosen)}
@@ -196,15 +233,24 @@ def tune(
         return float((logits.argmax(dim=1) == material.labels[indices]).float().mean())
 
     phases = [Phase(*row) for row in system.schedule(epochs or p.epochs)]
-    key = [study.notebook, name, seed, repr(regime), getattr(regime, "teach", None) is not None, on_test]
-    key += [code_hash(Path(__file__).parent), chosen.tolist(), study.precision, str(study.device)]
+    batch_size = batch_size or p.tune_batch
+    # What `fit` cannot see: settings without tensors, code, libraries, and the tower's activation.
+    key = [study.notebook, name, seed, view, on_test, type(system).__qualname__, repr(getattr(system, "config", None))]
+    key += [repr(regime), getattr(regime, "teach", None) is not None, inspect.getsource(type(regime).__call__)]
+    key += [code_hash(Path(__file__).parent), versions(), chosen.tolist(), study.precision, str(study.device)]
+    key += [material.clip.activation]
+    # Whatever `fit` would refuse to go on with has to be in the name, or another n_tune or rate ends in its refusal.
+    key += [data.fingerprint, [vars(phase) for phase in phases], batch_size]
+    for group in system.parameter_groups():
+        start = {str(i): parameter for i, parameter in enumerate(group["params"])}
+        key += [group["name"], group["lr"], group["weight_decay"], weight_hash(start)]
     digest = hashlib.sha256(json.dumps([*key, material.dataset.fingerprint, material.clip.weight_hash]).encode())
     history = fit(
         system,
         data,
         regime,
         phases,
-        batch_size=batch_size or p.tune_batch,
+        batch_size=batch_size,
         seed=seed,
         validate=validate,
         precision=study.precision,
@@ -214,7 +260,8 @@ def tune(
         progress=progress,
         name=f"{name}, seed {seed}",
     )
-    return Run(system, history, predict(study, material, system, material.part["test"], taps=taps))
+    val, test = (predict(study, material, system, at, taps=taps) for at in (chosen, material.part["test"]))
+    return Run(system, history, chosen, val, test)
 
 
 @torch.inference_mode()
@@ -235,9 +282,16 @@ def predict(
         batches = material.taps(taps, indices).split(study.profile.batch_size)
     found = []
     for batch in batches:
-        with study.autocast():
+        with study.autocast() if taps is None else nullcontext():  # heads are cheap, and judged in full precision
             found.append(system(batch.to(study.device)).logits.float().cpu())
     return torch.cat(found)
+
+
+def save_tuned(system: nn.Module, path: Path, /, **told: str) -> Path:
+    """The parameters that were trained, as safetensors, with what is ``told`` of them (texts): for a later notebook."""
+    trained = {id(p) for group in system.parameter_groups() for p in group["params"]}
+    tensors = {n: p.detach().cpu().contiguous() for n, p in system.named_parameters() if id(p) in trained}
+    return write_whole(path, save(tensors, metadata=told))
 
 
 def pseudo_labels(material: Material, classifier: TextClassifier) -> Tensor:

@@ -37,7 +37,7 @@ PRECISIONS = ("fp32", "bf16")
 _LIBRARIES = ("torch", "torchvision", "open_clip_torch", "pillow")
 _GEOMETRY = (Resize, ResizeKeepRatio, CenterCrop, CenterCropOrPad)  # the steps of a transform that decide the size
 # What Pillow and the loaders raise on a broken image. Anything else is a fault of the program and keeps its traceback.
-_UNDECODABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+UNDECODABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +218,7 @@ class _Images(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> Tensor | str:
         try:
             return self.transform(self.dataset[index].image)
-        except _UNDECODABLE as error:
+        except UNDECODABLE as error:
             return (
                 f"the image of record {self.dataset.ids[index]!r} in data set {self.dataset.name!r} cannot be decoded "
                 f"({type(error).__name__}: {error}): mend it or take it out."

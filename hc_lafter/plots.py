@@ -52,7 +52,7 @@ def layer_curve(
     line = LINES.get(system, "-")
     ax.plot(layers, value, line, marker="o", color=colour, markersize=4, linewidth=1.8, label=label or system)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     return ax
 
 
@@ -149,7 +149,7 @@ def bars(
         )  # fmt: skip
     ax.set_yticks(rows, names or systems)
     ax.set_ylim(-0.6, len(systems) - (0.1 if levels else 0.4))
-    ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     ax.grid(axis="y", visible=False)
     return ax
 
@@ -292,7 +292,7 @@ def shares(ax: Axes, at: Sequence[float], parts: np.ndarray, *, colours: Sequenc
     """Shares [K, L] of L parts at K places, stacked: the first at the bottom. What sums to one fills the axes."""
     ax.stackplot(at, *np.asarray(parts).T, colors=colours, edgecolor="white", linewidth=0.6)
     ax.set(xlim=(min(at), max(at)), ylim=(0, 1))
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     ax.grid(visible=False)
     return ax
 

@@ -31,7 +31,7 @@ from hc_lafter.profiles import nearest
 KERNEL_START = 180  # seconds: a cold disk or a loaded machine takes far more than papermill's 60
 OUTPUT_WAIT = 60  # seconds until missing cell output counts as lost, and the run as failed (nbclient's own: 4)
 WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
-POINTERS = ("data", "clip", "random_clip")  # parameters that may name files
+POINTERS = ("data", "clip", "random_clip", "descriptions")  # parameters that may name files
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 # How far a fresh run may lie from the committed one: |fresh - committed| <= absolute + relative * |committed|.
@@ -184,13 +184,14 @@ class Run:
         return code_hash(here if here.is_dir() else Path(__file__).parent) + json.dumps(versions())
 
     def content(self, key: str, spec: str) -> str | None:
-        """Fingerprint of what ``data``, ``clip`` or ``random_clip`` points at, taken once.
+        """Fingerprint of what a parameter of `POINTERS` points at, taken once.
 
         Raises:
             ValueError: it is not there.
         """
         if (key, spec) not in self._contents:
-            self._contents[key, spec] = data_fingerprint(spec) if key == "data" else clip_fingerprint(spec)
+            fingerprint = {"data": data_fingerprint, "descriptions": text_fingerprint}.get(key, clip_fingerprint)
+            self._contents[key, spec] = fingerprint(spec)
         return self._contents[key, spec]
 
     def key(self, notebook: Notebook) -> str:
@@ -343,6 +344,22 @@ def clip_fingerprint(spec: str) -> str | None:
     if path.suffix in WEIGHTS or "@" in spec:
         raise ValueError(f"checkpoint {spec} is no file here: check the path, it counts from {Path.cwd()}.")
     return None
+
+
+def text_fingerprint(spec: str) -> str | None:
+    """Hex sha256 of a file of sentences, or None for those of the package.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    if Path(spec).is_file():
+        return file_hash(Path(spec))
+    if spec in ("mikels", "ekman"):
+        return None
+    raise ValueError(
+        f"descriptions={spec} is neither 'mikels', 'ekman' nor a file here: check the path, which counts from "
+        f"{Path.cwd()}."
+    )
 
 
 def _mark(path: Path) -> tuple[int, int] | None:

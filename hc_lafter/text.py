@@ -13,12 +13,13 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -165,8 +166,10 @@ def encode_texts(
         "package": __version__,
         "weights": clip.weight_hash,
         "tokens": hashlib.sha256(clip.tokenizer(list(texts)).numpy().tobytes()).hexdigest(),
+        "activation": clip.activation,
+        "config": json.dumps(dict(clip.config), sort_keys=True, default=str),
         "device": clip.model.logit_scale.device.type,
-        "torch": torch.__version__,
+        "versions": [torch.__version__, version("open_clip_torch")],
     }
     shapes = {"features": (len(texts), clip.embed_dim)}
     folder = None if cache is None else Path(cache) / "texts"
@@ -291,30 +294,42 @@ def train_text_classifier(
     return TextClassifier(weight.detach().clone(), texts.classes, tuple(curve))
 
 
-def save_text_classifier(classifier: TextClassifier, path: Path, **told: str) -> Path:
-    """A safetensors file with the weight, the class names and whatever else is ``told`` of it (texts)."""
-    metadata = {"classes": json.dumps(classifier.classes), **told}
+def save_text_classifier(classifier: TextClassifier, path: Path, clip: Clip, **told: str) -> Path:
+    """A safetensors file with the weight, the class names, whose texts it has seen and what else is ``told`` of it."""
+    metadata = {"classes": json.dumps(classifier.classes), "clip": _identity(clip), **told}
     return write_whole(path, save({"weight": classifier.weight.contiguous()}, metadata=metadata))
 
 
-def load_text_classifier(path: Path, classes: Sequence[str]) -> TextClassifier:
+def load_text_classifier(path: Path, classes: Sequence[str], clip: Clip) -> TextClassifier:
     """What `save_text_classifier` wrote, its rows in the order of ``classes``.
 
     Raises:
         FileNotFoundError: notebook 03 has not left it there.
-        ValueError: the file is of other classes.
+        ValueError: the file is damaged, of other classes or of another CLIP.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is missing: run notebook 03-text-adapter under the same profile first.")
-    with safe_open(path, framework="pt") as file:
-        theirs = json.loads((file.metadata() or {}).get("classes", "[]"))
-        weight = file.get_tensor("weight")
+    try:
+        with safe_open(path, framework="pt") as file:
+            told, weight = file.metadata() or {}, file.get_tensor("weight")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): run notebook 03-text-adapter again.") from None
+    theirs = json.loads(told.get("classes", "[]"))
     if set(theirs) != set(classes):
         raise ValueError(
             f"{path} is a classifier of {', '.join(theirs)}, not of {', '.join(classes)}: run notebook 03 on this data."
         )
+    if told.get("clip") != _identity(clip):
+        raise ValueError(
+            f"{path} was trained on texts of another CLIP ({told.get('clip')}) than {clip.name} ({_identity(clip)}): "
+            "run notebook 03 with this one."
+        )
     order = [theirs.index(name) for name in classes]
     return TextClassifier(weight[order].clone(), tuple(classes))
+
+
+def _identity(clip: Clip) -> str:
+    return f"{clip.weight_hash[:16]}, {clip.activation}"
 
 
 def modality_gap(images: Tensor, texts: Tensor) -> float:

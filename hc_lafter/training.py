@@ -285,7 +285,7 @@ class _Run:
             if mine < examples:
                 loss = loss * (mine / examples)
             loss.backward()
-            values = torch.stack([value.detach().float() for value in (loss, *terms.values())])
+            values = torch.stack([value.detach().float().to(loss.device) for value in (loss, *terms.values())])
         if self.accelerator.num_processes > 1:
             values[1:] *= mine / examples
             values = self._summed(values)

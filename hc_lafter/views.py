@@ -20,7 +20,7 @@ from torchvision import transforms as tv
 
 from hc_lafter.clip import Clip
 from hc_lafter.data.record import Dataset
-from hc_lafter.features import _UNDECODABLE, resized_transform
+from hc_lafter.features import UNDECODABLE, resized_transform
 from hc_lafter.weights import weight_hash
 
 ROOM = 2 * 2**30  # bytes that `keep` may fill in each process
@@ -152,7 +152,7 @@ class Views(torch.utils.data.Dataset):
                     image = self._decode(index) if image is None else image
                     views[name] = self._draw(name, transform, image, index)
         again = self._random and image is not None and index not in self._images
-        if again and self._fits(3 * image.width * image.height):
+        if again and self._fits(4 * image.width * image.height):
             self._images[index] = image
         return views | {"index": index} | {name: rows[index] for name, rows in self.extra.items()}
 
@@ -167,7 +167,7 @@ class Views(torch.utils.data.Dataset):
         try:
             image = self.dataset[index].image
             image.load()
-        except _UNDECODABLE as error:
+        except UNDECODABLE as error:
             raise ValueError(
                 f"the image of record {self.dataset.ids[index]!r} in data set {self.dataset.name!r} cannot be decoded "
                 f"({type(error).__name__}: {error}): mend it or take it out."

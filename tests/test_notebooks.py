@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from hc_lafter.clip import build_embedded, save_clip
 from hc_lafter.data.world import World
@@ -40,7 +41,7 @@ def smoke(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("name", CHAIN)
 def test_leaves_what_it_declares(smoke, name):
-    assert len(CHAIN) == 1
+    assert [other[:2] for other in CHAIN] == ["01", "02", "03", "04", "08"]
     assert metrics(smoke, name)
     results, figures = (smoke / kind / "smoke" / name for kind in ("results", "figures"))
     assert {"metrics.json", "metrics.parquet", "timings.json", f"{name}.ipynb"} <= {f.name for f in results.iterdir()}
@@ -56,6 +57,32 @@ def test_tapping_finds_the_very_features_of_open_clip(smoke):
     rows = [r for r in metrics(smoke, "01-feature-tapping") if r["metric"].startswith("max |")]
     assert {r["system"] for r in rows} == {"embedded", "ViT-B-32/random"}
     assert len(rows) == 4 and all(r["value"] == 0 for r in rows), rows
+
+
+def test_the_text_classifier_and_every_system_beat_chance(smoke):
+    """Even tiny: 80 test images, two seeds."""
+    rows = metrics(smoke, "03-text-adapter") + metrics(smoke, "04-full-training")
+    accuracy = {r["system"]: r for r in rows if r["metric"] == "top-1 accuracy" and r["split"] == "test"}
+    assert accuracy["text classifier - commonest class"]["low"] > 0.1
+    systems = ("mean of layers", "HybridCascade-LaFTer", "LaFTer", "multi-layer LaFTer")
+    for name in [f"{s}, {r}" for s in systems for r in ("label-free", "supervised")]:
+        assert accuracy[name]["low"] > 0.2 and accuracy[name]["seeds"] == 2, accuracy[name]
+
+
+def test_tuning_moves_what_it_is_to_move(smoke):
+    """The adapters' last matrices start at zero and the fusion weights equal."""
+    tuned = load_file(smoke / "results" / "smoke" / "04-full-training" / "hybrid-cascade.safetensors")
+    assert {name.split(".")[0] for name in tuned} == {"adapters", "classifier", "fusion", "nga"}
+    assert all(tuned[f"adapters.{stage}.last"].abs().max() > 1e-4 for stage in range(3))
+
+
+def test_the_designs_parameter_counts_are_measured(smoke):
+    rows = metrics(smoke, "04-full-training")
+    counts = {r["system"]: r["value"] for r in rows if "parameters, ViT-B-32" in r["metric"]}
+    assert counts["HybridCascade-LaFTer"] == 1_572_864 + 3 + 3
+    assert counts["multi-layer LaFTer"] == 49_152 + 4 + 4
+    assert counts["multi-layer LaFTer (B/16 segments)"] == 3 * 16 * 768 + 3 + 3
+    assert counts["LaFTer"] == 50 * 768 + 2 * 26 * 768
 
 
 def test_a_second_run_writes_the_same_metrics(smoke, tmp_path, monkeypatch):

@@ -6,11 +6,13 @@ import ast
 import importlib.metadata
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from packaging.markers import default_environment
@@ -64,7 +66,7 @@ def test_no_file_names_a_registry_and_the_lock_stays_out():
 
 
 def test_notebooks_are_sources():
-    assert [n.stem for n in NOTEBOOKS] == ["01-feature-tapping"]
+    assert [n.stem[:2] for n in NOTEBOOKS] == ["01", "02", "03", "04", "08"]
     for path in NOTEBOOKS:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         code = [c for c in cells if c["cell_type"] == "code"]
@@ -93,19 +95,30 @@ def test_ci_runs_the_test_command_of_the_readme():
 
 def test_the_headline_comes_from_results():
     table = readme.headline(ROOT / "results" / "default")
-    assert table.count("\n| ") == 13  # a head and twelve layers
+    assert table.count("\n| ") == 13 + 16  # a head and twelve layers; a head and fifteen systems
     assert readme.updated(README, table) == README, "run python -m hc_lafter.readme"
 
 
 def test_the_headline_follows_the_results(tmp_path):
-    source = ROOT / "results" / "default" / "01-feature-tapping" / "metrics.json"
-    rows = json.loads(source.read_text(encoding="utf-8"))
-    changed = next(r for r in rows if r["system"] == "zero-shot, layer 12")
-    changed.update(value=0.123456)
-    path = tmp_path / "01-feature-tapping" / "metrics.json"
-    path.parent.mkdir()
-    path.write_text(json.dumps(rows), encoding="utf-8")
-    assert "| 0.123 [" in readme.headline(tmp_path)
+    results = shutil.copytree(ROOT / "results" / "default", tmp_path / "results")
+    for notebook, system in (
+        ("01-feature-tapping", "zero-shot, layer 12"),
+        ("04-full-training", "HybridCascade-LaFTer, supervised"),
+    ):
+        path = results / notebook / "metrics.json"
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        changed = next(r for r in rows if r["system"] == system and r["metric"] == "top-1 accuracy")
+        assert "| 0.123 [" not in readme.headline(results)
+        changed.update(value=0.123456)
+        whole = path.read_text(encoding="utf-8")
+        path.write_text(json.dumps(rows), encoding="utf-8")
+        assert readme.headline(results).count("| 0.123 [") == 1
+        path.write_text(whole, encoding="utf-8")
+    compared = results / "04-full-training" / "comparisons.parquet"
+    table = pd.read_parquet(compared)
+    table["verdict"] = "changed"
+    table.to_parquet(compared)
+    assert readme.headline(results).count("| changed |") == (table["b"] == "zero-shot, no training").sum() > 5
     with pytest.raises(FileNotFoundError, match=r"run run_all\.py first"):
         readme.headline(tmp_path / "nowhere")
 

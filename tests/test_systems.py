@@ -317,7 +317,6 @@ def test_terms(visual, classifier, images):
         (lambda v, c: MultiLayerLaFTer(v, c, MultiLayerConfig(segments=((1, 2), (4,)))), "leave no layer out"),
         (lambda v, c: MultiLayerLaFTer(v, c, MultiLayerConfig(segments=((11, 12, 13),))), "layers 1 to 12"),
         (lambda v, c: MultiLayerLaFTer(v, c, MultiLayerConfig(pooled="max")), "pooled 'max' is unknown"),
-        (lambda v, c: LaFTer(v, c, LaFTerConfig(teacher="dead")), "teacher 'dead' is unknown"),
     ],
 )
 def test_refusals(visual, classifier, make, words):

@@ -237,15 +237,20 @@ def test_unusable_settings_are_refused(wrong):
         train_text_classifier(made_up(), TextClassifierConfig(**wrong), seed=0)
 
 
-def test_a_classifier_is_kept_by_class_name(tmp_path):
+def test_a_classifier_is_kept_by_class_name_and_clip(clip, tmp_path):
     path = tmp_path / "classifier.safetensors"
     weight = torch.arange(6.0).reshape(3, 2)
-    save_text_classifier(TextClassifier(weight, ("a", "b", "c")), path, source="templates")
-    assert torch.equal(load_text_classifier(path, ("c", "a", "b")).weight, weight[[2, 0, 1]])
+    save_text_classifier(TextClassifier(weight, ("a", "b", "c")), path, clip, source="templates")
+    assert torch.equal(load_text_classifier(path, ("c", "a", "b"), clip).weight, weight[[2, 0, 1]])
     with pytest.raises(ValueError, match="a classifier of a, b, c, not of a, b: run notebook 03"):
-        load_text_classifier(path, ("a", "b"))
+        load_text_classifier(path, ("a", "b"), clip)
+    with pytest.raises(ValueError, match=r"texts of another CLIP .* run notebook 03 with this one"):
+        load_text_classifier(path, ("a", "b", "c"), build_embedded(seed=1))
     with pytest.raises(FileNotFoundError, match="run notebook 03-text-adapter"):
-        load_text_classifier(tmp_path / "none.safetensors", ("a",))
+        load_text_classifier(tmp_path / "none.safetensors", ("a",), clip)
+    path.write_bytes(b"no")
+    with pytest.raises(ValueError, match=r"classifier\.safetensors is damaged .*run notebook 03"):
+        load_text_classifier(path, ("a", "b", "c"), clip)
 
 
 def test_modality_gap():

@@ -35,9 +35,12 @@ class Output:
     features: Tensor | None = None
 
 
-def frozen(visual: nn.Module) -> nn.Module:
-    """A copy of a tower in eval mode in which nothing asks for a gradient: no system changes another one's tower."""
-    return copy.deepcopy(visual).eval().requires_grad_(False)
+def frozen(visual: nn.Module, *, copied: bool = False) -> nn.Module:
+    """The tower in eval mode, where nothing asks for a gradient.
+
+    Systems that never train it share it, so that a hundred of them hold one; ``copied`` is for those that do.
+    """
+    return (copy.deepcopy(visual) if copied else visual).eval().requires_grad_(False)
 
 
 def prompt_tokens(count: int, visual: nn.Module, generator: torch.Generator) -> nn.Parameter:

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from hc_lafter.systems import Group, Output, PhaseRow, frozen, prompt_tokens
 from hc_lafter.vit import Prompts, walk
 
-TEACHERS = ("moving", "frozen")
-
 
 @dataclass(frozen=True)
 class LaFTerConfig:
@@ -26,14 +24,11 @@ class LaFTerConfig:
 
     Attributes:
         tokens: P, prompt tokens between CLS and the patches, through all blocks.
-        teacher: ``moving`` (as released) or ``frozen``: the untouched tower, whose labels for fixed views are computed
-            once.
         smoothing: of the pseudo-labels.
         lr, weight_decay: AdamW's. batch_size: images per step.
     """
 
     tokens: int = 50
-    teacher: str = "moving"
     smoothing: float = 0.1
     lr: float = 5e-4
     weight_decay: float = 0.01
@@ -47,9 +42,6 @@ class LaFTer(nn.Module):
         visual: the vision tower; a copy is tuned.
         classifier: [C, D], trained on texts (`hc_lafter.text.train_text_classifier`); the teacher keeps it as it is.
         seed: of the prompts' start.
-
-    Raises:
-        ValueError: an unknown kind of teacher.
     """
 
     def __init__(
@@ -61,9 +53,7 @@ class LaFTer(nn.Module):
         seed: int = 0,
     ):
         super().__init__()
-        if config.teacher not in TEACHERS:
-            raise ValueError(f"teacher {config.teacher!r} is unknown: choose one of {', '.join(TEACHERS)}.")
-        self.config, self.visual = config, frozen(visual)
+        self.config, self.visual = config, frozen(visual, copied=True)
         self.prompts = prompt_tokens(config.tokens, visual, torch.Generator().manual_seed(seed))
         self.classifier = nn.Parameter(classifier.detach().clone())
         self.register_buffer("teacher_classifier", classifier.detach().clone())

@@ -1,0 +1,137 @@
+"""The benchmarks on a tower of toy size: what they print, that they refuse unequal sides, and who the peer is."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from open_clip.transformer import QuickGELU, VisionTransformer
+from torch import nn
+
+ROOT = Path(__file__).parents[1]
+KEYS = ["benchmark", "ours_s", "peer", "peer_s", "ratio", "rounds", "threads"]
+LINES = {"tapping": 4, "precision": 1, "lafter_step": 4, "hybrid_head": 2}
+
+
+@pytest.fixture
+def run(monkeypatch) -> ModuleType:
+    """``benchmarks/run.py``, with a tower of 12 narrow blocks in the place of ViT-B/32."""
+    spec = importlib.util.spec_from_file_location("benchmarks_run", ROOT / "benchmarks" / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+
+    def tower() -> open_clip.CLIP:
+        torch.manual_seed(0)
+        vision = {"image_size": 16, "patch_size": 4, "width": 64, "layers": 12, "head_width": 16}
+        text = {"context_length": 4, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1}
+        return open_clip.CLIP(embed_dim=32, vision_cfg=vision, text_cfg=text).eval().requires_grad_(False)
+
+    monkeypatch.setattr(module, "_vit_b_32", tower)
+    return module
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_line_per_comparison(run, capsys, name):
+    assert set(run.BENCHMARKS) == set(LINES)
+    run.main([name, "--batch", "8", "--rounds", "2"])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == LINES[name] == len({line["peer"] for line in lines})
+    for line in lines:
+        assert list(line) == KEYS
+        assert (line["benchmark"], line["rounds"], line["threads"]) == (name, 2, torch.get_num_threads())
+        assert min(line["ours_s"], line["peer_s"], line["ratio"]) > 0
+
+
+@pytest.mark.parametrize("name, regime, wrong", [
+    ("lafter_step", "LabelFree", {"smoothing": 0.11}),
+    ("hybrid_head", "Supervised", {"lam": 0.81}),
+])  # fmt: skip
+def test_unequal_sides_are_not_timed(run, monkeypatch, capsys, name, regime, wrong):
+    """The first side of `hybrid_head` is given another loss, as both of its sides come from one regime."""
+    right, calls = getattr(run, regime), []
+
+    class Wrong(right):
+        def __call__(self, system, batch):
+            calls.append(1)
+            other = right(**{**vars(self), **wrong})
+            return (other if name == "lafter_step" or len(calls) == 1 else super()).__call__(system, batch)
+
+    monkeypatch.setattr(run, regime, Wrong)
+    with pytest.raises(ValueError, match="the two do not do the same work"):
+        run.main([name, "--batch", "8", "--rounds", "1"])
+    assert calls and not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ours, refused", [
+    ([torch.ones(1), torch.ones(4)], None),
+    ([torch.ones(1), torch.tensor([1.0, 1.0, 1.0, 1.01])], None),
+    ([torch.ones(1), torch.tensor([1.0, 1.0, 1.0, 1.03])], "gradient 1 is 0.015"),
+    ([torch.full((1,), 1.2), torch.ones(4)], "the loss is 0.2"),
+    ([torch.ones(1), torch.full((4,), torch.nan)], "gradient 1 is nan"),
+])  # fmt: skip
+def test_same(run, ours, refused):
+    theirs = [torch.ones(1), torch.ones(4)]
+    if refused is None:
+        run.same("x", ours, theirs, (0.1, 0.01))
+    else:
+        with pytest.raises(ValueError, match=refused):
+            run.same("x", ours, theirs, (0.1, 0.01))
+
+
+def test_the_ratio_is_the_median_of_the_rounds_ratios(run, monkeypatch):
+    """Sides in turn, to and fro; one that stands for several calls of the peer's is divided by them."""
+    seconds = {"a": iter([8.0, 8.0, 80.0]), "b": iter([2.0, 4.0, 6.0]), "peer": iter([1.0, 2.0, 4.0])}
+    order: list[str] = []
+
+    def side(name: str) -> str:
+        order.append(name)
+        return name
+
+    monkeypatch.setattr(run, "_seconds", lambda function: next(seconds[function()]))
+    a, b, peer = (partial(side, name) for name in seconds)
+    lines = list(run.compare("x", run.Comparison({"a": a, "b": b}, "peer", peer, calls=2), 3))
+    assert order == ["a", "b", "peer", "a", "b", "peer", "peer", "b", "a", "a", "b", "peer"]
+    assert [line["ratio"] for line in lines] == [4.0, 1.0]  # of 4, 2, 10 and of 1, 1, .75
+    assert [line["ours_s"] for line in lines] == [4.0, 2.0] and lines[0]["peer_s"] == 2.0
+    assert [line["peer"] for line in lines] == ["peer (ours: a)", "peer (ours: b)"]
+
+
+def test_the_peer_is_lafters_released_step(run):
+    """Loss and every gradient are those that the released code computed."""
+    with np.load(ROOT / "tests" / "reference" / "lafter.npz") as file:
+        arrays = {name: torch.from_numpy(file[name]) for name in file.files}
+    size, patch, width, layers, heads, dim = arrays["config"].tolist()[:6]
+    visual = VisionTransformer(size, patch, width, layers, heads, 4.0, output_dim=dim, act_layer=QuickGELU)
+    visual.load_state_dict({k.removeprefix("visual."): v for k, v in arrays.items() if k.startswith("visual.")})
+    visual.eval().requires_grad_(False)
+    step = run._released_step(
+        visual,
+        arrays["prompt_embeddings"][0],
+        arrays["adapter.0.weight"],
+        arrays["adapter_pl.0.weight"],
+        arrays["image_view2"],
+        arrays["image"],
+    )
+    norms = [f"visual.{name}" for name, module in visual.named_modules() if isinstance(module, nn.LayerNorm)]
+    parts = [["prompt_embeddings"], ["adapter.0.weight"], *([f"{n}.{p}" for n in norms] for p in ("weight", "bias"))]
+    loss, *gradients = step()
+    torch.testing.assert_close(loss.reshape(-1), arrays["step.loss"].reshape(-1), rtol=0, atol=1e-5)
+    for ours, names in zip(gradients, parts, strict=True):
+        theirs = torch.cat([arrays[f"step.grad.{name}"].flatten() for name in names])
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [["--rounds", "0"], ["--batch", "-1"], ["--threads", "0"], ["nothing"]])
+def test_what_cannot_be_asked_for(run, capsys, wrong):
+    with pytest.raises(SystemExit):
+        run.main(wrong)
+    assert wrong[-1] in capsys.readouterr().err
