@@ -432,7 +432,7 @@ def test_the_text_classifier_comes_from_notebook_03_by_name(study, material, cla
 
 def test_towers_of_another_depth_are_refused(material):
     check_depth(material.clip)
-    with pytest.raises(ValueError, match="embedded has 24 blocks, and the designs' .* are made of 12: take a ViT-B"):
+    with pytest.raises(ValueError, match=r"embedded has 24 blocks, and the designs' .* are made of 12: take a ViT-B"):
         check_depth(replace(material.clip, layers=24))
 
 

@@ -29,7 +29,7 @@ CHAIN = [path.stem for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]-*.ip
 # Neither the alphabet's order nor the one of the published file: whatever goes by place instead of by name shows.
 ORDER = ("fear", "awe", "sadness", "amusement", "disgust", "contentment", "anger", "excitement")
 PER_CLASS = {"train": 4, "val": 1, "test": 2}
-USED = {"train": 24, "val": 8, "test": 16}  # fewer than there are for train: the limit is at work, too
+USED = {"train": 24, "val": 8, "test": 10}  # train and test have more: the limits are at work, too; intervals want 10
 GIVEN = {
     "clip": "ViT-B-32/random",
     "random_clip": "ViT-B-32/random",
@@ -45,10 +45,10 @@ GIVEN = {
     "text_steps": 20,
     "text_noise": "0,0.1",
     "epochs": 3,
-    "tune_batch": 4,
-    "n_tune": 8,
-    "n_select": 8,
-    "n_sweep": 8,
+    "tune_batch": 5,
+    "n_tune": 10,
+    "n_select": 4,
+    "n_sweep": 4,
     "prompt_tokens": 2,
     "token_grid": "2",
     "sigmas": "0.5",
@@ -84,6 +84,13 @@ def emoset(root: Path) -> Path:
     return root
 
 
+def sentences(path: Path) -> Path:
+    """Two for each class, in LaFTer's form: the package's 424 take a real text tower a minute."""
+    told = {name: [f"A scene that fills people with {name}.", f"They remember it with {name}."] for name in MIKELS}
+    path.write_text(json.dumps(told), encoding="utf-8")
+    return path
+
+
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
     return emoset(tmp_path_factory.mktemp("data") / "EmoSet-118K")
@@ -94,7 +101,8 @@ def out(tree, tmp_path_factory) -> Path:
     """The results of one run of all notebooks; it ends well and says nothing on stderr."""
     out = tmp_path_factory.mktemp("full")
     command = [sys.executable, str(ROOT / "run_all.py"), "--profile", "full", "--out", str(out)]
-    command += [f"--param={key}={value}" for key, value in {"data": f"emoset:{tree}", **GIVEN}.items()]
+    named = {"data": f"emoset:{tree}", "descriptions": sentences(out / "mine.json")}
+    command += [f"--param={key}={value}" for key, value in {**named, **GIVEN}.items()]
     told = {**os.environ, "HC_LAFTER_CACHE": str(out / "cache")}
     run = subprocess.run(command, cwd=ROOT, env=told, capture_output=True, text=True, timeout=1800)
     assert run.returncode == 0, run.stdout + run.stderr
@@ -137,7 +145,8 @@ def test_the_division_is_the_published_one_within_the_limits(out):
         _, folder, name = row["id"].split("/")
         assert row["label"] == folder == name.split("_")[0]
     shares = Counter((row["split"], row["label"]) for row in rows)
-    assert shares == {(split, name): n // 8 for split, n in USED.items() for name in ORDER}
+    for split, n in USED.items():  # the classes' shares, to the image
+        assert all(shares[split, name] in (n // 8, -(-n // 8)) for name in ORDER)
 
 
 def test_classes_go_by_name_in_the_order_of_info_json(tree, out):

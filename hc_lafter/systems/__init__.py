@@ -9,6 +9,7 @@ B images, S stages, C classes, D embedding size.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +52,15 @@ def prompt_tokens(count: int, visual: nn.Module, generator: torch.Generator) -> 
     width, _, patch, _ = visual.conv1.weight.shape
     bound = (6 / (3 * patch * patch + width)) ** 0.5
     return nn.Parameter(torch.empty(count, width).uniform_(-bound, bound, generator=generator))
+
+
+def parameter_groups(parts: Mapping[str, tuple[Sequence[nn.Parameter], float, float]]) -> list[Group]:
+    """name -> (parameters, rate, weight decay) in torch.optim's form; a name without parameters is left out."""
+    return [
+        {"name": name, "params": list(params), "lr": lr, "weight_decay": decay}
+        for name, (params, lr, decay) in parts.items()
+        if len(params)
+    ]
 
 
 def split_epochs(epochs: int, shares: tuple[int, ...]) -> list[int]:

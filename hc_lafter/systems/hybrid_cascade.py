@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hc_lafter.nga import stages_nga
-from hc_lafter.systems import Group, Output, PhaseRow, frozen, prompt_tokens, split_epochs
+from hc_lafter.systems import Group, Output, PhaseRow, frozen, parameter_groups, prompt_tokens, split_epochs
 from hc_lafter.vit import Prompts, project, walk
 
 CLASSIFIERS = ("shared", "independent")
@@ -137,11 +137,7 @@ class HybridCascade(nn.Module):
             "nga": (list(self.nga.parameters()), self.config.nga_lr, 0.0),
             "prompts": ([] if self.prompts is None else [self.prompts], lr, decay),
         }
-        return [
-            {"name": name, "params": params, "lr": rate, "weight_decay": wd}
-            for name, (params, rate, wd) in parts.items()
-            if params
-        ]
+        return parameter_groups(parts)
 
     def schedule(self, epochs: int = 8) -> list[PhaseRow]:
         """SPEC section 6: adapters, fusion and classifier; sigma too; everything, and the consistency loss on.

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hc_lafter.systems import Group, Output, PhaseRow, frozen, prompt_tokens
+from hc_lafter.systems import Group, Output, PhaseRow, frozen, parameter_groups, prompt_tokens
 from hc_lafter.vit import Prompts, walk
 
 
@@ -70,16 +70,14 @@ class LaFTer(nn.Module):
     def parameter_groups(self) -> list[Group]:
         """Prompts, classifier, the tower's LayerNorm weights (decayed) and biases (not), all at one rate."""
         norms = [m for m in self.visual.modules() if isinstance(m, nn.LayerNorm)]
+        lr, decay = self.config.lr, self.config.weight_decay
         parts = {
-            "prompts": ([self.prompts], self.config.weight_decay),
-            "classifier": ([self.classifier], self.config.weight_decay),
-            "norm weights": ([m.weight for m in norms], self.config.weight_decay),
-            "norm biases": ([m.bias for m in norms], 0.0),
+            "prompts": ([self.prompts], lr, decay),
+            "classifier": ([self.classifier], lr, decay),
+            "norm weights": ([m.weight for m in norms], lr, decay),
+            "norm biases": ([m.bias for m in norms], lr, 0.0),
         }
-        return [
-            {"name": name, "params": params, "lr": self.config.lr, "weight_decay": decay}
-            for name, (params, decay) in parts.items()
-        ]
+        return parameter_groups(parts)
 
     def schedule(self, epochs: int) -> list[PhaseRow]:
         """One phase: everything, all along."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hc_lafter.nga import stages_nga
-from hc_lafter.systems import Group, Output, PhaseRow, frozen, prompt_tokens, split_epochs
+from hc_lafter.systems import Group, Output, PhaseRow, frozen, parameter_groups, prompt_tokens, split_epochs
 from hc_lafter.vit import Prompts, project, walk
 
 SEGMENTS = {  # layers counted from 1, all for 12 blocks
@@ -98,11 +98,7 @@ class MultiLayerLaFTer(nn.Module):
         parts = {f"segment {i}": ([tokens], lr, decay) for i, tokens in enumerate(self.prompts, start=1)}
         parts |= {"classifier": ([self.classifier], lr, decay), "fusion": ([self.segment_weights], lr, 0.0)}
         parts["nga"] = (list(self.nga.parameters()), self.config.nga_lr, 0.0)
-        return [
-            {"name": name, "params": params, "lr": rate, "weight_decay": wd}
-            for name, (params, rate, wd) in parts.items()
-            if params
-        ]
+        return parameter_groups(parts)
 
     def schedule(self, epochs: int = 8) -> list[PhaseRow]:
         """SPEC section 4: the deepest segment and the classifier; the others one by one, from deep to shallow; all.
