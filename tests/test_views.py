@@ -285,7 +285,7 @@ def test_a_view_that_is_random_for_some_images_is_not_kept_for_those(world):
 def test_memory_has_an_end(world, monkeypatch):
     watched = Watched(world)
     data = Views(watched, {"plain": Counted(), "dice": Dice()}, seed=0, keep=True)
-    monkeypatch.setattr(views, "ROOM", 5 * (4 + 1) * 3 * 64 * 64)  # five images and their float32 views
+    monkeypatch.setattr(views, "ROOM", 5 * (4 * 3 + 4) * 64 * 64)  # five float32 views; an image has 4 bytes per pixel
     fresh = Views(world, {"plain": Counted(), "dice": Dice()}, seed=0)
     for _ in range(2):
         assert all(equal(data[i], fresh[i]) for i in range(12))
