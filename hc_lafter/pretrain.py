@@ -402,7 +402,7 @@ def evaluate(
     *,
     seed: int = HELD_OUT["seed"],
     side: int | None = None,
-    batch: int = 250,
+    batch: int = 32,
 ) -> dict[str, float]:
     """The numbers of the model card, on the test split of a world that training never saw. All are fractions.
 

@@ -63,6 +63,13 @@ class Profile(BaseModel):
     lambdas: Amounts = Field(description="the distribution's shares in the dual-task loss that are swept, e.g. 0,0.8")
     token_grid: Counts = Field(description="the numbers of prompt tokens that are swept, e.g. 4,16,50")
     n_sweep: Size = Field(description="the number of train images, and of val images, in sweeps that tune a tower")
+    mask_data: Name = Field(description="'world', or a data set with masks such as 'voc:FOLDER'")
+    mask_split: Name | None = Field(
+        None, description="which mask classes are unseen, e.g. 'zs3net10', or none where the data set has one split"
+    )
+    n_masks: Size = Field(description="the number of images of a split whose masks are learned, or predicted")
+    mask_epochs: int = Field(ge=2, description="the number of epochs, 2 or more, of training on masks")
+    mask_batch: Size = Field(description="the number of images per step of training on masks")
     random_clip: Name = Field(description="a second tower with random weights, e.g. 'ViT-B-32/random'")
     random_images: Size = Field(description="the number of images that go through the second tower")
 

@@ -196,13 +196,15 @@ def _texts_of(
     return [*sentences, *filled]
 
 
-def class_embeddings(clip: Clip, classes: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """[C, D] unit rows on the CPU: `Texts.means` of the filled templates.
+def class_embeddings(
+    clip: Clip, classes: Sequence[str], templates: Sequence[str], *, cache: Path | None = None
+) -> Tensor:
+    """[C, D] unit rows on the CPU: `Texts.means` of the filled templates; ``cache`` as for `encode_texts`.
 
     Raises:
         ValueError: a template without its place, or classes that `untold_classes` names.
     """
-    return encode_texts(clip, classes, "templates", templates=templates).means()
+    return encode_texts(clip, classes, "templates", templates=templates, cache=cache).means()
 
 
 def known_words(clip: Clip, texts: Sequence[str]) -> float | None:

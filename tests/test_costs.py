@@ -4,12 +4,13 @@ import gc
 import time
 import weakref
 
+import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hc_lafter.costs import MIB, interleaved, parameters, training_memory
+from hc_lafter.costs import MIB, flops, interleaved, parameters, training_memory
 
 B, D, H = 32, 64, 128  # batch, width in, width inside
 FLOAT = 4
@@ -152,3 +153,28 @@ def test_interleaved_runs_all_in_turn_and_drops_the_warm_up():
     assert 0.01 <= got["a"] < 0.1 and 0 < got["b"] < got["a"]
     with pytest.raises(ValueError, match="rounds is 0"):
         interleaved({"a": slow}, rounds=0)
+
+
+# --- operations ---
+
+
+@pytest.mark.parametrize(("tower", "expected"), [("ViT-B-32", 8.82), ("ViT-B-16", 35.1)])
+@pytest.mark.parametrize("training", [False, True])
+def test_operations_of_a_tower_are_the_analytic_ones(tower, expected, training):
+    """Two per multiply-add: patches, four matrices of attention and two of the MLP per token, two products of N x N."""
+    visual = open_clip.create_model(tower, device="meta").visual.requires_grad_(training)
+    patch, width, depth = visual.patch_size[0], 768, 12
+    tokens = (224 // patch) ** 2 + 1
+    blocks = depth * (2 * tokens * 12 * width**2 + 4 * tokens**2 * width)
+    whole = 2 * (tokens - 1) * width * 3 * patch**2 + blocks + 2 * width * 512
+    fast = torch.backends.mha.get_fastpath_enabled()
+    found = flops(lambda: visual(torch.zeros(1, 3, 224, 224, device="meta")))
+    assert found == whole and round(found / 1e9, 2 if expected < 10 else 1) == expected
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+
+
+def test_operations_of_a_product_and_of_a_batch():
+    assert flops(lambda: torch.zeros(3, 4) @ torch.zeros(4, 5)) == 2 * 3 * 4 * 5
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+    with torch.inference_mode():  # where PyTorch would take its fused layer
+        assert flops(lambda: layer(torch.zeros(6, 9, 16))) == 6 * flops(lambda: layer(torch.zeros(1, 9, 16))) > 0

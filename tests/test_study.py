@@ -113,7 +113,7 @@ def test_parse_value_refuses(key, text):
 
 
 def test_every_field_is_described_and_set():
-    assert set(profiles._tables()["default"]) | {"layers", "descriptions"} == set(Profile.model_fields)
+    assert set(profiles._tables()["default"]) | {"layers", "descriptions", "mask_split"} == set(Profile.model_fields)
     assert all(field.description for field in Profile.model_fields.values())
 
 
