@@ -1,4 +1,4 @@
-"""Data sets of one record type (`record.Record`): the embedded world, images of your own, published emotion sets."""
+"""Data sets of one record type (`record.Record`): the embedded world, images of your own, published sets."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ def open_data(
 
     Args:
         spec: ``world``, a folder of class folders, a csv with the columns path, label and perhaps split, or a published
-            emotion set: its folder, or ``emoset:FOLDER`` and the like (`emotion_sets.SETS`).
+            emotion set: its folder, or ``emoset:FOLDER`` and the like (`emotion_sets.SETS`); or a published
+            segmentation set, ``voc:FOLDER`` and the like (`segmentation_sets.SETS`).
         n_train, n_val, n_test: images per split; for images of your own an upper limit, above which a seeded sample is
             taken that keeps the shares of the classes.
         side: pixels at which the world is drawn.
         seed: of the world, or of the division and the sample.
-        on_error: ``raise`` or ``skip`` for a file that cannot be read.
+        on_error: ``raise`` or ``skip`` for a file that cannot be read; a segmentation set always raises, for its
+            numbers are compared with published ones.
         cache: a folder that remembers which files were checked.
 
     Raises:
@@ -38,13 +40,17 @@ def open_data(
     # here, so that `python -m hc_lafter.data.world` and `.doctor` start clean
     from .emotion_sets import EmotionSet, recognise, split_spec
     from .folder import ImageFiles
+    from .segmentation_sets import MaskFiles, is_mask_spec
     from .world import World
 
     limits = dict(zip(SPLITS, (n_train, n_val, n_test), strict=True))
     if spec == "world":
         return World(n_train, n_val, n_test, side=side, seed=seed)
     options = {"seed": seed, "on_error": on_error, "cache": cache}
-    data = EmotionSet(spec, **options) if recognise(spec) else ImageFiles(split_spec(spec)[1], **options)
+    if is_mask_spec(spec):
+        data = MaskFiles(spec, seed=seed)
+    else:
+        data = EmotionSet(spec, **options) if recognise(spec) else ImageFiles(split_spec(spec)[1], **options)
     rng = np.random.default_rng(seed)
     indices = {split: np.flatnonzero(data.splits == split) for split in SPLITS}
     if all(len(indices[split]) <= limit for split, limit in limits.items()):

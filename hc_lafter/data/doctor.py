@@ -20,6 +20,8 @@ from hc_lafter.data.decode import MAX_PIXELS, BadImage, pixel_hash
 from hc_lafter.data.emotion_sets import list_data
 from hc_lafter.data.folder import ImageFiles, Listing, Scan, class_order, divide, placeholders, scan
 from hc_lafter.data.record import SPLITS, Dataset
+from hc_lafter.data.segmentation_doctor import MaskReport, examine_masks
+from hc_lafter.data.segmentation_sets import is_mask_spec
 
 FEW = 10  # images per class below which one image moves its accuracy by ten points or more
 THIN = (
@@ -88,7 +90,7 @@ def examine(
     max_pixels: int = MAX_PIXELS,
     cache: Path | None = None,
     progress: bool = True,
-) -> Report:
+) -> Report | MaskReport:
     """Examine a data set: any `Dataset`, or a spec as `open_data` takes it, which need not be fit to be opened.
 
     Args:
@@ -101,8 +103,11 @@ def examine(
         near_bits: how many of the 64 bits may differ.
 
     Returns:
-        The report. What would keep a path from opening is a problem in it, not an exception.
+        The report. What would keep a path from opening is a problem in it, not an exception. A segmentation set has one
+        of its own kind, and of the options only ``seed`` and ``progress`` mean anything to it.
     """
+    if not data.classes if isinstance(data, Dataset) else is_mask_spec(data):
+        return examine_masks(data, seed=seed, progress=progress)
     seen = (
         _see_dataset(data, classes, progress)
         if isinstance(data, Dataset)
@@ -348,8 +353,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "data",
         metavar="SPEC",
-        help="a folder of class folders, a csv with the columns path and label, or a published emotion set (its "
-        "folder, or emoset:FOLDER, fi:FOLDER and so on)",
+        help="a folder of class folders, a csv with the columns path and label, a published emotion set (its folder, "
+        "or emoset:FOLDER, fi:FOLDER and so on) or a published segmentation set (voc:FOLDER and so on)",
     )
     parser.add_argument("--skip", action="store_true", help="unreadable files are listed and no problem")
     parser.add_argument("--near", action="store_true", help="look for near-duplicates too")
@@ -357,6 +362,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the division, where no splits are given")
     parser.add_argument("--cache", type=Path, help="a folder that remembers the check of each file")
     args = parser.parse_args(argv)
+    if is_mask_spec(args.data) and (args.skip or args.near or args.classes or args.cache):
+        parser.error("a segmentation set takes --seed only: leave the other options out")
     report = examine(args.data, classes=args.classes, seed=args.seed, skip=args.skip, near=args.near, cache=args.cache)
     print("\n".join(report.lines()))
     return 0 if report.ok else 1

@@ -24,7 +24,7 @@ class Record:
         id: unique within its data set and stable between runs.
         split: one of ``train``, ``val``, ``test``.
         image: RGB, 8 bits.
-        label: index into the data set's ``classes``.
+        label: index into the data set's ``classes``; -1 where the set has none, as segmentation sets have.
         label_name: ``classes[label]``; loaders carry names because class order is the field's most common silent error.
         distribution: [C] float64, sums to one; or None where only a hard label is known.
         mask: [height, width] uint8, index into ``mask_classes``, 255 = ignore; or None.
@@ -74,8 +74,8 @@ class Dataset(torch.utils.data.Dataset, ABC):
         return len(self.ids)
 
     def split_table(self) -> pd.DataFrame:
-        """One row per record: id, split, label (the name). Saved beside a result, it says what was trained on what."""
-        labels = [self.classes[i] for i in self.labels]
+        """One row per record: id, split, label (the name; empty without one). It says what was trained on what."""
+        labels = [self.classes[i] if i >= 0 else "" for i in self.labels]
         return pd.DataFrame({"id": list(self.ids), "split": self.splits, "label": labels})
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> Dataset:
