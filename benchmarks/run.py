@@ -14,16 +14,23 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
+from sklearn.neighbors import LocalOutlierFactor
 from torch import Tensor, nn
 
+from hc_lafter.analysis.cka import CKA, hsic
+from hc_lafter.analysis.lof import lof
+from hc_lafter.masks import mask_logits
 from hc_lafter.regimes import LabelFree, Supervised
 from hc_lafter.systems.hybrid_cascade import HybridCascade
 from hc_lafter.systems.lafter import LaFTer, LaFTerConfig
+from hc_lafter.systems.sc_clip import SCClip, SCClipConfig
 from hc_lafter.training import Phase, Rows, fit
 from hc_lafter.vit import walk
 
@@ -32,6 +39,9 @@ CLASSES, EPOCHS = 8, 8
 # bfloat16: 1e-3, and .02 for prompts and classifier, .2 for LayerNorm weights and .35 for their biases, whose gradients
 # are long sums that nearly cancel.
 FP32, BF16 = (1e-4,) * 5, (0.02, 0.05, 0.05, 0.4, 0.6)
+SIDES, PATCHES = (224, 336), (196, 441)  # of images in pixels; of patches per image, those of ViT-B/16 on such images
+NEIGHBOURS = 30  # SC-CLIP's
+NAMES = 21  # class names, as many as VOC has classes with background
 
 
 class Comparison(NamedTuple):
@@ -231,6 +241,209 @@ def hybrid_head(batch: int) -> Iterator[Comparison]:
     yield Comparison({amortised: training(EPOCHS, tap)}, peer, training(1, lambda: images), limits, calls=EPOCHS)
 
 
+def sc_clip(batch: int) -> Iterator[Comparison]:
+    """SC-CLIP from images to mask logits, ViT-B/16 at 224 and at 336 px, against the released way and encode_image."""
+    for side in SIDES:
+        model = _vit_b_16(side)
+        images = _pictures(model.visual, batch)
+        texts = F.normalize(torch.randn(NAMES, model.visual.output_dim), dim=-1)
+        system = SCClip(model.visual, texts, SCClipConfig(k=NEIGHBOURS))
+        ours = {"": lambda system=system, images=images: [system(images).logits]}
+        theirs = _released_segmentation(model.visual, texts, system.config, images)
+        yield Comparison(ours, f"SC-CLIP's released way, image by image, {side} px", theirs, {"": FP32[:1]})
+        plain = f"open_clip encode_image, {side} px"
+        yield Comparison(ours, plain, lambda model=model, images=images: model.encode_image(images))
+
+
+def _released_segmentation(
+    visual: nn.Module, texts: Tensor, c: SCClipConfig, images: Tensor
+) -> Callable[[], list[Tensor]]:
+    """The arithmetic of SC-CLIP's release, written plainly: one image at a time, every difference of two patches held
+    in memory, neighbours summed by a convolution over all patches, queries computed though nothing reads them, one
+    matrix of weights per head. Its blocks are open_clip's and its layers list positions, as there. On square images.
+    """
+    *blocks, last = visual.transformer.resblocks
+    heads = last.attn.num_heads
+
+    def cosines(patches: Tensor) -> Tensor:
+        unit = patches / patches.norm(dim=1, keepdim=True)
+        return unit @ unit.T
+
+    def mended(patches: Tensor, bad: Tensor, h: int, w: int) -> Tensor:
+        ring = torch.ones(patches.shape[1], 1, 3, 3)
+        ring[:, :, 1, 1] = 0
+        sound = (~bad).float().reshape(1, 1, h, w)
+        image = patches.T.reshape(1, -1, h, w)
+        count = F.conv2d(sound, ring[:1], padding=1)
+        mean = F.conv2d(image * sound, ring, padding=1, groups=image.shape[1]) / count.clamp_min(1)
+        return torch.where((sound == 0) & (count > 0), mean, image)[0].flatten(1).T
+
+    def gathered(simi: Tensor, patches: Tensor) -> Tensor:
+        kept = torch.where(simi < c.beta, 0.0, simi)
+        return (kept / (kept.sum(dim=1, keepdim=True) + 1e-6)) @ patches
+
+    def attended(patches: Tensor, simi: Tensor) -> Tensor:
+        projected = F.linear(last.ln_1(patches), last.attn.in_proj_weight, last.attn.in_proj_bias)
+        _, k, v = (part.unflatten(1, (heads, -1)).transpose(0, 1) for part in projected.chunk(3, dim=1))
+        alike = 3.0 * (simi - simi.mean())
+        weights = alike.masked_fill(alike < 0, -torch.inf).expand(heads, -1, -1).softmax(dim=2)
+        weights = (weights + (k @ k.mT / k.shape[2] ** 0.5).softmax(dim=2)) / 2
+        return last.attn.out_proj((weights @ v).transpose(0, 1).flatten(1))
+
+    def one(image: Tensor) -> Tensor:
+        x = visual.conv1(image[None])
+        h, w = x.shape[2:]
+        x = torch.cat([visual.class_embedding.expand(1, 1, -1), x.flatten(2).mT], dim=1)
+        x, outs = visual.ln_pre(x + visual.positional_embedding), []
+        for block in blocks:
+            x = block(x)
+            outs.append(x[0])
+        bad = _released_outliers(x[0, 1:], c)
+        simi = cosines(mended(outs[c.pre - 1][1:], bad, h, w))
+        alike = cosines(outs[c.post - 1][1:])
+        x = gathered(simi, mended(x[0, 1:], bad, h, w))
+        x = gathered(alike, attended(x, simi) + c.cls_residual * outs[-1][0])
+        fused = sum(outs[c.fusion[0] - 1 : c.fusion[1]])
+        x = x + gathered(alike, attended(fused[1:], simi) + c.cls_residual * fused[0])
+        features = (visual.ln_post(x) @ visual.proj)[None]
+        return mask_logits(features, texts, (h, w), image.shape[1:], scale=c.logit_scale)
+
+    return lambda: [torch.cat([one(image) for image in images])]
+
+
+def _released_outliers(patches: Tensor, c: SCClipConfig) -> Tensor:
+    scores = _released_scores(patches, c.k)
+    return scores > torch.quantile(scores, 1 - c.contamination)
+
+
+def _released_scores(patches: Tensor, k: int) -> Tensor:
+    """[N] of one image [N, W], from all differences [N, N, W]."""
+    squared = (patches[:, None] - patches).norm(dim=2).square()
+    nearest, index = squared.topk(k + 1, largest=False)
+    density = 1 / nearest[:, -1]  # the release's reachability is a patch's own k-distance
+    return (density[index[:, 1:]] / density[:, None]).mean(dim=1)
+
+
+def outlier_scores(batch: int) -> Iterator[Comparison]:
+    """Local outlier factors of patches of 768 channels: released against the release's loop, exact against sklearn."""
+    for count in PATCHES:
+        patches = torch.randn(batch, count, 768)
+
+        def loop(patches: Tensor = patches) -> list[Tensor]:
+            return [torch.stack([_released_scores(image, NEIGHBOURS) for image in patches])]
+
+        def peer(patches: Tensor = patches) -> list[Tensor]:
+            fitted = (LocalOutlierFactor(n_neighbors=NEIGHBOURS).fit(image) for image in patches.numpy())
+            return [torch.from_numpy(-np.stack([lof.negative_outlier_factor_ for lof in fitted]))]
+
+        for method, name, theirs in (("released", "released loop over images", loop), ("exact", "scikit-learn", peer)):
+            ours = {method: lambda patches=patches, method=method: [lof(patches, NEIGHBOURS, method)]}
+            yield Comparison(ours, f"{name}, {batch} images of {count} patches", theirs, {method: FP32[:1]})
+
+
+def alignment(batch: int) -> Iterator[Comparison]:
+    """CKA of all tokens, 12 layers with 12 of ViT-B/32, against torch_cka's double loop: stored, and from images on.
+
+    Stored tokens come in one batch and in batches of an eighth; of the first the full-batch value is known, and ours
+    has to be as near to it as theirs. From images on, two towers are tapped, or hooked, on an eighth of them.
+    """
+    towers, small = [_vit_b_32(), _vit_b_32()], max(4, batch // 8)
+    with torch.no_grad():
+        for parameter in towers[1].visual.parameters():
+            parameter.add_(0.1 * parameter.std() * torch.randn_like(parameter))
+    images = _pictures(towers[0].visual, batch)
+    parts = [_all_tokens(towers[0].visual, part) for part in images.split(32)]
+    stored = [torch.cat(layer) for layer in zip(*parts, strict=True)]
+    del parts
+
+    def ours(size: int) -> list[Tensor]:
+        return _streamed_cka((part, None) for part in zip(*(layer.split(size) for layer in stored), strict=True))
+
+    def theirs(size: int) -> list[Tensor]:
+        return _torch_cka((part, part) for part in zip(*(layer.split(size) for layer in stored), strict=True))
+
+    _as_exact(stored, ours(batch)[0], theirs(batch)[0])
+    for size in (batch, small):
+        peer = f"torch_cka, stored tokens of {batch} images in batches of {size}"
+        yield Comparison({"": partial(ours, size)}, peer, partial(theirs, size), {"": (1e-3,)})
+    few = images[:small].split(max(4, small // 2))
+
+    def tapped() -> list[Tensor]:
+        return _streamed_cka([_all_tokens(tower.visual, part) for tower in towers] for part in few)
+
+    def hooked() -> list[Tensor]:
+        return _torch_cka([_hooked_tokens(tower, part) for tower in towers] for part in few)
+
+    yield Comparison({"": tapped}, f"torch_cka, two towers on {small} images", hooked, {"": (1e-3,)})
+
+
+def _all_tokens(visual: nn.Module, images: Tensor) -> list[Tensor]:
+    """12 layers [n, (1 + N) * W]."""
+    walked = walk(visual, images, layers=range(1, 13), patches=True)
+    return [
+        torch.cat([cls[:, None], patches], dim=1).flatten(1)
+        for cls, patches in zip(walked.cls.unbind(1), walked.patch_taps, strict=True)
+    ]
+
+
+def _hooked_tokens(model: open_clip.CLIP, images: Tensor) -> list[Tensor]:
+    outputs: list[Tensor] = []
+    blocks = model.visual.transformer.resblocks
+    handles = [block.register_forward_hook(lambda _, __, out: outputs.append(out)) for block in blocks]
+    model.encode_image(images)
+    for handle in handles:
+        handle.remove()
+    return outputs
+
+
+def _streamed_cka(batches: Iterable[tuple[Sequence[Tensor], Sequence[Tensor] | None]]) -> list[Tensor]:
+    stream = CKA()
+    for x, y in batches:
+        stream.update(x, y)
+    return [torch.from_numpy(stream.compute().value)]
+
+
+def _torch_cka(batches: Iterable[tuple[Sequence[Tensor], Sequence[Tensor]]]) -> list[Tensor]:
+    """The arithmetic of torch_cka's comparison, written plainly: Gram matrices anew for every pair of layers, and each
+    HSIC by a product of the two."""
+
+    def hsic_1(k: Tensor, m: Tensor) -> float:
+        n, ones = len(k), torch.ones(len(k), 1)
+        found = torch.trace(k @ m)
+        found += ((ones.T @ k @ ones @ ones.T @ m @ ones) / ((n - 1) * (n - 2))).item()
+        found -= ((ones.T @ k @ m @ ones) * 2 / (n - 2)).item()
+        return (found / (n * (n - 3))).item()
+
+    def gram(features: Tensor) -> Tensor:
+        flat = features.flatten(1)
+        return (flat @ flat.T).fill_diagonal_(0.0)
+
+    sums = torch.zeros(12, 12, 3)
+    for xs, ys in batches:
+        for i, x in enumerate(xs):
+            k = gram(x)
+            sums[i, :, 0] += hsic_1(k, k)
+            for j, y in enumerate(ys):
+                m = gram(y)
+                sums[i, j, 1] += hsic_1(k, m)
+                sums[i, j, 2] += hsic_1(m, m)
+    return [sums[..., 1] / (sums[..., 0].sqrt() * sums[..., 2].sqrt())]
+
+
+def _as_exact(features: Sequence[Tensor], ours: Tensor, theirs: Tensor) -> None:
+    """Refuse to time an alignment that is farther from the full-batch value than the peer's (and than 1e-6).
+
+    Raises:
+        ValueError: it is.
+    """
+    grams = [x @ x.T for x in (layer.double() - layer.double().mean(dim=0) for layer in features)]
+    cross = torch.tensor([[hsic(k, m) for m in grams] for k in grams])
+    exact = cross / (cross.diagonal()[:, None] * cross.diagonal()).sqrt()
+    mine, other = (float((found - exact).abs().max()) for found in (ours, theirs))
+    if not mine <= max(other, 1e-6):
+        raise ValueError(f"cka: ours is {mine:.2g} away from the full-batch value, and the peer's {other:.2g}.")
+
+
 def _gradients(groups: Iterable[Sequence[nn.Parameter]]) -> list[Tensor]:
     """One vector per group."""
     return [torch.cat([parameter.grad.flatten() for parameter in group]) for group in groups]
@@ -250,12 +463,22 @@ BENCHMARKS = {
     "precision": Benchmark(precision),
     "lafter_step": Benchmark(lafter_step, batch=50, rounds=2, trains=True),
     "hybrid_head": Benchmark(hybrid_head, batch=50, rounds=3, trains=True),
+    "sc_clip": Benchmark(sc_clip, batch=8, rounds=5),
+    "lof": Benchmark(outlier_scores, batch=32, rounds=5),
+    "cka": Benchmark(alignment, batch=512, rounds=3),
 }
 
 
 def _vit_b_32() -> open_clip.CLIP:
     torch.manual_seed(0)
     return open_clip.CLIP(**open_clip.get_model_config("ViT-B-32")).eval().requires_grad_(False)
+
+
+def _vit_b_16(side: int) -> open_clip.CLIP:
+    torch.manual_seed(0)
+    config = open_clip.get_model_config("ViT-B-16")
+    config["vision_cfg"]["image_size"] = side
+    return open_clip.CLIP(**config).eval().requires_grad_(False)
 
 
 def _pictures(visual: nn.Module, count: int) -> Tensor:
@@ -272,10 +495,9 @@ def same(what: str, ours: Sequence[Tensor], theirs: Sequence[Tensor], limits: Se
     for index, (mine, other, limit) in enumerate(zip(ours, theirs, limits, strict=True)):
         distance = float((mine - other).norm() / other.norm().clamp_min(torch.finfo(other.dtype).tiny))
         if not distance <= limit:
-            part = f"gradient {index}" if index else "the loss"
             raise ValueError(
-                f"{what}: {part} is {distance:.2g} of its length away from the peer's, and {limit:g} is allowed: the "
-                f"two do not do the same work."
+                f"{what}: output {index} is {distance:.2g} of its length away from the peer's, and {limit:g} is "
+                f"allowed: the two do not do the same work."
             )
 
 

@@ -234,17 +234,8 @@ def tune(
 
     phases = [Phase(*row) for row in system.schedule(epochs or p.epochs)]
     batch_size = batch_size or p.tune_batch
-    # What `fit` cannot see: settings without tensors, code, libraries, and the tower's activation.
-    key = [study.notebook, name, seed, view, on_test, type(system).__qualname__, repr(getattr(system, "config", None))]
-    key += [repr(regime), getattr(regime, "teach", None) is not None, inspect.getsource(type(regime).__call__)]
-    key += [code_hash(Path(__file__).parent), versions(), chosen.tolist(), study.precision, str(study.device)]
-    key += [material.clip.activation]
-    # Whatever `fit` would refuse to go on with has to be in the name, or another n_tune or rate ends in its refusal.
-    key += [data.fingerprint, [vars(phase) for phase in phases], batch_size]
-    for group in system.parameter_groups():
-        start = {str(i): parameter for i, parameter in enumerate(group["params"])}
-        key += [group["name"], group["lr"], group["weight_decay"], weight_hash(start)]
-    digest = hashlib.sha256(json.dumps([*key, material.dataset.fingerprint, material.clip.weight_hash]).encode())
+    told = [name, seed, view, on_test, chosen.tolist(), batch_size, data.fingerprint, [vars(phase) for phase in phases]]
+    told += [material.dataset.fingerprint, material.clip.weight_hash, material.clip.activation]
     history = fit(
         system,
         data,
@@ -256,12 +247,31 @@ def tune(
         precision=study.precision,
         device=study.device,
         workers=0 if taps is not None else p.workers,
-        checkpoint=study.cache / "runs" / f"{digest.hexdigest()[:32]}.safetensors",
+        checkpoint=checkpoint_path(study, system, regime, told),
         progress=progress,
         name=f"{name}, seed {seed}",
     )
     val, test = (predict(study, material, system, at, taps=taps) for at in (chosen, material.part["test"]))
     return Run(system, history, chosen, val, test)
+
+
+def checkpoint_path(study: Study, system: nn.Module, regime: Callable, told: Sequence) -> Path:
+    """Where a run's checkpoint lies: a name made of all that decides the run and that `fit` cannot see.
+
+    That is settings without tensors, code, libraries and the parameters' start. Whatever `fit` would refuse to go on
+    with has to be in the name, too, or another n_tune or rate would end in its refusal.
+
+    Args:
+        told: what else decides the run, as JSON takes it: its name and seed, the data, the phases, the batch size.
+    """
+    key = [study.notebook, type(system).__qualname__, repr(getattr(system, "config", None)), repr(regime), *told]
+    key += [getattr(regime, "teach", None) is not None, inspect.getsource(type(regime).__call__)]
+    key += [code_hash(Path(__file__).parent), versions(), study.precision, str(study.device)]
+    for group in system.parameter_groups():
+        start = {str(i): parameter for i, parameter in enumerate(group["params"])}
+        key += [group["name"], group["lr"], group["weight_decay"], weight_hash(start)]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+    return study.cache / "runs" / f"{digest[:32]}.safetensors"
 
 
 @torch.inference_mode()

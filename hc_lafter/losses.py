@@ -113,5 +113,64 @@ def distillation(stage_features: Tensor, frozen: Tensor) -> Tensor:
     return (1 - cosine).mean()
 
 
+def focal_dice(
+    logits: Tensor,
+    mask: Tensor,
+    *,
+    focal_weight: float = 100.0,
+    present_only: bool = True,
+    ignored_negative: bool = True,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+) -> tuple[Tensor, Tensor]:
+    """Sigmoid focal loss, weighted, and Dice loss of class masks (Cascade-CLIP, section 3.4; ZegCLIP, section 3.5).
+
+    Focal (Lin et al., ICCV 2017, equation 5) is a mean over pixels and a sum over images and ALL classes; Dice
+    (Milletari et al., 3DV 2016), 1 - (2 sum(p y) + 1) / (sum(p) + sum(y) + 1), a sum over the classes PRESENT in each
+    image. Both are divided by the number of (image, present class) pairs, which is the release's way.
+
+    Args:
+        logits: [B, C, H, W].
+        mask: [B, H, W] integer class indices; anything outside 0..C-1 is ignored (255 by custom).
+        focal_weight: of the focal loss; Dice has weight 1.
+        present_only: divide the focal loss by the pairs that are present, as released, though all classes are summed;
+            False divides by all B * C of them.
+        ignored_negative: an ignored pixel counts as a negative of every class in the focal loss and enlarges sum(p) in
+            Dice, as released; False leaves it out of both.
+
+    Returns:
+        The two scalars, each at least fp32. Without a labelled pixel in the batch the divisor is 1.
+
+    Raises:
+        ValueError: shapes that do not agree, or an empty batch.
+    """
+    if logits.ndim != 4 or mask.shape != logits.shape[:1] + logits.shape[2:] or logits.numel() == 0:
+        raise ValueError(
+            f"logits must be [B, C, H, W] and the mask [B, H, W] with B from 1, but they are {list(logits.shape)} and "
+            f"{list(mask.shape)}."
+        )
+    logits, classes = _wide(logits).flatten(2), logits.shape[1]
+    mask = mask.flatten(1).long()
+    valid = (mask >= 0) & (mask < classes)
+    index = torch.where(valid, mask, classes)
+    target = F.one_hot(index, classes + 1)[..., :classes].transpose(1, 2).to(logits.dtype)  # [B, C, HW]
+    counted = torch.ones_like(valid) if ignored_negative else valid
+    counted = counted[:, None].to(logits.dtype)
+    present = target.sum(dim=-1) > 0
+    pairs = present.sum().clamp(min=1)
+
+    p = logits.sigmoid()
+    surprise = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    right = p * target + (1 - p) * (1 - target)
+    share = alpha * target + (1 - alpha) * (1 - target)
+    per_pixel = share * surprise * (1 - right) ** gamma * counted
+    focal = (per_pixel.sum(dim=-1) / counted.sum(dim=-1).clamp(min=1)).sum()
+    focal = focal_weight * focal / (pairs if present_only else present.numel())
+
+    p = p * counted
+    overlap = 1 - (2 * (p * target).sum(dim=-1) + 1) / (p.sum(dim=-1) + target.sum(dim=-1) + 1)
+    return focal, (overlap * present).sum() / pairs
+
+
 def _wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))

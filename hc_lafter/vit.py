@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -163,6 +164,7 @@ def walk(
     prompts: Prompts | None = None,
     position: str = "bicubic",
     keep: Tensor | None = None,
+    until: int | None = None,
 ) -> Walk:
     """Embed -> blocks, with prompts put in where the schedule says -> taps -> final feature.
 
@@ -178,20 +180,24 @@ def walk(
         keep: [B, K] int64, the patches that go through the tower, the same number for each image; None for all of them.
             It is the patch dropout of FLIP (Li et al., CVPR 2023, section 3) with the choice left to the caller; patch
             taps then have K tokens in that order.
+        until: the last layer to compute; ``final`` is then read off that layer. None: all of them.
 
     Raises:
         TypeError, ValueError: a tower, a geometry, a layer or a prompt that cannot be; one sentence each.
     """
     check_tower(visual)
     blocks = visual.transformer.resblocks
-    for layer in layers:
+    end = len(blocks) if until is None else until
+    for layer in (*layers, end):
         if not 0 <= layer <= len(blocks):
             raise ValueError(
                 f"layer {layer} does not exist: this tower has the layers 1 to {len(blocks)} (0 is its input)."
             )
+        if layer > end:
+            raise ValueError(f"layer {layer} cannot be tapped in a walk that ends behind layer {end}.")
     schedule = prompts.tokens if prompts else {}
     for index, tokens in schedule.items():
-        _check_prompts(index, tokens, len(blocks), len(images), visual.conv1.out_channels)
+        _check_prompts(index, tokens, end, len(images), visual.conv1.out_channels)
 
     x, grid = embed(visual, images, position, keep)
     cls, patch_taps, held = {}, {}, 0  # held: prompt tokens now between CLS and the patches
@@ -202,7 +208,7 @@ def walk(
             if patches:
                 patch_taps[layer] = x[:, 1 + held :]
 
-    for index, block in enumerate(blocks):
+    for index, block in enumerate(islice(blocks, end)):
         tap(index)
         if index in schedule:
             tokens = schedule[index].to(x.dtype).expand(len(x), -1, -1)
@@ -212,11 +218,12 @@ def walk(
             x = checkpoint(block, x, use_reentrant=False)
         else:
             x = block(x)
-    tap(len(blocks))
+    tap(end)
 
-    pooled, _ = visual._pool(x)  # the tower's own last step, so that its order of operations stays its own
+    # The tower's own last step, so that its order of operations stays its own.
+    final = visual._pool(x)[0] @ visual.proj if end == len(blocks) else project(visual, x[:, 0])
     return Walk(
-        final=pooled @ visual.proj,
+        final=final,
         cls=torch.stack([cls[layer] for layer in layers], dim=1) if layers else x.new_empty(len(x), 0, x.shape[-1]),
         grid=grid,
         patch_taps=tuple(patch_taps[layer] for layer in layers) if patches else None,
@@ -240,13 +247,40 @@ def value_path(visual: VisionTransformer, tokens: Tensor) -> Tensor:
     Raises:
         ValueError: the tower's attention is of another kind, whose values are not just a linear map.
     """
-    block = visual.transformer.resblocks[-1]
-    if not isinstance(block.attn, nn.MultiheadAttention):
-        raise ValueError(
-            f"the value path needs a block with nn.MultiheadAttention, and this tower has {type(block.attn).__name__}."
-        )
+    block = _last(visual)
     weight, bias = block.attn.in_proj_weight.chunk(3)[2], block.attn.in_proj_bias.chunk(3)[2]
     return block.ls_1(block.attn.out_proj(F.linear(block.ln_1(tokens), weight, bias)))
+
+
+def last_block(visual: VisionTransformer, tokens: Tensor) -> Tensor:
+    """[B, 1 + N, W] -> [B, 1 + N, W]: the last block as it is, with its attention, residuals and MLP."""
+    return visual.transformer.resblocks[-1](tokens)
+
+
+def last_heads(visual: VisionTransformer, tokens: Tensor, which: str = "qkv") -> tuple[Tensor, ...]:
+    """Queries, keys and values of the last block's heads, or some of them; what is not asked for is not computed.
+
+    Args:
+        tokens: [B, T, W], in the block's input space: its ``ln_1`` is applied here.
+        which: ``qkv`` or a part of it, such as ``kv`` or ``v``.
+
+    Returns:
+        [B, heads, T, W / heads] each, in that order.
+
+    Raises:
+        ValueError: as `value_path`.
+    """
+    block = _last(visual)
+    attn, width = block.attn, tokens.shape[-1]
+    rows = slice("qkv".index(which) * width, ("qkv".index(which) + len(which)) * width)
+    parts = F.linear(block.ln_1(tokens), attn.in_proj_weight[rows], attn.in_proj_bias[rows])
+    return tuple(part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in parts.chunk(len(which), dim=-1))
+
+
+def last_out(visual: VisionTransformer, heads: Tensor) -> Tensor:
+    """[B, heads, T, W / heads] -> [B, T, W]: what the last block makes of its heads, without residual and MLP."""
+    block = _last(visual)
+    return block.ls_1(block.attn.out_proj(heads.transpose(1, 2).flatten(2)))
 
 
 def _check_prompts(index: int, tokens: Tensor, blocks: int, batch: int, width: int) -> None:
@@ -259,3 +293,12 @@ def _check_prompts(index: int, tokens: Tensor, blocks: int, batch: int, width: i
         raise ValueError(
             f"prompts of shape {shape} do not fit: they are [P, {width}] or [{batch}, P, {width}] in this walk."
         )
+
+
+def _last(visual: VisionTransformer) -> nn.Module:
+    block = visual.transformer.resblocks[-1]
+    if not isinstance(block.attn, nn.MultiheadAttention):
+        raise ValueError(
+            f"the value path needs a block with nn.MultiheadAttention, and this tower has {type(block.attn).__name__}."
+        )
+    return block

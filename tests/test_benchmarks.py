@@ -18,24 +18,25 @@ from torch import nn
 
 ROOT = Path(__file__).parents[1]
 KEYS = ["benchmark", "ours_s", "peer", "peer_s", "ratio", "rounds", "threads"]
-LINES = {"tapping": 4, "precision": 1, "lafter_step": 4, "hybrid_head": 2}
+LINES = {"tapping": 4, "precision": 1, "lafter_step": 4, "hybrid_head": 2, "sc_clip": 4, "lof": 4, "cka": 3}
 
 
 @pytest.fixture
 def run(monkeypatch) -> ModuleType:
-    """``benchmarks/run.py``, with a tower of 12 narrow blocks in the place of ViT-B/32."""
+    """``benchmarks/run.py``, with a tower of 12 narrow blocks in the place of ViT-B/32 and ViT-B/16."""
     spec = importlib.util.spec_from_file_location("benchmarks_run", ROOT / "benchmarks" / "run.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
 
-    def tower() -> open_clip.CLIP:
+    def tower(side: int = 16) -> open_clip.CLIP:
         torch.manual_seed(0)
-        vision = {"image_size": 16, "patch_size": 4, "width": 64, "layers": 12, "head_width": 16}
+        vision = {"image_size": side, "patch_size": 4, "width": 64, "layers": 12, "head_width": 16}
         text = {"context_length": 4, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1}
         return open_clip.CLIP(embed_dim=32, vision_cfg=vision, text_cfg=text).eval().requires_grad_(False)
 
-    monkeypatch.setattr(module, "_vit_b_32", tower)
+    for name, small in {"_vit_b_32": tower, "_vit_b_16": tower, "SIDES": (24, 32), "PATCHES": (36, 64)}.items():
+        monkeypatch.setattr(module, name, small)
     return module
 
 
@@ -74,9 +75,9 @@ def test_unequal_sides_are_not_timed(run, monkeypatch, capsys, name, regime, wro
 @pytest.mark.parametrize("ours, refused", [
     ([torch.ones(1), torch.ones(4)], None),
     ([torch.ones(1), torch.tensor([1.0, 1.0, 1.0, 1.01])], None),
-    ([torch.ones(1), torch.tensor([1.0, 1.0, 1.0, 1.03])], "gradient 1 is 0.015"),
-    ([torch.full((1,), 1.2), torch.ones(4)], "the loss is 0.2"),
-    ([torch.ones(1), torch.full((4,), torch.nan)], "gradient 1 is nan"),
+    ([torch.ones(1), torch.tensor([1.0, 1.0, 1.0, 1.03])], "output 1 is 0.015"),
+    ([torch.full((1,), 1.2), torch.ones(4)], "output 0 is 0.2"),
+    ([torch.ones(1), torch.full((4,), torch.nan)], "output 1 is nan"),
 ])  # fmt: skip
 def test_same(run, ours, refused):
     theirs = [torch.ones(1), torch.ones(4)]
@@ -128,6 +129,47 @@ def test_the_peer_is_lafters_released_step(run):
     for ours, names in zip(gradients, parts, strict=True):
         theirs = torch.cat([arrays[f"step.grad.{name}"].flatten() for name in names])
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_the_peer_is_sc_clips_released_way(run):
+    """Mask logits are those of the features that the released code computed; so are the scores of its outliers."""
+    with np.load(ROOT / "tests" / "reference" / "sc_clip.npz") as file:
+        arrays = {name: torch.from_numpy(file[name]) for name in file.files}
+    size, patch, width, layers, heads, dim = arrays["config"].tolist()[:6]
+    visual = VisionTransformer(size, patch, width, layers, heads, 4.0, output_dim=dim, act_layer=QuickGELU)
+    visual.load_state_dict({k.removeprefix("visual."): v for k, v in arrays.items() if k.startswith("visual.")})
+    texts, grid = torch.eye(dim), (size // patch, size // patch)
+    (ours,) = run._released_segmentation(visual.eval(), texts, run.SCClipConfig(), arrays["image"])()
+    theirs = run.mask_logits(arrays["out"], texts, grid, (size, size))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=40 * 1e-5)
+    for patches, scores in zip(arrays["block_out.10"][:, 1:], arrays["lof_scores"], strict=True):
+        torch.testing.assert_close(run._released_scores(patches, 30), scores, rtol=0, atol=1e-5)
+
+
+def test_the_peer_of_cka_is_the_printed_formula(run):
+    """In batches: the mean of equation 5 over them; tapped and hooked tokens are the same ones."""
+    sides = [[torch.randn(12, 5) for _ in range(12)] for _ in range(2)]
+    halves = [[[layer[part] for layer in side] for side in sides] for part in (slice(0, 6), slice(6, 12))]
+
+    def mean(a: tuple[int, int], b: tuple[int, int]) -> float:
+        pairs = [(half[a[0]][a[1]], half[b[0]][b[1]]) for half in halves]
+        return sum(run.hsic(x @ x.T, y @ y.T) for x, y in pairs)
+
+    (found,) = run._torch_cka(halves)
+    for i, j in ((0, 0), (3, 7)):
+        x, y = (0, i), (1, j)
+        assert float(found[i, j]) == pytest.approx(mean(x, y) / (mean(x, x) * mean(y, y)) ** 0.5, abs=1e-4)
+    model, images = run._vit_b_32(), torch.randn(4, 3, 16, 16)
+    for tapped, hooked in zip(run._all_tokens(model.visual, images), run._hooked_tokens(model, images), strict=True):
+        assert torch.equal(tapped, hooked.flatten(1))
+
+
+def test_an_alignment_less_exact_than_the_peers_is_not_timed(run, monkeypatch, capsys):
+    right = run._streamed_cka
+    monkeypatch.setattr(run, "_streamed_cka", lambda batches: [value + 1e-3 for value in right(batches)])
+    with pytest.raises(ValueError, match="away from the full-batch value, and the peer's"):
+        run.main(["cka", "--batch", "8", "--rounds", "1"])
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize("wrong", [["--rounds", "0"], ["--batch", "-1"], ["--threads", "0"], ["nothing"]])

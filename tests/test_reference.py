@@ -15,12 +15,17 @@ import torch
 import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, VisionTransformer
 
+from hc_lafter.analysis.lof import lof, outliers
+from hc_lafter.losses import focal_dice
 from hc_lafter.regimes import LabelFree
+from hc_lafter.systems.cascade_clip import CascadeCLIP, CascadeCLIPConfig
 from hc_lafter.systems.lafter import LaFTer, LaFTerConfig
+from hc_lafter.systems.sc_clip import SCClip, SCClipConfig, Segmented, repair
 from hc_lafter.text import text_loss
 from hc_lafter.vit import Prompts, Walk, position_embedding, project, walk
 
 FOLDER = Path(os.environ.get("HC_LAFTER_REFERENCE", Path(__file__).parent / "reference"))
+NEAR_TIE = 1e-3  # absolute; what one neighbour in place of another of equal distance does to a LOF score
 TOLERANCE = 1e-5  # absolute; the released code itself differs from float64 by up to 1.4e-6
 
 
@@ -207,6 +212,108 @@ def test_sc_clip_non_square(sc_clip):
         sc_clip.meets(name, tokens(walked, block + 1))
 
 
+def sc_clip_system(reference: Reference, **changes) -> SCClip:
+    """The shipped system with the file's settings, whose list positions become layers."""
+    k, contamination, beta, pre, post, start, end, cls_residual = reference["hyper"].tolist()
+    config = SCClipConfig(
+        k=int(k),
+        contamination=contamination,
+        beta=beta,
+        pre=int(pre) + 1,
+        post=int(post) + 1,
+        fusion=(int(start) + 1, int(end)),
+        cls_residual=cls_residual,
+    )
+    texts = torch.eye(reference.config[5])[:3]
+    return SCClip(reference.visual, texts, replace(config, **changes))
+
+
+@pytest.fixture(scope="module")
+def segmented(sc_clip) -> Segmented:
+    """Both images as one batch, where the release took one at a time."""
+    return sc_clip_system(sc_clip)(sc_clip["image"], keep=True)
+
+
+def meets_scores(name: str, ours: torch.Tensor, theirs: torch.Tensor, patches: torch.Tensor, k: int) -> None:
+    """To the tolerance, and a score with a near tie at rank k, its own or a neighbour's, to `NEAR_TIE`."""
+    x = patches.double().flatten(end_dim=-3) if patches.ndim > 2 else patches.double()[None]
+    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").square()
+    ranked = distances.sort(dim=2).values  # rank 0 is the patch itself
+    tied = ((ranked[..., k + 1] - ranked[..., k]) < 1e-5 * ranked[..., k]).reshape(theirs.shape)
+    assert tied.float().mean() < 0.1
+    close(name, ours[~tied], theirs[~tied])
+    torch.testing.assert_close(ours[tied], theirs[tied], rtol=0, atol=NEAR_TIE)
+
+
+def test_sc_clip_outliers(sc_clip, segmented):
+    k, contamination = int(sc_clip["hyper"][0]), float(sc_clip["hyper"][1])
+    last = sc_clip["block_out.10"][:, 1:]
+    meets_scores("lof_scores", segmented.steps["lof_scores"], sc_clip["lof_scores"], last, k)
+    theirs = torch.zeros(sc_clip["lof_scores"].shape, dtype=torch.bool).scatter_(1, sc_clip["outlier_idx"], True)
+    assert torch.equal(segmented.steps["outliers"], theirs)
+    assert torch.equal(outliers(sc_clip["lof_scores"], contamination), theirs)
+
+
+@pytest.mark.parametrize("name", ["repaired_last", "repaired_pre"])
+def test_sc_clip_repair(sc_clip, segmented, name):
+    h, w = segmented.grid
+    sc_clip.meets(name, segmented.steps[name].mT.unflatten(2, (h, w)))
+
+
+@pytest.mark.parametrize(
+    "name", ["simi_mid", "simi_after", "agg_before", "attn_last", "agg_after", "attn_multi", "agg_multi"]
+)
+def test_sc_clip_steps(sc_clip, segmented, name):
+    sc_clip.meets(name, segmented.steps[name])
+
+
+def test_sc_clip_output(sc_clip, segmented):
+    sc_clip.meets("out", segmented.features)
+    sc_clip.meets("out_return_all_false", segmented.features[:, 0])
+    texts = F.normalize(segmented.features, dim=-1)[..., :3]  # cosines with the first three unit vectors
+    maps = F.interpolate(texts.mT.unflatten(2, segmented.grid), size=sc_clip["image"].shape[2:], mode="bilinear")
+    close("masks", segmented.logits, 40 * maps)
+
+
+def test_sc_clip_on_a_grid_that_is_not_square(sc_clip):
+    """The release's functions with index // W and index % W; as released it repairs other patches."""
+    ours = sc_clip_system(sc_clip)(sc_clip["ns_image"], keep=True)
+    h, w = ours.grid
+    assert h != w
+    k, last = int(sc_clip["hyper"][0]), sc_clip["ns_block_out.10"][:, 1:]
+    meets_scores("ns_lof_scores", ours.steps["lof_scores"][0], sc_clip["ns_lof_scores"], last, k)
+    places = ours.steps["outliers"][0].nonzero()[:, 0]
+    assert torch.equal(places, sc_clip["ns_outlier_idx"])
+    assert torch.equal(torch.stack([places // w, places % w], dim=1), sc_clip["ns_fixed_rc"])
+    sc_clip.meets("ns_out_fixed_index", ours.features)
+    assert (ours.features - sc_clip["ns_out_released"]).abs().max() > 0.01
+    moved = torch.zeros(1, h * w, dtype=torch.bool)
+    moved[0, sc_clip["ns_released_rc"] @ torch.tensor([w, 1])] = True
+    assert not torch.equal(moved, ours.steps["outliers"])
+
+
+def test_sc_clip_unit_repair(sc_clip):
+    image = sc_clip["unit_interp.map"]
+    h, w = image.shape[2:]
+    found = torch.zeros(1, h * w, dtype=torch.bool)
+    found[0, sc_clip["unit_interp.rc"] @ torch.tensor([w, 1])] = True
+    sc_clip.meets("unit_interp.out", repair(image.flatten(2).mT, found, (h, w)).mT.unflatten(2, (h, w)))
+
+
+def test_sc_clip_unit_lof(sc_clip):
+    x = sc_clip["unit_lof.x"]
+    for name in sc_clip.names("unit_lof.scores_k"):
+        k = int(name.rpartition("k")[2])
+        scores = lof(x[None], k)[0]
+        meets_scores(name, scores, sc_clip[name], x, k)
+        idx = [other for other in sc_clip.arrays if other.startswith(f"unit_lof.idx_k{k}_c")]
+        assert idx
+        for other in idx:
+            contamination = int(other.rpartition("_c")[2]) / 100
+            found = outliers(scores[None], contamination)[0].nonzero()[:, 0]
+            np.testing.assert_array_equal(found, sc_clip[other])
+
+
 # --- Cascade-CLIP ---
 
 
@@ -229,3 +336,104 @@ def test_cascade_clip_blocks(cascade_clip):
     )
     for name, block in cascade_clip.names("block_out.").items():
         close(name, tokens(walked, block + 1), without_prompts(cascade_clip[name], len(entering[0])))
+
+
+def released_name(name: str) -> str:
+    """Where an array of the release lies in our module."""
+    replaced = {
+        "vpt.prompt_proj.": "prompt_proj.",
+        "vpt.prompt_norm.": "prompt_norm.",
+        "head.q_projs.": "queries.",
+        "head.cascade_decoders.": "decoders.",
+        ".multihead_attn.": ".",
+    }
+    for theirs, ours in replaced.items():
+        name = name.replace(theirs, ours)
+    return name
+
+
+@pytest.fixture(scope="module")
+def cascade(cascade_clip) -> CascadeCLIP:
+    """The shipped system, every parameter of the file in its place: none is left over on either side."""
+    tokens, heads, decoder_layers = cascade_clip.config[6:9]
+    seen = torch.zeros(len(cascade_clip["text"]), dtype=torch.bool)
+    seen[cascade_clip["seen_idx"]] = True
+    config = CascadeCLIPConfig(tokens=tokens, heads=heads, decoder_layers=decoder_layers)
+    system = CascadeCLIP(cascade_clip.visual, cascade_clip["text"], seen, config)
+    early = [layer for layer in config.layers if layer != system.depth]
+    state = {"text": system.text, "seen": seen}
+    state |= {f"visual.{name}": value for name, value in cascade_clip.visual.state_dict().items()}
+    last = f".layers.{decoder_layers - 1}."
+    for name, value in cascade_clip.arrays.items():
+        if name.startswith("vpt.ln_layers."):
+            index, kind = name.removeprefix("vpt.ln_layers.").split(".")
+            state[f"norms.{early[int(index)]}.{kind}"] = value
+        elif name.startswith(("vpt.prompt_proj", "vpt.prompt_norm", "head.q_projs", "head.cascade_decoders")):
+            ours = released_name(name)
+            if last not in name or name.split(".")[-2] in ("q", "k"):  # the rest of that layer is read by nobody
+                state[ours] = value
+    entering = [cascade_clip["vpt.prompt_embeddings"][0], *cascade_clip["vpt.deep_prompt_embeddings"]]
+    state |= {f"prompts.{index}": value for index, value in enumerate(entering)}
+    state |= {f"projections.{layer}": cascade_clip["vpt.proj_layers"][i] for i, layer in enumerate(early)}
+    state |= {f"nga.{i}.vector": cascade_clip[f"head.weights_s{i + 1}"] for i in range(2)}
+    system.load_state_dict(state, strict=True)
+    return system.eval()
+
+
+def as_grid(tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """[B, N, D] -> [B, D, h, w]."""
+    return tokens.transpose(1, 2).unflatten(-1, grid)
+
+
+def test_cascade_clip_weights_start_as_released(cascade_clip):
+    text = cascade_clip["text"]
+    start = CascadeCLIP(cascade_clip.visual, text, torch.ones(len(text), dtype=torch.bool), CascadeCLIPConfig(heads=1))
+    for nga in start.nga[:2]:
+        cascade_clip.meets("nga_init", nga.weights().detach())
+
+
+@torch.no_grad()
+def test_cascade_clip_features_and_queries(cascade_clip, cascade):
+    for prefix, images in (("", cascade_clip["image"]), ("big.", cascade_clip["big.image"])):
+        patches, cls, grid = cascade.features(images)
+        for name, index in cascade_clip.names(f"{prefix}feature.").items():
+            cascade_clip.meets(name, as_grid(patches[index], grid))
+        cascade_clip.meets(f"{prefix}cls_embedding", cls)
+    cls = cascade.features(cascade_clip["image"])[1]
+    for name, level in cascade_clip.names("query.").items():
+        cascade_clip.meets(name, cascade.query(level, cls))
+
+
+@torch.no_grad()
+def test_cascade_clip_masks(cascade_clip, cascade):
+    maps, met = cascade.maps(cascade_clip["image"]), 0
+    for level, layers in enumerate(maps):
+        for layer, ours in enumerate(layers):
+            cascade_clip.meets(f"attn_map.{level}.{layer}", ours)
+            met += 1
+    assert met == sum(name.startswith("attn_map.") for name in cascade_clip.arrays)
+    logits = cascade(cascade_clip["image"]).logits
+    cascade_clip.meets("pred_masks", logits)
+    cascade_clip.meets("pred", cascade.decide(logits))
+    cascade_clip.meets("pred_self_training.image0", cascade.decide(logits, margin=0.0)[:1])
+    side = cascade_clip.config[0]  # the release enlarges to its own side whatever comes in
+    cascade_clip.meets("big.pred_masks", cascade(cascade_clip["big.image"], size=(side, side)).logits)
+
+
+def test_cascade_clip_losses_and_gradients(cascade_clip, cascade):
+    names = {
+        "weights_s1": cascade.nga[0].vector,
+        "weights_s2": cascade.nga[1].vector,
+        "q_projs.0.weight": cascade.queries[0].weight,
+        "prompt_embeddings": cascade.prompts[0],
+    }
+    theirs = {name.removeprefix("loss.grad.") for name in cascade_clip.arrays if name.startswith("loss.grad.")}
+    assert theirs == {*names, "deep_prompt_embeddings"}
+    focal, dice = focal_dice(cascade(cascade_clip["image"]).logits, cascade_clip["label"])
+    cascade_clip.meets("loss.loss_mask", focal.detach().reshape(cascade_clip["loss.loss_mask"].shape))
+    cascade_clip.meets("loss.loss_dice", dice.detach().reshape(cascade_clip["loss.loss_dice"].shape))
+    deep = list(cascade.prompts)[1:]
+    found = torch.autograd.grad(focal + dice, [*names.values(), *deep])
+    for name, gradient in zip(names, found, strict=False):
+        cascade_clip.meets(f"loss.grad.{name}", gradient.reshape(cascade_clip[f"loss.grad.{name}"].shape))
+    cascade_clip.meets("loss.grad.deep_prompt_embeddings", torch.stack(found[len(names) :]))

@@ -36,6 +36,17 @@ class Output:
     features: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Masks:
+    """What a segmentation system says of a batch.
+
+    Attributes:
+        logits: [B, C, H, W], one map per class, at the input's size.
+    """
+
+    logits: Tensor
+
+
 def frozen(visual: nn.Module, *, copied: bool = False) -> nn.Module:
     """The tower in eval mode, where nothing asks for a gradient.
 

@@ -1,0 +1,319 @@
+"""Cascade-CLIP (Li et al., ICML 2024): zero-shot segmentation from the patches of layers 6 to 12, one decoder a level.
+
+After the paper's section 3 and the released behaviour (commit dadf40d), whose oddities its numbers depend on. They are
+the defaults here and each is a setting: the class embedding enters twice (``position``); the norm named after prompts
+acts on block outputs, so that two LayerNorms follow each other (``double_norm``); the projections of layers 6-11 are
+drawn at random and never trained, since the release's optimiser thaws what is called "prompt" and the head
+(``projections``, ``train_projections``); focal loss counts ignored pixels as negatives and is divided by the classes
+present (`hc_lafter.losses.focal_dice`). Not kept: an even, square grid. One decoder on the last layer, the setting
+``levels=((12,),)``, is what ZegCLIP (Zhou et al., CVPR 2023) does with the same prompts.
+
+B images, C classes, W tower width, D embedding size, N = h x w patches, P prompts, Q queries (one per class).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hc_lafter.nga import NGA
+from hc_lafter.systems import Group, Masks, PhaseRow, frozen, parameter_groups, prompt_tokens, split_epochs
+from hc_lafter.vit import Prompts, walk
+
+PROJECTIONS = ("random", "tower")
+
+
+@dataclass(frozen=True)
+class CascadeCLIPConfig:
+    """The release's settings.
+
+    Attributes:
+        levels: layers that each decoder reads, from 1; the last layer goes through the tower's own LN_post and P,
+            every other through a LayerNorm and a projection of its own.
+        tokens: P, prompt tokens before each block, replaced at the next.
+        decoder_layers, heads: of each decoder, whose MLP is four times as wide as D.
+        nga: how the layers of a level are summed, see `hc_lafter.nga.NGA`; ``free`` is the release's.
+        position: of the position embedding, see `hc_lafter.vit.position_embedding`; ``cascade`` adds the class
+            embedding to CLS a second time and interpolates bilinearly.
+        double_norm: a LayerNorm (eps 1e-6, trained) on the block outputs before LN_post or a layer's own.
+        projections: ``random``, W^-1/2 N(0, 1) as released, or ``tower``: copies of LN_post and P.
+        train_projections: thaw them; the release does not.
+        start: standard deviation of the head's matrices at the start. The release's 0.02 has 20,000 steps to grow; with
+            D^-1/2, which keeps a vector's length, a few hundred teach what they can.
+        margin: taken off the sigmoid of seen classes when masks are decided (calibrated stacking; Chao et al., ECCV
+            2016). 0 for a system trained transductively.
+        dropout: of prompts, attention and decoder layers, in training mode alone.
+        present_only, ignored_negative: of the focal loss, see `hc_lafter.losses.focal_dice`.
+        lr, weight_decay: AdamW's; LayerNorms and NGA weights are not decayed. batch_size: 4 on each of 4 GPUs.
+    """
+
+    levels: tuple[tuple[int, ...], ...] = ((6, 7, 8), (9, 10, 11), (12,))
+    tokens: int = 10
+    decoder_layers: int = 3
+    heads: int = 8
+    nga: str = "free"
+    position: str = "cascade"
+    double_norm: bool = True
+    projections: str = "random"
+    train_projections: bool = False
+    start: float = 0.02
+    margin: float = 0.1
+    dropout: float = 0.1
+    present_only: bool = True
+    ignored_negative: bool = True
+    lr: float = 2e-4
+    weight_decay: float = 0.01
+    batch_size: int = 16
+
+    @property
+    def layers(self) -> list[int]:
+        """The layers to tap, level by level."""
+        return [layer for level in self.levels for layer in level]
+
+
+class CascadeCLIP(nn.Module):
+    """See the module.
+
+    Args:
+        visual: the vision tower, never trained.
+        text: [C, D], one vector per class; brought to unit length.
+        seen: [C] bool, the classes whose pixels are labelled in training.
+        seed: of everything drawn at the start.
+
+    Raises:
+        ValueError: levels that do not fit the tower, an unknown kind of projection, D that the heads do not divide, or
+            shapes of text and seen that do not agree.
+    """
+
+    def __init__(
+        self,
+        visual: nn.Module,
+        text: Tensor,
+        seen: Tensor,
+        config: CascadeCLIPConfig = CascadeCLIPConfig(),
+        *,
+        seed: int = 0,
+    ):
+        super().__init__()
+        (width, dim), depth, layers = visual.proj.shape, len(visual.transformer.resblocks), config.layers
+        if not layers or not all(config.levels) or any(not 1 <= layer <= depth for layer in layers):
+            raise ValueError(f"levels {config.levels} must each hold layers of this tower, from 1 to {depth}.")
+        if config.projections not in PROJECTIONS:
+            raise ValueError(f"projections {config.projections!r} are unknown: choose one of {', '.join(PROJECTIONS)}.")
+        if dim % config.heads:
+            raise ValueError(f"{config.heads} heads do not divide the embedding size {dim}: choose a divisor.")
+        if text.ndim != 2 or text.shape[1] != dim or seen.shape != text.shape[:1] or not seen.any():
+            raise ValueError(
+                f"text {list(text.shape)} and seen {list(seen.shape)} must be [C, {dim}] and [C] with a seen class."
+            )
+        self.config, self.visual, self.depth = config, frozen(visual), depth
+        self.register_buffer("text", F.normalize(text.detach().float(), dim=-1))
+        self.register_buffer("seen", seen.detach().bool())
+        generator = torch.Generator().manual_seed(seed)
+        self.prompts = nn.ParameterList(prompt_tokens(config.tokens, visual, generator) for _ in range(depth))
+        self.prompt_proj = _linear(width, width, generator, (2 / width) ** 0.5)  # He et al., fan out
+        self.prompt_norm = nn.LayerNorm(width, eps=1e-6) if config.double_norm else nn.Identity()
+        early = [layer for layer in layers if layer != depth]
+        self.norms = nn.ModuleDict({str(layer): nn.LayerNorm(width) for layer in early})
+        self.projections = nn.ParameterDict()
+        for layer in early:
+            start = torch.randn(width, dim, generator=generator) * width**-0.5
+            self.projections[str(layer)] = nn.Parameter(start)
+        if config.projections == "tower":
+            with torch.no_grad():
+                for layer in self.projections:
+                    self.projections[layer].copy_(visual.proj)
+                    self.norms[layer].load_state_dict(visual.ln_post.state_dict())
+        for part in (self.norms, self.projections):
+            part.requires_grad_(config.train_projections)
+        self.nga = nn.ModuleList(NGA(len(level), config.nga) if len(level) > 1 else _Only() for level in config.levels)
+        self.queries = nn.ModuleList(_linear(2 * dim, dim, generator, config.start) for _ in config.levels)
+        self.decoders = nn.ModuleList(_Decoder(dim, config, generator) for _ in config.levels)
+
+    def train(self, mode: bool = True) -> CascadeCLIP:
+        """Training mode is for the dropouts; the frozen tower stays in eval mode."""
+        super().train(mode)
+        self.visual.eval()
+        return self
+
+    def features(self, images: Tensor) -> tuple[list[Tensor], Tensor, tuple[int, int]]:
+        """[B, 3, H, W] -> unit patch features [B, N, D] of each tapped layer, unit CLS [B, D], grid (h, w)."""
+        layers, drop = self.config.layers, self.config.dropout
+        entering = {}
+        for index, tokens in enumerate(self.prompts):
+            tokens = self.prompt_proj(tokens).expand(len(images), -1, -1)
+            entering[index] = F.dropout(tokens, drop, self.training)
+        walked = walk(
+            self.visual,
+            images,
+            layers=[*layers, self.depth],
+            patches=True,
+            prompts=Prompts(entering),
+            position=self.config.position,
+        )
+        cls = self._project(self.depth, walked.cls[:, -1])
+        patches = [self._project(layer, tokens) for layer, tokens in zip(layers, walked.patch_taps[:-1], strict=True)]
+        return patches, cls, walked.grid
+
+    def _project(self, layer: int, tokens: Tensor) -> Tensor:
+        tokens = self.prompt_norm(tokens)
+        if layer == self.depth:
+            return F.normalize(self.visual.ln_post(tokens) @ self.visual.proj, dim=-1)
+        return F.normalize(self.norms[str(layer)](tokens) @ self.projections[str(layer)], dim=-1)
+
+    def query(self, level: int, cls: Tensor) -> Tensor:
+        """[B, D] -> [B, C, D]: Linear([cls * text, text]), the relationship descriptor of ZegCLIP (section 3.3)."""
+        text = self.text.expand(len(cls), -1, -1)
+        return self.queries[level](torch.cat([cls[:, None] * text, text], dim=-1))
+
+    def maps(self, images: Tensor) -> list[list[Tensor]]:
+        """Attention logits [B, C, h, w] of every level (outer) and decoder layer (inner), not yet enlarged."""
+        patches, cls, grid = self.features(images)
+        found = []
+        for index, (level, nga) in enumerate(zip(self.config.levels, self.nga, strict=True)):
+            mine, patches = patches[: len(level)], patches[len(level) :]
+            memory = nga(torch.stack(mine, dim=1))
+            found.append([m.unflatten(-1, grid) for m in self.decoders[index](self.query(index, cls), memory)])
+        return found
+
+    def forward(self, images: Tensor, size: tuple[int, int] | None = None) -> Masks:
+        """[B, 3, H, W] -> mask logits [B, C, *size], ``size`` being the input's own by default."""
+        last = torch.stack([level[-1] for level in self.maps(images)]).sum(dim=0)
+        return Masks(F.interpolate(last, size=size or images.shape[-2:], mode="bilinear", align_corners=False))
+
+    def decide(self, logits: Tensor, margin: float | None = None) -> Tensor:
+        """[B, C, H, W] logits -> sigmoid, less ``margin`` (the configuration's by default) on the seen classes."""
+        margin = self.config.margin if margin is None else margin
+        return logits.sigmoid() - margin * self.seen[:, None, None]
+
+    def parameter_groups(self) -> list[Group]:
+        """``prompts`` with their projection, ``head``, ``norms`` (not decayed, NGA among them), ``projections``."""
+        lr, decay = self.config.lr, self.config.weight_decay
+        head = [p for part in (self.queries, self.decoders) for p in part.parameters()]
+        norms = {id(p) for m in self.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()}
+        thawed = self.config.train_projections
+        parts = {
+            "prompts": ([*self.prompts, *self.prompt_proj.parameters()], lr, decay),
+            "head": ([p for p in head if id(p) not in norms], lr, decay),
+            "norms": (
+                [*self.prompt_norm.parameters(), *self.nga.parameters(), *[p for p in head if id(p) in norms]],
+                lr,
+                0.0,
+            ),
+            "projections": (list(self.projections.values()) if thawed else [], lr, decay),
+            "projection norms": (list(self.norms.parameters()) if thawed else [], lr, 0.0),
+        }
+        return parameter_groups(parts)
+
+    def schedule(self, epochs: int, *, transductive: bool = False) -> list[PhaseRow]:
+        """One phase on seen pixels; transductively its second half also learns from the system's own labels.
+
+        Raises:
+            ValueError: fewer epochs than phases.
+        """
+        there = tuple(str(group["name"]) for group in self.parameter_groups())
+        seen = {"focal": 1.0, "dice": 1.0}
+        if not transductive:
+            return [("seen pixels", epochs, there, seen)]
+        first, second = split_epochs(epochs, (1, 1))
+        own = {"focal, own labels": 1.0, "dice, own labels": 1.0}
+        return [("seen pixels", first, there, seen), ("own labels for the unseen", second, there, own)]
+
+
+def account(system: CascadeCLIP) -> dict[str, int]:
+    """Numbers of parameters, as this system has them and as the release does, which builds more than it uses.
+
+    Returns:
+        ``tower``: frozen, CLIP's own. ``projections``: LayerNorms and projections of the earlier layers. ``trainable``:
+        what the optimiser here holds. ``without gradient``: the release's value path, MLP and norms in the last layer
+        of each decoder, whose output nobody reads. ``never called``: its self-attention and first norms. ``released
+        trainable``: the three together, what the paper counts. ``total``: all of it, the tower included.
+    """
+    dim = system.text.shape[1]
+    layers, decoders = system.config.decoder_layers, len(system.decoders)
+    mlp = (dim * 4 * dim + 4 * dim) + (4 * dim * dim + dim)
+    silent = decoders * (2 * (dim * dim + dim) + mlp + 2 * 2 * dim)
+    uncalled = decoders * layers * (4 * (dim * dim + dim) + 2 * dim)
+    tower = sum(p.numel() for p in system.visual.parameters())
+    projections = sum(p.numel() for part in (system.norms, system.projections) for p in part.parameters())
+    trainable = sum(p.numel() for group in system.parameter_groups() for p in group["params"])
+    held = projections if not system.config.train_projections else 0
+    return {
+        "tower": tower,
+        "projections": projections,
+        "trainable": trainable,
+        "without gradient": silent,
+        "never called": uncalled,
+        "released trainable": trainable + silent + uncalled,
+        "total": tower + held + trainable + silent + uncalled,
+    }
+
+
+class _Only(nn.Module):
+    """A level of one layer: [B, 1, N, D] -> [B, N, D]."""
+
+    def forward(self, layers: Tensor) -> Tensor:
+        return layers[:, 0]
+
+
+class _Decoder(nn.Module):
+    """Class queries look at patches: cross-attention, MLP, no self-attention (SegViT: Zhang et al., NeurIPS 2022).
+
+    The last layer is asked for its map alone, so it holds nothing but the two matrices behind it.
+    """
+
+    def __init__(self, dim: int, config: CascadeCLIPConfig, generator: torch.Generator):
+        super().__init__()
+        last = config.decoder_layers - 1
+        self.layers = nn.ModuleList(
+            _Layer(dim, config, generator, map_only=index == last) for index in range(config.decoder_layers)
+        )
+
+    def forward(self, queries: Tensor, memory: Tensor) -> list[Tensor]:
+        """[B, Q, D], [B, N, D] -> the map [B, Q, N] of each layer."""
+        maps = []
+        for layer in self.layers:
+            queries, seen = layer(queries, memory)
+            maps.append(seen)
+        return maps
+
+
+class _Layer(nn.Module):
+    def __init__(self, dim: int, config: CascadeCLIPConfig, generator: torch.Generator, *, map_only: bool):
+        super().__init__()
+        self.heads, self.dropout, self.map_only = config.heads, config.dropout, map_only
+        names = {"q": (dim, dim), "k": (dim, dim)}
+        if not map_only:
+            names |= {"v": (dim, dim), "proj": (dim, dim), "linear1": (dim, 4 * dim), "linear2": (4 * dim, dim)}
+            self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        for name, (inner, outer) in names.items():
+            self.add_module(name, _linear(inner, outer, generator, config.start))
+
+    def forward(self, queries: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        q, k = (self._split(part) for part in (self.q(queries), self.k(memory)))
+        logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5  # [B, heads, Q, N]
+        seen = logits.mean(dim=1)
+        if self.map_only:
+            return queries, seen
+        attention = F.dropout(logits.softmax(dim=-1), self.dropout, self.training)
+        told = (attention @ self._split(self.v(memory))).transpose(1, 2).flatten(2)
+        queries = self.norm2(queries + self._drop(self.proj(told)))
+        hidden = self._drop(self.linear1(queries).relu())
+        return self.norm3(queries + self._drop(self.linear2(hidden))), seen
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+def _linear(inner: int, outer: int, generator: torch.Generator, std: float) -> nn.Linear:
+    layer = nn.Linear(inner, outer)
+    with torch.no_grad():
+        layer.weight.normal_(0, std, generator=generator)
+        layer.bias.zero_()
+    return layer

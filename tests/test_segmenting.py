@@ -1,0 +1,295 @@
+"""Images with masks as batches, one tuning run, masks scored: against slow re-computations."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from hc_lafter import segmenting as masks
+from hc_lafter.analysis import segmentation
+from hc_lafter.data import grammar, painter
+from hc_lafter.data.record import Dataset, Record
+from hc_lafter.data.world import World
+from hc_lafter.regimes import SeenMasks, SeenPixels
+from hc_lafter.study import Study
+from hc_lafter.systems import Masks
+from hc_lafter.systems.cascade_clip import CascadeCLIP, CascadeCLIPConfig
+from hc_lafter.systems.hybrid_cascade import DenseHybridCascade, HybridCascadeConfig
+from hc_lafter.systems.zero_shot import ZeroShotMasks
+from hc_lafter.text import class_embeddings
+from hc_lafter.training import Phase, fit
+from hc_lafter.vit import project, value_path, walk
+
+ROOT = Path(__file__).parents[1]
+NAMES = painter.MASK_CLASSES
+
+
+class Sizes(Dataset):
+    """Pictures of many sizes, masks of three classes whose value tells the place."""
+
+    name, classes, mask_classes = "sizes", (), ("a", "b", "c")
+
+    def __init__(self, *sizes: tuple[int, int], broken: bool = False):
+        self.sizes, self.broken = sizes, broken
+        self.ids = [str(i) for i in range(len(sizes))]
+        self.labels, self.splits = np.full(len(sizes), -1), np.full(len(sizes), "test")
+
+    def __getitem__(self, index: int) -> Record:
+        if self.broken:
+            raise OSError("cut off")
+        height, width = self.sizes[index]
+        mask = (np.indices((height, width)).sum(0) % 3).astype(np.uint8)
+        image = Image.fromarray(np.repeat(mask[..., None] * 80, 3, axis=-1))
+        return Record(self.ids[index], "test", image, -1, "", mask=mask)
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.sizes)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    from hc_lafter.clip import load_clip
+
+    return load_clip("embedded")
+
+
+@pytest.fixture(scope="module")
+def text(clip):
+    return class_embeddings(clip, [grammar.SYNONYMS[name][0] for name in NAMES], grammar.CLASS_TEMPLATES)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_before():
+    with plt.rc_context(), torch.random.fork_rng(devices=[]):
+        yield
+    torch.set_deterministic_debug_mode("default")
+
+
+@pytest.fixture
+def study(tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HC_LAFTER_OUTPUT", str(tmp_path))
+        patch.setenv("HC_LAFTER_CACHE", str(tmp_path / "cache"))
+        yield Study("05-cascade-vs-hybrid", "smoke", root=ROOT, device="cpu", n_train=12, n_val=12, n_test=12)
+
+
+# --- views ---
+
+
+def test_a_fixed_size_resizes_image_and_mask(clip):
+    views = masks.MaskViews(Sizes((30, 50), (64, 64)), clip, size=(16, 24))
+    for index in range(2):
+        item = views[index]
+        assert item["student"].shape == (3, 16, 24) and item["mask"].shape == (16, 24)
+        assert item["mask"].dtype == torch.uint8 and item["index"] == index
+    true = torch.from_numpy(views.dataset[0].mask)
+    rows, columns = ((torch.arange(n) + 0.5) * (m / n) for n, m in ((16, 30), (24, 50)))
+    nearest = true[rows.long()][:, columns.long()]
+    assert torch.equal(views[0]["mask"], nearest)
+
+
+@pytest.mark.parametrize(("size", "expected"), [((30, 50), (32, 56)), ((50, 30), (56, 32)), ((33, 33), (32, 32))])
+def test_a_short_side_rounds_to_whole_patches_and_leaves_the_mask(clip, size, expected):
+    item = masks.MaskViews(Sizes(size), clip, short=32)[0]
+    assert item["student"].shape[1:] == expected and item["mask"].shape == size
+
+
+def test_at_its_own_side_the_world_goes_through_the_towers_own_transform(clip):
+    world = World(2, 0, 0, side=clip.image_size)
+    item = masks.MaskViews(world, clip, short=clip.image_size)[1]
+    torch.testing.assert_close(item["student"], clip.transform(world[1].image))
+    assert np.array_equal(item["mask"], world[1].mask)
+
+
+def test_views_go_to_a_worker_without_the_model(clip):
+    views = masks.MaskViews(Sizes((30, 50)), clip, short=32)
+    sent = pickle.dumps(views)
+    assert len(sent) < 1e5
+    again = pickle.loads(sent)
+    assert torch.equal(again[0]["student"], views[0]["student"]) and again.fingerprint == views.fingerprint
+
+
+def test_views_that_cannot_be_are_refused(clip):
+    data = Sizes((30, 50))
+    for how in ({}, {"size": (16, 16), "short": 16}):
+        with pytest.raises(ValueError, match="give one of the two"):
+            masks.MaskViews(data, clip, **how)
+    with pytest.raises(ValueError, match="width of 20 px is not a multiple of the patch side of 8 px"):
+        masks.MaskViews(data, clip, size=(16, 20))
+    with pytest.raises(ValueError, match="short is 4, below one patch of 8 px"):
+        masks.MaskViews(data, clip, short=4)
+    with pytest.raises(
+        ValueError, match=r"record .0. in data set 'sizes' cannot be decoded .OSError: cut off.: mend it"
+    ):
+        masks.MaskViews(Sizes((30, 50), broken=True), clip, short=32)[0]
+
+
+def test_batches_hold_one_size_in_order(clip):
+    data = Sizes((32, 32), (32, 32), (32, 32), (40, 32), (32, 32))
+    found = list(masks.batches(masks.MaskViews(data, clip, short=32), 2))
+    assert [len(images) for images, _ in found] == [2, 1, 1, 1]
+    assert [tuple(mask.shape[1:]) for _, mask in found] == [(32, 32), (32, 32), (40, 32), (32, 32)]
+
+
+# --- scores ---
+
+
+def test_patch_shares_are_means_over_each_patchs_pixels():
+    mask = torch.from_numpy(World(0, 0, 1)[0].mask)[None]
+    shares = masks.patch_shares(mask, (4, 8), len(NAMES))
+    assert shares.shape == (1, len(NAMES), 4, 8)
+    for row, column in ((0, 0), (3, 7), (2, 5)):
+        block = mask[0, 16 * row : 16 * row + 16, 8 * column : 8 * column + 8]
+        expected = torch.bincount(block.flatten().long(), minlength=len(NAMES)) / block.numel()
+        torch.testing.assert_close(shares[0, :, row, column], expected)
+
+
+def test_masks_are_scored_at_their_own_size(clip):
+    """A predictor that knows the answer at a coarse grid, on images of several sizes, against the pixel loop."""
+    data = Sizes((32, 48), (32, 48), (64, 40))
+    views = masks.MaskViews(data, clip, short=32)
+    fixed = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = masks.score_masks(
+        lambda images: fixed.expand(len(images), -1, -1, -1), views, unseen=("c",), batch_size=8, progress=False
+    )
+    assert found.counts.shape == (3, 3, 3) and found.unseen.tolist() == [False, False, True]
+    for index in range(3):
+        mask = data[index].mask
+        maps = F.interpolate(fixed[None], size=mask.shape, mode="bilinear", align_corners=False)[0]
+        expected = segmentation.counts(maps.argmax(0)[None], mask[None], 3)
+        assert np.array_equal(found.counts[index], expected[0])
+
+
+@torch.no_grad()
+def test_zero_shot_masks_are_cosines_of_the_value_path(clip, text):
+    images = torch.stack([clip.transform(World(0, 0, 2)[i].image) for i in range(2)])
+    for values, layer in ((True, clip.layers - 1), (False, clip.layers)):
+        walked = walk(clip.visual, images, layers=(layer,), patches=True)
+        tokens = value_path(clip.visual, walked.patch_taps[0]) if values else walked.patch_taps[0]
+        cosines = F.cosine_similarity(project(clip.visual, tokens)[:, :, None], text[None, None], dim=-1)
+        maps = F.interpolate(cosines.transpose(1, 2).unflatten(-1, (8, 8)), size=(64, 64), mode="bilinear")
+        torch.testing.assert_close(ZeroShotMasks(clip.visual, text, values=values)(images).logits, maps)
+
+
+# --- the hybrid's head on patches ---
+
+
+@torch.no_grad()
+def test_the_dense_hybrid_is_the_hybrids_head_on_every_patch(clip, text):
+    seen = torch.arange(len(NAMES)) % 4 > 0
+    config = HybridCascadeConfig()
+    system = DenseHybridCascade(clip.visual, text, seen, 20.0, config, seed=3).eval()
+    for parameter in (p for group in system.parameter_groups() for p in group["params"]):
+        parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
+    images = torch.stack([clip.transform(World(0, 0, 2)[i].image) for i in range(2)])
+    walked = walk(clip.visual, images, layers=config.layers, patches=True)
+    maps = torch.zeros(2, len(NAMES), 8, 8)
+    for place in range(64):
+        taps = torch.stack([project(clip.visual, tokens[:, place]) for tokens in walked.patch_taps], dim=1)
+        maps[:, :, place // 8, place % 8] = system.head(taps).logits
+    whole = F.interpolate(maps, size=(64, 64), mode="bilinear")
+    torch.testing.assert_close(system(images).logits, whole, rtol=1e-4, atol=1e-4)
+    assert system(torch.zeros(1, 3, 40, 64)).logits.shape == (1, len(NAMES), 40, 64)
+
+
+def test_the_dense_hybrid_learns_seen_pixels_and_keeps_its_texts(clip, text):
+    seen = torch.tensor([name not in painter.UNSEEN for name in NAMES])
+    system = DenseHybridCascade(clip.visual, text, seen, 20.0, HybridCascadeConfig(lr=3e-3))
+    before = system.head.classifier.clone()
+    names = {group["name"] for group in system.parameter_groups()}
+    assert names == {"adapters", "fusion", "nga"}
+    world = World(12, 0, 0)
+    views = masks.MaskViews(world, clip, size=(64, 64))
+    phases = [Phase(*row) for row in system.schedule(6)]
+    history = fit(system, views, SeenPixels(), phases, batch_size=12, seed=0, progress=False)
+    assert history.steps[-1]["task"] < 0.8 * history.steps[0]["task"]
+    assert torch.equal(system.head.classifier, before)
+    with pytest.raises(ValueError, match="reads a frozen tower through one shared classifier"):
+        DenseHybridCascade(clip.visual, text, seen, 20.0, HybridCascadeConfig(prompts=2))
+
+
+def test_seen_pixels_reads_no_unseen_label():
+    seen = torch.tensor([True, False, True])
+    logits = torch.randn(1, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+
+    class Fixed:
+        def __init__(self):
+            self.seen = seen
+
+        def __call__(self, images):
+            return Masks(logits)
+
+    mask = torch.tensor([[[0, 1], [2, 255]]])
+    found = SeenPixels()(Fixed(), {"student": None, "mask": mask})["task"]
+    two = logits[0, [0, 2]].log_softmax(0)
+    torch.testing.assert_close(found, -(two[0, 0, 0] + two[1, 1, 0]) / 2)
+    nothing = SeenPixels()(Fixed(), {"student": None, "mask": torch.full((1, 2, 2), 255)})["task"]
+    assert nothing == 0
+
+
+# --- a run ---
+
+
+def cascade(clip, text, seed=0) -> CascadeCLIP:
+    seen = torch.tensor([name not in painter.UNSEEN for name in NAMES])
+    return CascadeCLIP(clip.visual, text, seen, CascadeCLIPConfig(tokens=2, lr=2e-3), seed=seed)
+
+
+def tuned(study, clip, text, system, seed=0):
+    data = masks.open_masks(study, clip)
+    train = masks.MaskViews(data.subset(masks.draw(data, "train", 8, seed)), clip, size=(64, 64))
+    judges = masks.MaskViews(data.subset(masks.draw(data, "val", 4, 0)), clip, short=64)
+
+    def validate(module):
+        def scores(images):
+            return module.decide(module(images).logits)
+
+        return masks.score_masks(scores, judges, unseen=painter.UNSEEN, batch_size=4, progress=False)
+
+    return masks.tune_masks(
+        study, system, train, SeenMasks(True), system.schedule(2, transductive=True), name="cascade", seed=seed,
+        validate=validate, judges=judges.fingerprint, batch_size=4, progress=False,
+    )  # fmt: skip
+
+
+def test_a_run_chooses_by_seen_classes_alone_and_goes_on_from_its_checkpoint(study, clip, text):
+    first = tuned(study, clip, text, system := cascade(clip, text))
+    assert [row["phase"] for row in first.epochs] == ["seen pixels", "own labels for the unseen"]
+    assert first.best_epoch == 1 + int(np.argmax([row["seen"] for row in first.epochs]))
+    assert all(0 <= row["unseen"] <= 1 for row in first.epochs)
+    assert len(list((study.cache / "runs").glob("*.safetensors"))) == 1
+    again = tuned(study, clip, text, other := cascade(clip, text))
+    assert again == first
+    for a, b in zip(system.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+    tuned(study, clip, -text, cascade(clip, -text))  # other texts, which no optimiser sees: another run
+    assert len(list((study.cache / "runs").glob("*.safetensors"))) == 2
+
+
+def test_draws_are_repeated_and_of_their_split(study, clip):
+    data = masks.open_masks(study, clip)
+    one, two = masks.draw(data, "train", 8, 0), masks.draw(data, "train", 8, 1)
+    assert np.array_equal(one, masks.draw(data, "train", 8, 0)) and not np.array_equal(one, two)
+    assert set(data.splits[one]) == {"train"} and len(set(one)) == 8
+
+
+def test_a_data_set_without_masks_is_refused(tmp_path, clip):
+    for label in ("joy", "fear"):
+        (tmp_path / "mine" / label).mkdir(parents=True)
+        for i in range(6):
+            pixels = np.random.default_rng(i + 10 * len(label)).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "mine" / label / f"{i}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HC_LAFTER_OUTPUT", str(tmp_path))
+        patch.setenv("HC_LAFTER_CACHE", str(tmp_path / "cache"))
+        study = Study("05-cascade-vs-hybrid", "smoke", root=ROOT, device="cpu", mask_data=str(tmp_path / "mine"))
+    with pytest.raises(ValueError, match=r"mask_data is .*mine.*has no masks: give the world or, say, voc:FOLDER"):
+        masks.open_masks(study, clip)
