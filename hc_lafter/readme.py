@@ -16,15 +16,16 @@ START, END = "<!-- headline: python -m hc_lafter.readme -->", "<!-- /headline --
 
 
 def headline(results: Path) -> str:
-    """Markdown tables: every classification system (notebook 04), then every layer (notebook 01).
+    """Markdown tables: classification systems (notebook 04), masks (notebook 05), layers (notebook 01).
 
     Args:
         results: the folder ``results/<profile>``.
 
     Raises:
-        FileNotFoundError: one of the two notebooks has left no metrics there.
+        FileNotFoundError: one of the three notebooks has left no metrics there.
     """
-    return f"{_systems(results)}\n\n<details><summary>Layer by layer</summary>\n\n{_layers(results)}\n\n</details>"
+    layers = f"<details><summary>Layer by layer</summary>\n\n{_layers(results)}\n\n</details>"
+    return "\n\n".join([_systems(results), _masks(results), layers])
 
 
 def _systems(results: Path) -> str:
@@ -47,6 +48,21 @@ def _systems(results: Path) -> str:
         f"Top-1 accuracy on {seen['n']} test images of the {seen['dataset']}, {seeds} seeds, 95% intervals; "
         "differences paired on images and seeds, verdicts after Holm's correction."
     )
+    return "\n".join([told, "", *lines])
+
+
+def _masks(results: Path) -> str:
+    metrics = ("seen mIoU", "unseen mIoU", "harmonic mean of seen and unseen")
+    rows = [r for r in _rows(results, "05-cascade-vs-hybrid") if r["metric"] in metrics and r["low"] is not None]
+    cells = {(r["system"], r["metric"]): r for r in rows}
+    names = list(dict.fromkeys(r["system"] for r in rows))
+    first = rows[0]
+    told = (
+        f"Masks of {first['n']} test images of the {first['dataset']}, {max(r['seeds'] for r in rows)} seeds, 95% "
+        "intervals. Cascade-CLIP, its one-decoder baseline and the dense hybrid learned from pixels of seen classes."
+    )
+    lines = ["| system | mIoU, seen classes | mIoU, unseen classes | harmonic mean |", "|---|---|---|---|"]
+    lines += [f"| {name} | " + " | ".join(_cell(cells[name, metric]) for metric in metrics) + " |" for name in names]
     return "\n".join([told, "", *lines])
 
 

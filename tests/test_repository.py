@@ -66,7 +66,7 @@ def test_no_file_names_a_registry_and_the_lock_stays_out():
 
 
 def test_notebooks_are_sources():
-    assert [n.stem[:2] for n in NOTEBOOKS] == ["01", "02", "03", "04", "08"]
+    assert [n.stem[:2] for n in NOTEBOOKS] == ["01", "02", "03", "04", "05", "07", "08"]
     for path in NOTEBOOKS:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         code = [c for c in cells if c["cell_type"] == "code"]
@@ -95,19 +95,20 @@ def test_ci_runs_the_test_command_of_the_readme():
 
 def test_the_headline_comes_from_results():
     table = readme.headline(ROOT / "results" / "default")
-    assert table.count("\n| ") == 13 + 16  # a head and twelve layers; a head and fifteen systems
+    assert table.count("\n| ") == 13 + 16 + 9  # heads; twelve layers, fifteen systems, eight that give masks
     assert readme.updated(README, table) == README, "run python -m hc_lafter.readme"
 
 
 def test_the_headline_follows_the_results(tmp_path):
     results = shutil.copytree(ROOT / "results" / "default", tmp_path / "results")
-    for notebook, system in (
-        ("01-feature-tapping", "zero-shot, layer 12"),
-        ("04-full-training", "HybridCascade-LaFTer, supervised"),
+    for notebook, system, metric in (
+        ("01-feature-tapping", "zero-shot, layer 12", "top-1 accuracy"),
+        ("04-full-training", "HybridCascade-LaFTer, supervised", "top-1 accuracy"),
+        ("05-cascade-vs-hybrid", "value path", "unseen mIoU"),
     ):
         path = results / notebook / "metrics.json"
         rows = json.loads(path.read_text(encoding="utf-8"))
-        changed = next(r for r in rows if r["system"] == system and r["metric"] == "top-1 accuracy")
+        changed = next(r for r in rows if r["system"] == system and r["metric"] == metric)
         assert "| 0.123 [" not in readme.headline(results)
         changed.update(value=0.123456)
         whole = path.read_text(encoding="utf-8")
