@@ -9,8 +9,10 @@
 Results land in results/<profile>/<NN-name>/: metrics.json, timings.json and the executed notebook; figures in
 figures/<profile>/<NN-name>/. Another --param writes to the same place: give --out to keep the committed results, or let
 `git diff` show what moved. Relative paths count from the folder you are in. Kernels run the Python that runs this file,
-whatever kernels are installed. A notebook that fails is saved as far as it got, marked at the cell; those that need
-it are skipped, the others go on. After Ctrl-C the next run goes on with the notebook that was stopped.
+whatever kernels are installed. Several notebooks run side by side where the machine has the cores for it, each on as
+many threads as the profile says (one, as a rule), so that the numbers are those of --jobs 1. A notebook that fails is
+saved as far as it got, marked at the cell; those that need it are skipped, the others go on. After Ctrl-C the next run
+goes on with what was stopped.
 
 Exit status: 0 every notebook ran (or was up to date), and under --check agrees; 1 one did not; 2 the request cannot be
 met; 130 Ctrl-C; 143 ended from outside (SIGTERM).
@@ -18,22 +20,19 @@ met; 130 Ctrl-C; 143 ended from outside (SIGTERM).
 
 from __future__ import annotations
 
-import _thread
 import argparse
 import json
 import shutil
-import signal
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hc_lafter.paths import Places
 from hc_lafter.profiles import nearest, parse_value, profile_names
-from hc_lafter.runner import Notebook, NotebookFailed, Run, compare, find_chain, find_one
+from hc_lafter.runner import Notebook, Run, compare, find_chain, find_one
+from hc_lafter.schedule import Terminated, run_notebooks, side_by_side, terminable
 
 # The chain as a graph: notebook -> notebooks whose artifacts it reads. A scheduler (dask, say) can take it as it is.
 # Numbers of notebooks that are not on disk count for nothing; a notebook that is not named here needs none.
@@ -48,10 +47,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "08": ("03",),
     "09": ("01", "02", "03", "04", "05", "06", "07", "08"),
 }
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, turned into what Ctrl-C is, so that kernels are shut down on the way out."""
+# About how many minutes each takes in the default profile on one thread: several at once start in an order in which the
+# last one ends early. Nothing else depends on them.
+MINUTES = {"01": 1.2, "02": 0.7, "03": 1, "04": 8, "05": 7, "06": 1, "07": 1.2, "08": 6, "09": 0.3}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,6 +66,9 @@ def parser() -> argparse.ArgumentParser:
         "--param", action="append", default=[], metavar="KEY=VALUE", help="a value of the profile given anew"
     )
     this.add_argument("--force", action="store_true", help="run what is up to date, too")
+    this.add_argument(
+        "--jobs", type=int, metavar="N", help="notebooks that run at once (default: as many as cores and memory allow)"
+    )
     this.add_argument("--timeout", type=int, metavar="SECONDS", help="limit for one cell (default: none)")
     this.add_argument("--out", type=Path, metavar="DIR", help="what gets results and figures (default: the repository)")
     this.add_argument("--list", action="store_true", help="print the notebooks and run nothing")
@@ -91,8 +92,8 @@ def main(
         run, selected = prepare(options, Path(root).resolve(), needs)
         if options.list:
             return show(run, selected)
-        with _terminable():
-            return check(run, selected, options.timeout) if options.check else work(run, selected, options)
+        with terminable():
+            return check(run, selected, options) if options.check else work(run, selected, options)
     except Terminated:
         print("\nended from outside: the next run goes on from here.", file=sys.stderr)
         return 143
@@ -116,6 +117,8 @@ def prepare(options: argparse.Namespace, root: Path, needs: Mapping[str, Sequenc
         raise ValueError(f"profile {options.profile!r} is unknown{near}: choose one of {', '.join(names)}.")
     if options.timeout is not None and options.timeout < 1:
         raise ValueError(f"--timeout {options.timeout} leaves no time: give seconds from 1.")
+    if options.jobs is not None and options.jobs < 1:
+        raise ValueError(f"--jobs {options.jobs} runs nothing: give a whole number from 1.")
     chain = find_chain(root / "notebooks", needs)
     selected = chain
     if options.only:
@@ -158,7 +161,7 @@ def show(run: Run, selected: Sequence[Notebook]) -> int:
 
 def work(run: Run, selected: Sequence[Notebook], options: argparse.Namespace) -> int:
     """Run what is not up to date; 1 if a notebook failed or was skipped for one that did."""
-    failed = _run_all(run, selected, force=options.force, timeout=options.timeout)
+    failed = _run_all(run, selected, options, force=options.force)
     if failed:
         print(f"{len(failed)} of {len(selected)} did not run: {', '.join(sorted(failed.values()))}.")
     else:
@@ -166,7 +169,7 @@ def work(run: Run, selected: Sequence[Notebook], options: argparse.Namespace) ->
     return 1 if failed else 0
 
 
-def check(run: Run, selected: Sequence[Notebook], timeout: int | None) -> int:
+def check(run: Run, selected: Sequence[Notebook], options: argparse.Namespace) -> int:
     """Run afresh, empty cache included, and what the selected ones need before them; 1 if one fails or differs."""
     wanted = {notebook.number for notebook in selected}
     for notebook in reversed(run.chain):
@@ -176,7 +179,7 @@ def check(run: Run, selected: Sequence[Notebook], timeout: int | None) -> int:
     fresh = Run(run.root, elsewhere, run.profile, run.overrides, run.chain, cache=elsewhere / "cache")
     agree = False
     try:
-        failed = _run_all(fresh, selected, force=True, timeout=timeout)
+        failed = _run_all(fresh, selected, options, force=True)
         drifted = [_differs(run, fresh, notebook) for notebook in selected if notebook.number not in failed]
         agree = not failed and not any(drifted)
     finally:
@@ -201,80 +204,19 @@ def _differs(run: Run, fresh: Run, notebook: Notebook) -> bool:
     return bool(lines)
 
 
-def _run_all(run: Run, selected: Sequence[Notebook], *, force: bool, timeout: int | None) -> dict[str, str]:
-    """Run notebooks in order, one line each. Returns number -> name of those that did not run."""
+def _run_all(run: Run, selected: Sequence[Notebook], options: argparse.Namespace, *, force: bool) -> dict[str, str]:
+    """Run notebooks, one line each. Returns number -> name of those that did not run."""
     import filelock
 
     for notebook in selected:
         run.check_writable(notebook)
+    jobs = options.jobs or side_by_side(run.threads, len(selected))
     lock = filelock.FileLock(run.places(selected[0]).state / f"run-{run.profile}.lock", timeout=0)
     try:
         with lock:
-            return _in_order(run, selected, force, timeout)
+            return run_notebooks(run, selected, jobs=jobs, minutes=MINUTES, force=force, timeout=options.timeout)
     except filelock.Timeout:
         raise ValueError(f"another run of profile {run.profile} is at work here: wait for it, or end it.") from None
-
-
-def _in_order(run: Run, selected: Sequence[Notebook], force: bool, timeout: int | None) -> dict[str, str]:
-    failed: dict[str, str] = {}
-    bar = sys.stderr.isatty()
-    for position, notebook in enumerate(selected, start=1):
-        head = f"[{position}/{len(selected)}] {notebook.name} ..."
-        broken = [failed[number] for number in notebook.needs if number in failed]
-        if broken:
-            print(f"{head} skipped, needs {', '.join(broken)}", flush=True)
-            failed[notebook.number] = notebook.name
-            continue
-        if not force and run.up_to_date(notebook):
-            print(f"{head} up to date, skipped (use --force)", flush=True)
-            continue
-        # In a log the line says at once what is at work; on a terminal the bar does, and would wipe it out.
-        print("" if bar else head, end="", flush=True)
-        start = time.monotonic()
-        try:
-            run.execute(notebook, timeout=timeout, bar=bar)
-            outcome = f"ran in {time.monotonic() - start:.0f} s"
-        except NotebookFailed as error:
-            failed[notebook.number] = notebook.name
-            outcome = f"FAILED {error} (saved in {run.places(notebook).executed.relative_to(run.output).as_posix()})"
-        print(f"{head if bar else ''} {outcome}", flush=True)
-    return failed
-
-
-class _terminable:
-    """While it lasts, SIGTERM raises `Terminated` as Ctrl-C raises KeyboardInterrupt (only the main thread may say so).
-
-    A signal that arrives inside somebody's callback can be swallowed there, and the run would go on as if nothing had
-    been said. It is therefore said once more if the run has not ended after `PATIENCE` seconds, which is longer than
-    kernels need to shut down.
-    """
-
-    PATIENCE = 15
-
-    def __enter__(self) -> None:
-        self.before, self.again = {}, None
-        if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self.end) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def __exit__(self, *_: object) -> None:
-        if self.again is not None:
-            self.again.cancel()
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def end(self, number: int, _: object) -> None:
-        if self.again is None:
-            self.again = threading.Timer(self.PATIENCE, self.repeat, (number,))
-            self.again.daemon = True
-            self.again.start()
-        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
-
-    @staticmethod
-    def repeat(number: int) -> None:
-        if hasattr(signal, "pthread_kill"):  # wakes the main thread from a system call, too
-            signal.pthread_kill(threading.main_thread().ident, number)
-        else:
-            _thread.interrupt_main(number)
 
 
 if __name__ == "__main__":

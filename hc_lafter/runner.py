@@ -26,7 +26,7 @@ from typing import Any
 import nbformat
 
 from hc_lafter.paths import NOTEBOOK, Places, code_hash, file_hash, versions, write_whole
-from hc_lafter.profiles import nearest
+from hc_lafter.profiles import load_profile, nearest
 
 KERNEL_START = 180  # seconds: a cold disk or a loaded machine takes far more than papermill's 60
 OUTPUT_WAIT = 60  # seconds until missing cell output counts as lost, and the run as failed (nbclient's own: 4)
@@ -240,12 +240,17 @@ class Run:
         for folder in (places.results, places.figures, places.state / "running"):
             write_whole(folder / ".can-be-written", b"").unlink()
 
-    def execute(self, notebook: Notebook, *, timeout: int | None = None, bar: bool = False) -> None:
+    @property
+    def threads(self) -> int:
+        """How many threads each kernel computes with; 0 = as many as torch takes, all cores as a rule."""
+        return load_profile(self.profile, self.overrides).threads
+
+    def execute(self, notebook: Notebook, *, timeout: int | None = None, bar: bool = False, row: int = 0) -> None:
         """Run a notebook in a fresh kernel and save its executed copy, also where it fails.
 
         Args:
             timeout: limit in seconds for one cell; None = none.
-            bar: show the progress over cells on stderr.
+            bar: show the progress over cells on stderr, on the terminal's line ``row`` from here.
 
         Raises:
             NotebookFailed: it did not run to its end, or wrote no metrics.
@@ -258,7 +263,8 @@ class Run:
         before = _mark(places.metrics)
         try:
             with _environment(self._variables()):
-                _papermill(notebook, half, self.parameters(notebook), timeout, bar)
+                shown = {"desc": notebook.name, "leave": False, "position": row} if bar else False
+                _papermill(notebook, half, self.parameters(notebook), timeout, shown)
         finally:
             # Interrupted, the last whole copy stays; failed or finished, this one takes its place.
             if half.exists() and not isinstance(sys.exception(), KeyboardInterrupt):
@@ -408,7 +414,7 @@ def _kernel_manager(log: Path) -> type:
     return ThisPython
 
 
-def _papermill(notebook: Notebook, half: Path, parameters: dict[str, Any], timeout: int | None, bar: bool) -> None:
+def _papermill(notebook: Notebook, half: Path, parameters: dict[str, Any], timeout: int | None, bar: Any) -> None:
     if importlib.util.find_spec("ipykernel") is None:
         raise NotebookFailed(f"{sys.executable} has no Jupyter kernel: install ipykernel into it")
     import papermill
@@ -426,7 +432,7 @@ def _papermill(notebook: Notebook, half: Path, parameters: dict[str, Any], timeo
                 parameters,
                 kernel_name="python3",
                 language="python",
-                progress_bar={"desc": notebook.name, "leave": False} if bar else False,
+                progress_bar=bar,
                 start_timeout=KERNEL_START,
                 execution_timeout=timeout,
                 iopub_timeout=OUTPUT_WAIT,

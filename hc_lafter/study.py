@@ -26,6 +26,7 @@ import pandas as pd
 import psutil
 import torch
 from matplotlib.figure import Figure
+from threadpoolctl import threadpool_limits
 
 from hc_lafter.paths import Places, code_hash, processor, versions, write_whole
 from hc_lafter.profiles import Profile, load_profile, nearest
@@ -143,6 +144,7 @@ class Study:
         self.seeds = [self.seed + i for i in range(self.profile.seeds)]
         self.device = _device(self.profile.device)
         self.precision = _precision(self.profile.precision, self.device)
+        _compute_with(self.profile.threads)
         _seed_everything(self.seed)
         mpl.rcParams.update(STYLE)
 
@@ -286,6 +288,13 @@ def _precision(wanted: str, device: torch.device) -> str:
     if wanted == "bf16" and not able:
         raise ValueError(f"precision=bf16 is not in this {device.type} processor: choose 'auto' or 'fp32'.")
     return "bf16" if wanted == "bf16" or (wanted == "auto" and fast) else "fp32"
+
+
+def _compute_with(threads: int) -> None:
+    """Set the threads of torch and of the BLAS under numpy and scikit-learn; sums of many threads round otherwise."""
+    if threads:
+        torch.set_num_threads(threads)
+        threadpool_limits(threads)
 
 
 def _seed_everything(seed: int) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hc_lafter.costs import MIB, flops, interleaved, parameters, training_memory
+from hc_lafter.costs import MIB, flops, interleaved, parameters, ratios, training_memory
 
 B, D, H = 32, 64, 128  # batch, width in, width inside
 FLOAT = 4
@@ -153,6 +153,28 @@ def test_interleaved_runs_all_in_turn_and_drops_the_warm_up():
     assert 0.01 <= got["a"] < 0.1 and 0 < got["b"] < got["a"]
     with pytest.raises(ValueError, match="rounds is 0"):
         interleaved({"a": slow}, rounds=0)
+
+
+def test_ratios_are_taken_round_by_round(monkeypatch):
+    """A machine that slows down from round to round changes no ratio; the range is that of the rounds."""
+    clock = {"now": 0.0, "round": 0}
+    factor = {"a": [1] * 7, "b": [9, 2, 3, 2, 2.5, 2, 2]}  # the first round warms up
+
+    def call(name):
+        def run():
+            at = calls.count(name)
+            clock["now"] += (1 + at) * factor[name][at]
+            calls.append(name)
+
+        return run
+
+    calls = []
+    monkeypatch.setattr("hc_lafter.costs.time.perf_counter", lambda: clock["now"])
+    got = ratios({name: call(name) for name in factor}, "a")
+    assert got["a"] == {"value": 1, "low": 1, "high": 1, "n": 6}
+    assert got["b"] == pytest.approx({"value": 2, "low": 2, "high": 3, "n": 6})
+    with pytest.raises(ValueError, match="rounds is 5"):
+        ratios({"a": call("a")}, "a", rounds=5)
 
 
 # --- operations ---

@@ -14,7 +14,7 @@ import nbformat
 import psutil
 import pytest
 
-from hc_lafter import runner
+from hc_lafter import runner, schedule
 from hc_lafter.runner import clip_fingerprint, compare, data_fingerprint, tidy
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -61,6 +61,7 @@ class Chain:
 
     def run(self, *words):
         """Exit status, stdout, stderr."""
+        words = words if "--jobs" in words else (*words, "--jobs", "1")
         status = run_all.main(words, self.root, self.needs)
         return status, *self.capsys.readouterr()
 
@@ -372,11 +373,17 @@ def test_stopped_from_outside_it_goes_on_next_time(chain, tmp_path):
     pids = tmp_path / "pid"
     chain.add("02-slow", f"import os, time\n_ = open({str(pids)!r}, 'w').write(str(os.getpid()))", "time.sleep(600)")
     code = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\n"
-    code += f"import run_all; sys.exit(run_all.main([], {str(chain.root)!r}))"
-    for number, expected, said in ((signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "ended from outside")):
+    code += f"import run_all; sys.exit(run_all.main(sys.argv[1:], {str(chain.root)!r}))"
+    for number, expected, said, jobs in (
+        (signal.SIGINT, 130, "interrupted", "1"),
+        (signal.SIGTERM, 143, "ended from outside", "1"),
+        (signal.SIGINT, 130, "interrupted", "2"),
+        (signal.SIGTERM, 143, "ended from outside", "2"),
+    ):
         pids.unlink(missing_ok=True)
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True)
-        deadline = time.monotonic() + 60
+        words = [sys.executable, "-c", code, "--jobs", jobs]
+        process = subprocess.Popen(words, stdout=-1, stderr=-1, text=True)
+        deadline = time.monotonic() + 120
         while not (pids.exists() and pids.read_text()) and time.monotonic() < deadline:
             time.sleep(0.05)
         kernel = psutil.Process(int(pids.read_text()))
@@ -389,6 +396,61 @@ def test_stopped_from_outside_it_goes_on_next_time(chain, tmp_path):
         assert chain.up_to_date() == ["01-first"]
         assert list(chain.results("02-slow").iterdir()) == []
     assert "01-first ... up to date" in out  # the second time it went on from the first
+
+
+def test_side_by_side(chain):
+    """Each starts when its needs have run; what the longest way hangs on comes first; failures stay where they are."""
+    wait = "import os, time\nwhile not os.path.exists({!r}): time.sleep(0.05)"
+    made = [chain.root / f"made-{i}" for i in (1, 2)]
+    done = "open({!r}, 'w').close()"
+    # 01 and 02 can only end if they run at the same time.
+    chain.add("01-first", done.format(str(made[0])), wait.format(str(made[1])))
+    chain.add("02-second", done.format(str(made[1])), wait.format(str(made[0])))
+    chain.add("03-third", "1 / 0", needs=("01",))
+    chain.add("04-fourth", needs=("01", "02"))
+    chain.add("05-fifth", needs=("03",))
+    status, out, err = chain.run("--jobs", "2", "--timeout", "100")
+    lines = out.splitlines()
+    assert (status, err) == (1, ""), out + err
+    assert [line[:5] for line in lines[:5]] == [f"[{i}/5]" for i in range(1, 6)]
+    said = {line.split()[1]: line for line in lines[:5]}
+    assert all(" ran in " in said[name] for name in ("01-first", "02-second", "04-fourth"))
+    assert "FAILED in cell 3 (In [3]): ZeroDivisionError: division by zero (saved in results" in said["03-third"]
+    assert said["05-fifth"].endswith("skipped, needs 03-third")
+    assert lines[-1] == "2 of 5 did not run: 03-third, 05-fifth."
+    assert chain.up_to_date() == ["01-first", "02-second", "04-fourth"]
+    status, out, _ = chain.run("--jobs", "2", "--only", "1", "4")
+    assert status == 0 and out.count("up to date, skipped (use --force)") == 2
+    assert chain.run("--jobs", "0")[2] == "--jobs 0 runs nothing: give a whole number from 1.\n"
+
+
+def test_a_process_that_dies_is_a_failure(chain):
+    """Of one notebook: the others go on."""
+    chain.add("01-first", "import os, signal\nos.kill(os.getppid(), 9)" if os.name == "posix" else "exit()")
+    chain.add("02-second")
+    status, out, err = chain.run("--jobs", "2")
+    assert status == 1 and "02-second ... ran in" in out, out + err
+    assert "01-first ... FAILED its process ended by itself (exit status -9)" in out or os.name != "posix"
+
+
+def test_the_longest_way_starts_first(tmp_path):
+    books = [
+        runner.Notebook(tmp_path / f"0{i}-x.ipynb", needs, "", {}, "") for i, needs in ((1, ()), (2, ()), (3, ("02",)))
+    ]
+    left = schedule._way_to_the_end(books, {"01": 4, "02": 1, "03": 5})
+    assert left == {"03": 5, "02": 6, "01": 4}
+
+
+def test_how_many_at_once(monkeypatch):
+    memory = lambda free: lambda: type("Memory", (), {"available": free * schedule.ROOM})  # noqa: E731
+    monkeypatch.setattr("joblib.cpu_count", lambda: 8)
+    monkeypatch.setattr(schedule.psutil, "virtual_memory", memory(5.5))
+    assert schedule.side_by_side(threads=1, notebooks=9) == 5
+    assert schedule.side_by_side(threads=2, notebooks=9) == 4
+    assert schedule.side_by_side(threads=1, notebooks=2) == 2
+    assert schedule.side_by_side(threads=0, notebooks=9) == 1  # every core for each
+    monkeypatch.setattr(schedule.psutil, "virtual_memory", memory(0.5))
+    assert schedule.side_by_side(threads=1, notebooks=9) == 1
 
 
 def test_check_compares_with_what_is_there(chain, tmp_path, monkeypatch):

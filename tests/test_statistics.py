@@ -276,3 +276,16 @@ def test_compare_all_refuses_and_names_the_pair():
         compare_all({}, **QUICK)
     with pytest.raises(ValueError, match="resamples is 10"):
         compare_all({"fine": ok}, resamples=10, rng_seed=0)
+
+
+def test_ratio_over_seeds_is_a_paired_t_interval_on_logarithms():
+    a, b = np.array([2.0, 3.0, 5.0]), np.array([1.0, 2.0, 2.0])
+    found = statistics.ratio_over_seeds(a, b)
+    told = stats.ttest_1samp(np.log(a / b), 0).confidence_interval(0.95)
+    assert found["value"] == pytest.approx(stats.gmean(a / b)) and found["seeds"] == 3
+    assert (found["low"], found["high"]) == pytest.approx((np.exp(told.low), np.exp(told.high)))
+    other = statistics.ratio_over_seeds(b, a)  # turned over, it is the inverse
+    assert other["low"] == pytest.approx(1 / found["high"]) and other["value"] == pytest.approx(1 / found["value"])
+    for wrong in ([1.0], [1.0, 2.0], [1.0, 0.0, 2.0], [1.0, float("nan"), 2.0]):
+        with pytest.raises(ValueError, match="a ratio over seeds"):
+            statistics.ratio_over_seeds(a, wrong)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 
 from hc_lafter import paths, profiles, study
 from hc_lafter.paths import code_hash, find_root, write_whole
@@ -179,6 +180,22 @@ def test_study_refuses_what_the_machine_lacks(place, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     assert Study(NAME, "smoke", device="cpu", precision="auto").precision == "fp32"
     assert Study(NAME, "smoke", device="cpu", precision="bf16").precision == "bf16"
+
+
+def test_threads_are_the_profiles(place):
+    """And those of numpy's products, too; 0 leaves what torch takes."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        Study("01-x", threads=0)
+        assert torch.get_num_threads() == 3
+        Study("01-x", threads=2)
+        assert torch.get_num_threads() == 2
+        assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {2}
+        Study("01-x")
+        assert torch.get_num_threads() == 1  # the default profile's, so that its numbers do not depend on the machine
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_autocast_follows_the_precision(place, monkeypatch):

@@ -125,6 +125,30 @@ def paired(a, b, *, resamples: int, confidence: float = 0.95, rng_seed: int) -> 
     return Comparison(float(difference.mean()), float(low), float(high), n, seeds, verdict, float(p))
 
 
+def ratio_over_seeds(a, b, *, confidence: float = 0.95) -> dict[str, float]:
+    """How many times as large as b a is, paired by seed: {value, low, high, seeds}, for what each run has one of.
+
+    The geometric mean of a / b with Student's interval on its logarithm, which is where a ratio is symmetric.
+
+    Args:
+        a, b: [S] above zero, entry i of both from seed i.
+
+    Raises:
+        ValueError: fewer than 2 seeds, unequal lengths, or a value that is not above zero and finite.
+    """
+    a, b = (np.asarray(values, dtype=np.float64) for values in (a, b))
+    if a.shape != b.shape or a.ndim != 1 or len(a) < MIN_SEEDS:
+        raise ValueError(
+            f"a ratio over seeds takes two equally long rows of {MIN_SEEDS} or more: {a.shape}, {b.shape}."
+        )
+    if not (np.isfinite(a) & np.isfinite(b) & (a > 0) & (b > 0)).all():
+        raise ValueError("a ratio over seeds takes values above zero that are finite.")
+    logs = np.log(a / b)
+    half = stats.t.ppf((1 + confidence) / 2, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs))
+    value, low, high = np.exp([logs.mean(), logs.mean() - half, logs.mean() + half]).tolist()
+    return {"value": value, "low": low, "high": high, "seeds": len(logs)}
+
+
 def compare_all(
     pairs: Mapping[str, tuple], *, resamples: int, confidence: float = 0.95, rng_seed: int
 ) -> dict[str, Comparison]:
