@@ -282,7 +282,8 @@ def _judge(test: Check, supports: float, contradicts: float, results: Results, l
         if test.says(value - wider * (value - low), value + wider * (high - value)) == wanted:
             verdict = wanted
     ends = "" if low == high else f" [{_told(low)}, {_told(high)}]"
-    why = f"{_told(value)}{ends} {found['unit']}, to be {test.wants}"
+    unit = "ratio" if test.over else found["unit"]
+    why = f"{_told(value)}{ends} {unit}, to be {test.wants}"
     return {**found, "wants": test.wants, "verdict": verdict, "why": why}
 
 

@@ -36,6 +36,7 @@ from hc_lafter.vit import project
 from hc_lafter.weights import weight_hash
 
 VIEWS = ("strong", "plain")
+_HEADS_AT_ONCE = 1024  # images whose cached features go through a head together: a head is too small for batches of 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +183,7 @@ def tune(
     frozen: bool = False,
     epochs: int | None = None,
     batch_size: int | None = None,
-    on_test: bool = False,
+    on_test: np.ndarray | None = None,
     progress: bool = True,
 ) -> Run:
     """Tune a system on some training images, choose its epoch on validation, and read the test images once.
@@ -201,8 +202,8 @@ def tune(
         pseudo: [B] pseudo-labels of all images, for a label-free regime without a moving teacher.
         frozen: give the batches the frozen tower's own final feature, which the distillation loss asks for.
         epochs, batch_size: in the place of the profile's.
-        on_test: measure test accuracy after each epoch, too, as ``test accuracy`` in the history: for showing what
-            choosing on the test split would have reported. It chooses nothing.
+        on_test: indices of test images on which accuracy is measured after each epoch, too, as ``test accuracy`` in the
+            history: for showing what choosing on the test split would have reported. It chooses nothing.
 
     Raises:
         ValueError: an unknown view, or as `fit`.
@@ -226,7 +227,7 @@ def tune(
 
     def validate(module: nn.Module) -> dict[str, float]:
         found = {"accuracy": _accuracy(module, chosen)}
-        return found | ({"test accuracy": _accuracy(module, material.part["test"])} if on_test else {})
+        return found | ({} if on_test is None else {"test accuracy": _accuracy(module, on_test)})
 
     def _accuracy(module: nn.Module, indices: np.ndarray) -> float:
         logits = predict(study, material, module, indices, taps=taps)
@@ -234,7 +235,8 @@ def tune(
 
     phases = [Phase(*row) for row in system.schedule(epochs or p.epochs)]
     batch_size = batch_size or p.tune_batch
-    told = [name, seed, view, on_test, chosen.tolist(), batch_size, data.fingerprint, [vars(phase) for phase in phases]]
+    shown = None if on_test is None else on_test.tolist()
+    told = [name, seed, view, shown, chosen.tolist(), batch_size, data.fingerprint, [vars(phase) for phase in phases]]
     told += [material.dataset.fingerprint, material.clip.weight_hash, material.clip.activation]
     history = fit(
         system,
@@ -289,7 +291,7 @@ def predict(
         )
         batches = (batch["student"] for batch in loader)
     else:
-        batches = material.taps(taps, indices).split(study.profile.batch_size)
+        batches = material.taps(taps, indices).split(max(_HEADS_AT_ONCE, study.profile.batch_size))
     found = []
     for batch in batches:
         with study.autocast() if taps is None else nullcontext():  # heads are cheap, and judged in full precision

@@ -81,6 +81,21 @@ def difference(ax: Axes, names: Sequence[str], value, low, high, *, colours: Seq
     return ax
 
 
+def times(ax: Axes, ratios: Mapping[str, Mapping[str, float]]) -> Axes:
+    """Ratios of times {value, low, high} by system, the first on top, 1 marked: what ``costs.ratios`` gives."""
+    rows = np.arange(len(ratios))[::-1]
+    for y, (system, r) in zip(rows, ratios.items(), strict=True):
+        colour = PALETTE.get(system.split(",")[0], NEUTRAL)
+        ax.plot([r["low"], r["high"]], [y, y], color=colour, linewidth=2.4, solid_capstyle="round")
+        ax.plot([r["value"]], [y], "o", color=colour, markersize=7)
+        _at_right(ax, y, f"{r['value']:.2f} [{r['low']:.2f}, {r['high']:.2f}]")
+    ax.axvline(1, color="black", linewidth=0.8, zorder=0)
+    ax.set_yticks(rows, list(ratios))
+    ax.set_ylim(-0.6, len(ratios) - 0.4)
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
 def picture(ax: Axes, image: np.ndarray, title: str | None = None) -> Axes:
     """An image [height, width, 3] without frame."""
     ax.imshow(image)

@@ -10,22 +10,23 @@ from pathlib import Path
 
 import pandas as pd
 
+from hc_lafter import ledger
 from hc_lafter.paths import find_root, write_whole
 
 START, END = "<!-- headline: python -m hc_lafter.readme -->", "<!-- /headline -->"
 
 
 def headline(results: Path) -> str:
-    """Markdown tables: classification systems (notebook 04), masks (notebook 05), layers (notebook 01).
+    """Markdown tables: classification systems (notebook 04), masks (notebook 05), claims (09), layers (notebook 01).
 
     Args:
         results: the folder ``results/<profile>``.
 
     Raises:
-        FileNotFoundError: one of the three notebooks has left no metrics there.
+        FileNotFoundError: one of the four notebooks has left nothing there.
     """
     layers = f"<details><summary>Layer by layer</summary>\n\n{_layers(results)}\n\n</details>"
-    return "\n\n".join([_systems(results), _masks(results), layers])
+    return "\n\n".join([_systems(results), _masks(results), _claims(results), layers])
 
 
 def _systems(results: Path) -> str:
@@ -64,6 +65,20 @@ def _masks(results: Path) -> str:
     lines = ["| system | mIoU, seen classes | mIoU, unseen classes | harmonic mean |", "|---|---|---|---|"]
     lines += [f"| {name} | " + " | ".join(_cell(cells[name, metric]) for metric in metrics) + " |" for name in names]
     return "\n".join([told, "", *lines])
+
+
+def _claims(results: Path) -> str:
+    path = results / "claims.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: run run_all.py first.")
+    records = json.loads(path.read_text(encoding="utf-8"))
+    of_each = ", ".join(f"{count} {verdict}" for verdict, count in ledger.counts(records).items() if count)
+    lines = ["| | claim | verdict | measured |", "|---|---|---|---|"]
+    for record in records:
+        said = f"{ledger.SIGNS[record['verdict']][0]} {record['verdict']}"
+        lines.append(f"| {record['id']} | {record['statement']} | {said} | {ledger.measured(record)} |")
+    told = f"Of {len(records)} claims of the design documents: **{of_each}**, each by a rule fixed beforehand."
+    return "\n".join([told, "", "<details><summary>Claim by claim</summary>", "", *lines, "", "</details>"])
 
 
 def _layers(results: Path) -> str:

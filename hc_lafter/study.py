@@ -28,6 +28,7 @@ import torch
 from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
+from hc_lafter import figure_record, figures
 from hc_lafter.paths import Places, code_hash, processor, versions, write_whole
 from hc_lafter.profiles import Profile, load_profile, nearest
 
@@ -35,28 +36,6 @@ UNITS = ("fraction", "nats", "bits", "ratio", "count", "pixels", "logit", "cosin
 TIME_UNITS = ("seconds", "milliseconds", "images/second", "MiB")  # differ from run to run: timings.json only
 DIGITS = 6  # significant digits on file: far below what any interval resolves, far above float32's last-bit noise
 KEY = ("system", "dataset", "split", "metric")  # what names a number; one record each
-
-# One style for every figure. Glyphs are drawn as paths and ids are salted, so that a figure looks the same without our
-# fonts and a second run writes the same bytes.
-STYLE = {
-    "figure.constrained_layout.use": True,
-    "figure.dpi": 110,
-    "savefig.dpi": 200,
-    "font.family": "DejaVu Sans",  # comes with matplotlib
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.alpha": 0.3,
-    "legend.frameon": False,
-    "image.interpolation": "nearest",
-    "svg.fonttype": "path",
-    "svg.hashsalt": "hc-lafter",
-    "pdf.fonttype": 42,
-}
 
 
 def metric(
@@ -146,7 +125,7 @@ class Study:
         self.precision = _precision(self.profile.precision, self.device)
         _compute_with(self.profile.threads)
         _seed_everything(self.seed)
-        mpl.rcParams.update(STYLE)
+        mpl.rcParams.update(figure_record.STYLE)
 
     def __repr__(self) -> str:
         place = f"{self.device}, {self.precision}, {torch.get_num_threads()} threads"
@@ -200,16 +179,20 @@ class Study:
     def save_figure(self, figure: Figure, name: str) -> Path:
         """Write ``<name>.svg`` and ``<name>.png``; the figure stays open, so that the notebook shows it, too.
 
+        Its record goes to ``results/<profile>/<notebook>/figures/<name>.json``: `hc_lafter.figures` draws it anew.
+
         Raises:
-            ValueError: the name has other signs than lowercase letters, digits and hyphens.
+            ValueError: the name has other signs than lowercase letters, digits and hyphens, or the figure holds what
+                no record can be made of.
             OSError: the folder cannot be written.
         """
         path = self.figures / f"{_checked(name)}.svg"
-        # No dates and no library versions in the files: the same numbers give the same bytes.
-        for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
+        kept = figures.dumps(figure_record.record(figure, f"figure {name} of {self.notebook}"))
+        for suffix in (".png", ".svg"):
             buffer = io.BytesIO()
-            figure.savefig(buffer, format=suffix[1:], metadata=metadata)
+            figure.savefig(buffer, format=suffix[1:], metadata=figures.NO_DATES[suffix[1:]])
             write_whole(path.with_suffix(suffix), buffer.getvalue())
+        write_whole(self.results / "figures" / f"{name}.json", kept)
         return path
 
     def save_table(self, table: pd.DataFrame, name: str) -> Path:

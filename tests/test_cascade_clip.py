@@ -1,6 +1,7 @@
 """Cascade-CLIP: settings, parameter account, geometry, losses and regimes; its arithmetic is held in test_reference."""
 
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import open_clip
@@ -76,6 +77,18 @@ def test_every_trainable_parameter_is_in_one_group_and_gets_a_gradient(visual):
         held = {id(p) for part in (system.norms, system.projections) for p in part.parameters()}
         assert {id(p) for p in grouped} == own - (set() if config.train_projections else held)
         assert not any(p.requires_grad for p in system.visual.parameters())
+
+
+def test_other_words_are_asked_of_the_same_features(visual):
+    """As a system built with those words says it, whatever their number."""
+    system, words = build(visual), torch.eye(16)[:7]
+    other = CascadeCLIP(visual, words, torch.ones(7, dtype=torch.bool), SMALL, seed=0).eval()
+    x = pictures(2, 3, 32, 32)
+    with torch.inference_mode():
+        features = system.features(x)
+        for found, want in ((system.decode(*features, text=words), other), (system.decode(*features), system)):
+            for a, b in zip(chain(*found), chain(*want.maps(x)), strict=True):
+                torch.testing.assert_close(a, b)
 
 
 def test_norms_are_not_decayed(visual):

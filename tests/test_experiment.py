@@ -271,7 +271,7 @@ def test_the_epoch_is_chosen_on_validation_alone(study, material, val, best, on_
     material = told(material, val, [4, 4, 1, 5])
     run = tune(
         study, material, Dial(), Turn(), name="dial", seed=0, images=material.part["train"][:32], taps=[12],
-        epochs=5, on_test=on_test, progress=False,
+        epochs=5, on_test=material.part["test"] if on_test else None, progress=False,
     )  # fmt: skip
     assert [row["accuracy"] for row in run.history.epochs] == [val.count(e) / 4 for e in range(1, 6)]
     assert run.history.best_epoch == best and round(run.system.at.item()) == best
@@ -495,7 +495,7 @@ def test_a_run_that_has_ended_is_found_again_and_no_other(tmp_path, material, cl
         (9, {"build": hybrid}),
         (9, {"build": partial(hybrid, normalise=False)}),  # no parameter tells the two apart
         (9, {"study": study_of(tmp_path, n_select=5)}),
-        (9, {"on_test": True}),
+        (9, {"on_test": np.arange(80, 84)}),
         (3, {**few, "view": "plain"}),
         (3, {**few, "view": "strong"}),
         (3, {**few, "view": "plain", "study": study_of(tmp_path, n_select=5)}),

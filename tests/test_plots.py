@@ -101,6 +101,15 @@ def test_norm_bands(ax):
     assert (outer.min(), outer.max()) == (1, 6) and (inner.min(), inner.max()) == (2, 5)
 
 
+def test_times(ax):
+    plots.times(ax, {"SC-CLIP": {"value": 1.1, "low": 0.9, "high": 1.4}, "x": {"value": 2, "low": 2, "high": 2.5}})
+    line, dot, *_ = ax.lines
+    assert list(line.get_xdata()) == [0.9, 1.4] and list(dot.get_xdata()) == [1.1]
+    assert line.get_color() == plots.PALETTE["SC-CLIP"] and list(line.get_ydata()) == [1, 1]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["SC-CLIP", "x"]
+    assert [t.get_text() for t in ax.texts] == ["1.10 [0.90, 1.40]", "2.00 [2.00, 2.50]"]
+
+
 def test_pictures_have_no_frame(ax):
     plots.picture(ax, np.zeros((4, 6, 3)), "title")
     assert not ax.axison and ax.images[0].get_array().shape == (4, 6, 3) and ax.get_title() == "title"

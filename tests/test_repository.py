@@ -66,7 +66,7 @@ def test_no_file_names_a_registry_and_the_lock_stays_out():
 
 
 def test_notebooks_are_sources():
-    assert [n.stem[:2] for n in NOTEBOOKS] == ["01", "02", "03", "04", "05", "07", "08"]
+    assert [n.stem[:2] for n in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06", "07", "08", "09"]
     for path in NOTEBOOKS:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         code = [c for c in cells if c["cell_type"] == "code"]
@@ -96,7 +96,7 @@ def test_ci_runs_the_test_command_of_the_readme():
 
 def test_the_headline_comes_from_results():
     table = readme.headline(ROOT / "results" / "default")
-    assert table.count("\n| ") == 13 + 16 + 9  # heads; twelve layers, fifteen systems, eight that give masks
+    assert table.count("\n| ") == 13 + 16 + 9 + 31  # heads; layers, systems, those that give masks, claims
     assert readme.updated(README, table) == README, "run python -m hc_lafter.readme"
 
 
@@ -116,6 +116,13 @@ def test_the_headline_follows_the_results(tmp_path):
         path.write_text(json.dumps(rows), encoding="utf-8")
         assert readme.headline(results).count("| 0.123 [") == 1
         path.write_text(whole, encoding="utf-8")
+    path = results / "claims.json"
+    records = json.loads(path.read_text(encoding="utf-8"))
+    before = readme.headline(results)
+    records[0]["verdict"] = "contradicted" if records[0]["verdict"] == "supported" else "supported"
+    path.write_text(json.dumps(records), encoding="utf-8")
+    after = readme.headline(results)
+    assert len(set(before.splitlines()) - set(after.splitlines())) == 2  # its line, and the counts
     compared = results / "04-full-training" / "comparisons.parquet"
     table = pd.read_parquet(compared)
     table["verdict"] = "changed"

@@ -60,13 +60,14 @@ def test_large_samples_use_percentiles_and_agree_with_bca(monkeypatch):
     np.testing.assert_allclose([plain.low, plain.high], [bca.low, bca.high], rtol=0.03)
 
 
-def test_crossed_resampling_against_a_loop(monkeypatch):
+@pytest.mark.parametrize("chunk", [7, 20])
+def test_crossed_resampling_against_a_loop(monkeypatch, chunk):
     """The obvious loops on the same draws: pick seeds, pick images, average every pair."""
-    monkeypatch.setattr(statistics, "_CHUNK", 12 * 7)  # 7 resamples at once: 20 take three chunks
+    monkeypatch.setattr(statistics, "_CHUNK", 12 * chunk)  # 7 resamples at once: 20 take three chunks
     x = np.random.default_rng(0).normal(size=(3, 12))
-    got = statistics._crossed(x, 20, np.random.default_rng(5))
+    got = statistics._crossed(x, 20, 5)
     rng, want = np.random.default_rng(5), []
-    for count in (7, 7, 6):
+    for count in (7, 7, 6) if chunk == 7 else (20,):
         rows, columns = rng.integers(3, size=(count, 2)), rng.integers(12, size=(count, 12))
         for r in range(count):
             want.append(np.mean([x[s, i] for s in rows[r] for i in columns[r]]))
@@ -79,7 +80,7 @@ def test_crossed_resampling_sees_both_sources():
     seeds = np.repeat(rng.normal(size=(4, 1)), 50, axis=1)
     images = np.repeat(rng.normal(size=(1, 50)), 4, axis=0)
     for x, variance in ((seeds, seeds[:, 0].var(ddof=1) / 4), (images, images[0].var(ddof=0) / 50)):
-        means = statistics._crossed(x, 20000, np.random.default_rng(1))
+        means = statistics._crossed(x, 20000, 1)
         assert means.var() == pytest.approx(variance, rel=0.05)
 
 

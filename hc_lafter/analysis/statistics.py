@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -208,10 +209,9 @@ def _bootstrap(values: np.ndarray, resamples: int, confidence: float, rng_seed: 
     """(low, high, [resamples] means) of the mean of [n] or [seeds, n] values."""
     if values.min() == values.max():
         return values.flat[0], values.flat[0], np.full(resamples, values.flat[0])
-    rng = np.random.default_rng(rng_seed)
     if values.ndim == 2:
         tail = (1 - confidence) / 2
-        means = _crossed(values, resamples, rng)
+        means = _crossed(values, resamples, rng_seed)
         return *np.quantile(means, (tail, 1 - tail)), means
     n = len(values)
     found = stats.bootstrap(
@@ -222,12 +222,12 @@ def _bootstrap(values: np.ndarray, resamples: int, confidence: float, rng_seed: 
         vectorized=True,
         confidence_level=confidence,
         method=method if n <= _BCA_LIMIT else "percentile",
-        rng=rng,
+        rng=np.random.default_rng(rng_seed),
     )
     return *found.confidence_interval, found.bootstrap_distribution
 
 
-def _crossed(values: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+def _crossed(values: np.ndarray, resamples: int, rng_seed: int) -> np.ndarray:
     """Means of [resamples] resamples of [S, n] values: rows and columns drawn independently, with replacement.
 
     Every seed saw the same images, so images are not nested in seeds; drawing single entries would treat S looks at
@@ -236,15 +236,27 @@ def _crossed(values: np.ndarray, resamples: int, rng: np.random.Generator) -> np
     (McCarthy & Snowden, "The bootstrap and finite population sampling", 1985), which counts where S is 3.
     """
     seeds, n = values.shape
-    means = np.empty(resamples)
     step = max(1, _CHUNK // n)
-    for start in range(0, resamples, step):
+    draw = _drawn if resamples <= step else _drawn.__wrapped__  # one that fits at once is kept for the next table row
+    means, start = [], 0
+    rng = np.random.default_rng(rng_seed)
+    while start < resamples:
         count = min(step, resamples - start)
-        rows = rng.integers(seeds, size=(count, seeds - 1))
-        columns = rng.integers(n, size=(count, n))
-        weights = (rows[:, :, None] == np.arange(seeds)).mean(axis=1)  # [count, S]: share of each seed in the draw
-        means[start : start + count] = np.take_along_axis(weights @ values, columns, axis=1).mean(axis=1)
-    return means
+        rows, columns = draw(seeds, n, count, rng_seed if draw is _drawn else rng)
+        # In BLAS: the sum of an image's value times how often it was drawn, per seed, then the seeds' shares.
+        means.append((columns.astype(np.float64) @ values.T * rows).sum(axis=1) / n)
+        start += count
+    return np.concatenate(means)
+
+
+@lru_cache(maxsize=8)
+def _drawn(seeds: int, n: int, resamples: int, rng: int | np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """[resamples, S] shares of each seed, and [resamples, n] how often each image was drawn."""
+    rng = np.random.default_rng(rng)
+    rows = rng.integers(seeds, size=(resamples, seeds - 1))
+    columns = rng.integers(n, size=(resamples, n)) + np.arange(resamples)[:, None] * n
+    counts = np.bincount(columns.ravel(), minlength=resamples * n).reshape(resamples, n)
+    return (rows[:, :, None] == np.arange(seeds)).mean(axis=1), counts.astype(np.uint16)
 
 
 def _checked(name: str, values, resamples: int, confidence: float) -> np.ndarray:

@@ -164,19 +164,24 @@ class CascadeCLIP(nn.Module):
             return F.normalize(self.visual.ln_post(tokens) @ self.visual.proj, dim=-1)
         return F.normalize(self.norms[str(layer)](tokens) @ self.projections[str(layer)], dim=-1)
 
-    def query(self, level: int, cls: Tensor) -> Tensor:
+    def query(self, level: int, cls: Tensor, text: Tensor | None = None) -> Tensor:
         """[B, D] -> [B, C, D]: Linear([cls * text, text]), the relationship descriptor of ZegCLIP (section 3.3)."""
-        text = self.text.expand(len(cls), -1, -1)
+        text = (self.text if text is None else text).expand(len(cls), -1, -1)
         return self.queries[level](torch.cat([cls[:, None] * text, text], dim=-1))
 
     def maps(self, images: Tensor) -> list[list[Tensor]]:
         """Attention logits [B, C, h, w] of every level (outer) and decoder layer (inner), not yet enlarged."""
-        patches, cls, grid = self.features(images)
+        return self.decode(*self.features(images))
+
+    def decode(
+        self, patches: list[Tensor], cls: Tensor, grid: tuple[int, int], text: Tensor | None = None
+    ) -> list[list[Tensor]]:
+        """What `maps` makes of `features`, for its own classes or for other unit ``text`` [C', D]."""
         found = []
         for index, (level, nga) in enumerate(zip(self.config.levels, self.nga, strict=True)):
             mine, patches = patches[: len(level)], patches[len(level) :]
             memory = nga(torch.stack(mine, dim=1))
-            found.append([m.unflatten(-1, grid) for m in self.decoders[index](self.query(index, cls), memory)])
+            found.append([m.unflatten(-1, grid) for m in self.decoders[index](self.query(index, cls, text), memory)])
         return found
 
     def forward(self, images: Tensor, size: tuple[int, int] | None = None) -> Masks:

@@ -1,0 +1,345 @@
+"""The report: what it says follows from results, and a real browser shows it whole, on a desk and on a phone."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from hc_lafter import claims, comparing, ledger, report, reporting
+from hc_lafter.claims import VERDICTS, Check, Results
+from hc_lafter.study import metric
+
+ROOT = Path(__file__).parents[1]
+COMMITTED = ROOT / "results" / "default"
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FULL = "04-full-training"
+
+
+# --- what it says ------------------------------------------------------------------------------------------------
+
+
+def check(kind, *bounds):
+    row = {"notebook": FULL, "system": "a - b", "metric": "top-1 accuracy", "unit": "fraction"}
+    return Check(kind=kind, bounds=list(bounds), row=row)
+
+
+@pytest.mark.parametrize(
+    ("kind", "bounds", "interval", "half_widths"),
+    [
+        ("above", [0.0], (0.5, 0.25, 1.0), 2),  # the end toward the bound counts, not the other
+        ("above", [0.0], (-0.5, -0.75, -0.25), -2),
+        ("at_least", [0.5], (0.25, 0.0, 0.5), -1),  # its end is the bound
+        ("below", [1.0], (0.5, 0.25, 1.0), 1),
+        ("at_most", [1.0], (2.0, 1.5, 4.0), -2),
+        ("between", [0.0, 1.0], (0.25, 0.125, 0.5), 2),
+        ("between", [0.0, 1.0], (1.5, 1.25, 2.0), -2),
+        ("above", [0.5], (0.5, 0.25, 0.75), 0),
+        ("above", [0.0], (0.5, 0.5, 0.5), math.inf),  # exact
+        ("below", [0.0], (0.5, 0.5, 0.5), -math.inf),
+        ("equals", [3.0], (3.0, 3.0, 3.0), math.inf),
+        ("equals", [3.0], (4.0, 4.0, 4.0), -math.inf),
+    ],
+)
+def test_distance_from_the_bound(kind, bounds, interval, half_widths):
+    row = dict(zip(("value", "low", "high"), interval, strict=True))
+    assert ledger.margin(check(kind, *bounds), row) == half_widths
+
+
+def test_the_bars_agree_with_the_verdicts():
+    """A supported claim points to the right and a contradicted one to the left, beyond one half-width."""
+    records = claims.judge(COMMITTED, strict=False)
+    seen = 0
+    for record in records:
+        found = ledger.deciding(record)
+        if record["verdict"] in ("supported", "contradicted"):
+            side = 1 if record["verdict"] == "supported" else -1
+            assert side * ledger.margin(*found) >= 1, record["id"]
+            assert found[1]["value"] == record["value"]
+            seen += 1
+    assert seen >= 8
+
+
+def test_numbers_as_one_reads_them():
+    row = metric("a - b", "world", "test", "top-1 accuracy", -0.0415, -0.0625, -0.022, 2000, 3, "fraction")
+    assert ledger.span(row, sign=True) == "−4.2 [−6.2, −2.2] points"
+    assert ledger.span(row | {"value": 0.597, "low": 0.575, "high": 0.618}) == "59.7 [57.5, 61.8] %"
+    count = metric("a", "world", "none", "parameters", 1572870, unit="count")
+    assert ledger.span(count) == "1,572,870" and ledger.sample(count) == "counted"
+    assert ledger.sample(row) == "2,000 × 3 seeds"
+    ratio = metric("a", "world", "timing", "time / b", 0.9, 0.85, 1.0, 8, None, "ratio")
+    assert ledger.span(ratio) == "0.900 [0.850, 1.00] ratio" and ledger.sample(ratio) == "8"
+    assert ledger.asked(check("at_least", -0.02), row) == "at least −2"
+    assert ledger.asked(check("between", 0.5205, 0.5215), row) == "between 52.05 and 52.15"
+
+
+def test_the_ledger_table_holds_every_claim_and_no_markup_of_its_texts():
+    records = claims.judge(COMMITTED, strict=False)
+    records[0]["statement"] = "<script>alert(1)</script> & more"
+    names = reporting.figures_of(records)
+    whole = ledger.ledger_table(records, names[:1])
+    assert "<script>" not in whole and "&lt;script&gt;" in whole
+    assert re.findall(r'<tr id="(C\d\d)"', whole) == [r["id"] for r in records] and len(records) == 30
+    linked = sum(record["evidence"]["figure"] == names[0] for record in records)
+    assert whole.count('<a href="#figure-') == linked > 0  # only to what is on the page
+    assert sum(ledger.counts(records).values()) == 30 and tuple(ledger.counts(records)) == VERDICTS
+
+
+def test_the_ledger_figure_shows_every_claim_and_its_verdict():
+    records = claims.judge(COMMITTED, strict=False)
+    figure = ledger.draw_ledger(records)
+    (ax,) = figure.axes
+    assert sorted(text.get_text()[:3] for text in ax.get_yticklabels()) == [r["id"] for r in records]
+    signs = [t.get_text()[0] for t in ax.texts if t.get_text()[1:2] == " " and t.get_text()[0] in "✓✗?–"]
+    assert sorted(signs) == sorted(ledger.SIGNS[r["verdict"]][0] for r in records)
+    told = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert told == [f"{n} {verdict}" for verdict, n in ledger.counts(records).items()]
+    assert all(abs(x) <= 6 for line in ax.lines for x in line.get_xdata())
+
+
+def accuracy(system, value, what="top-1 accuracy", unit="fraction", half=0.01, split="test", n=500):
+    return metric(system, "pets", split, what, value, value - half, value + half, n, 3, unit)
+
+
+def keep(folder, notebook, rows, duels=()):
+    """Results as notebooks leave them."""
+    here = folder / notebook
+    here.mkdir(parents=True, exist_ok=True)
+    (here / "metrics.json").write_text(json.dumps(rows), encoding="utf-8")
+    types = {"value": "float64", "low": "float64", "high": "float64", "n": "Int64", "seeds": "Int64"}
+    pd.DataFrame(rows).astype(types).to_parquet(here / "metrics.parquet", index=False)
+    if duels:
+        pd.DataFrame(duels).to_parquet(here / "comparisons.parquet", index=False)
+    return Results(folder)
+
+
+def duel(a, value, verdict, b="zero-shot, no training"):
+    return {"a": a, "b": b, "value": value, "low": value - 0.01, "high": value + 0.01, "n": 500, "seeds": 3} | {
+        "verdict": verdict
+    }
+
+
+def test_advice_follows_the_verdicts_not_the_highest_number(tmp_path):
+    rows = [accuracy("zero-shot, no training", 0.5), accuracy("LaFTer, label-free", 0.55)]
+    rows += [accuracy("LaFTer, supervised", 0.6), accuracy("linear probe, supervised", 0.9)]
+    rows += [accuracy("LaFTer, supervised - zero-shot, no training", 0.1)]
+    rows += [
+        accuracy(n, v, "kl, tempered", "nats")
+        for n, v in (("LaFTer, supervised", 0.4), ("zero-shot, no training", 0.3))
+    ]
+    rows += [accuracy("LaFTer, supervised - zero-shot, no training", -0.2, "kl, tempered", "nats")]
+    cost = metric("LaFTer", "pets", "none", "trainable parameters here, classifier aside", 8704, unit="count")
+    duels = [duel("LaFTer, label-free", 0.05, "no difference"), duel("LaFTer, supervised", 0.1, "better")]
+    results = keep(tmp_path, FULL, [*rows, cost], duels)
+    masks = [accuracy(n, v, "unseen mIoU") for n, v in (("SC-CLIP", 0.4), ("Cascade-CLIP", 0.395))]
+    keep(tmp_path, "05-cascade-vs-hybrid", masks)
+    told = comparing.advice(results).set_index("task")
+    assert told.loc["Name an image, no labels", "use"] == "zero-shot, no training"
+    assert (
+        told.loc["Name an image, no labels", "why"] == "of 1 tuned systems none better than zero-shot, 1 no different"
+    )
+    assert told.loc["Name an image, a few labels", "use"] == "LaFTer, supervised"  # the probe was compared with nothing
+    assert told.loc["Name an image, a few labels", "reaches"] == "60.0 [59.0, 61.0] %"
+    assert told.loc["Name an image, a few labels", "costs"].startswith("8,704 parameters trained")
+    assert told.loc["Tell the mix of emotions", "use"] == "zero-shot, no training"  # lower is better
+    assert told.loc["Masks, of other classes", "use"] == "SC-CLIP"
+    assert told.loc["Masks, of other classes", "why"].endswith("the two intervals overlap")
+    table = comparing.classification(results)
+    assert len(table) == 4 and list(table["verdict"]) == ["", "no difference", "better", ""]
+
+
+def test_tables_of_a_run_without_a_notebook_are_empty_and_say_nothing(tmp_path):
+    results = keep(tmp_path, "01-feature-tapping", [accuracy("zero-shot, layer 12", 0.5)])
+    for made in (comparing.advice, comparing.classification, comparing.masks, comparing.costs, comparing.tuning_costs):
+        assert made(results).empty
+    assert all("Measured here" not in section for section in reporting.published(results))
+
+
+def test_a_number_changed_by_hand_stops_the_report(tmp_path):
+    results = shutil.copytree(COMMITTED, tmp_path / "results")
+    path = results / FULL / "metrics.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    next(r for r in rows if r["system"] == "HybridCascade-LaFTer, supervised")["value"] = 0.999
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    with pytest.raises(ValueError, match="changed by hand, HybridCascade-LaFTer, supervised"):
+        comparing.advice(Results(results))
+
+
+def test_published_numbers_are_whole_and_stand_apart():
+    tables = yaml.safe_load(reporting.PUBLISHED.read_text(encoding="utf-8"))["tables"]
+    sections = reporting.published(Results(COMMITTED))
+    assert len(sections) == len(tables) == 5
+    for table, section in zip(tables, sections, strict=True):
+        assert all(len(row) == len(table["columns"]) for row in table["rows"].values())
+        assert table["source"] in html.unescape(section)
+        theirs, ours = section.split("Measured here")  # every one has its counterpart in the reference run
+        for row in table["rows"].values():
+            assert all(f">{number}</td>" in theirs for number in row)
+        assert all(f">{html.escape(name)}</td>" in ours for name in table["measured"]["rows"])
+    cascade = next(t for t in tables if "harmonic mean" in t["columns"])
+    for seen, unseen, mean in cascade["rows"].values():
+        assert abs(2 * seen * unseen / (seen + unseen) - mean) < 0.06
+
+
+def test_pictures_become_small_and_stay_what_they_are(tmp_path):
+    shades = np.zeros((60, 90, 3), np.uint8)
+    shades[:, 40:] = (0, 114, 178)
+    (tmp_path / "04-x").mkdir()
+    Image.fromarray(shades).save(tmp_path / "04-x" / "one.png")
+    told = reporting.picture(tmp_path / "04-x" / "one.png", 'a "caption" <b>')
+    assert 'id="figure-04-x-one"' in told and "<b>" not in told
+    with pytest.raises(FileNotFoundError, match="run notebook 04 first"):
+        reporting.picture(tmp_path / "04-x" / "two.png")
+
+
+def test_pages_that_would_fetch_or_run_are_refused(tmp_path):
+    def made(source, output=None):
+        cell = nbformat.v4.new_code_cell(source)
+        if output:
+            cell.outputs = [nbformat.v4.new_output("display_data", data={"text/html": output})]
+        return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A title"), cell])
+
+    with pytest.raises(ValueError, match="no outputs"):
+        report.page(made("1"))
+    told = report.page(made("print('src=')", "<p>fine</p><img src='data:image/png;base64,AA'>"))
+    assert "<title>A title</title>" in told and "<p>fine</p>" in told and "http" not in told.split("</style>")[1]
+    fetched = (
+        "<img src='x.png'>",
+        '<img src="https://a.b/c.png">',
+        "<script>1</script>",
+        "<p style='background: url(x)'>",
+    )
+    for output in (*fetched, "<iframe src='data:,'></iframe>", "<img srcset=x.png>", "<p onclick=x>"):
+        with pytest.raises(ValueError, match="would fetch or run"):
+            report.page(made("1", output))
+    (tmp_path / "x.ipynb").write_text("{")
+    with pytest.raises(ValueError, match="no notebook"):
+        report.write(tmp_path / "x.ipynb", tmp_path / "x.html")
+    with pytest.raises(FileNotFoundError, match="is missing"):
+        report.write(tmp_path / "y.ipynb", tmp_path / "x.html")
+    assert not (tmp_path / "x.html").exists()
+
+
+# --- what a browser shows ----------------------------------------------------------------------------------------
+
+PROBE = """<script>window.addEventListener("load", () => {
+  const wide = document.documentElement.scrollWidth, seen = e => e.checkVisibility();
+  const all = (what) => [...document.querySelectorAll(what)];
+  parent.postMessage(JSON.stringify({
+    width: innerWidth, overflow: wide - innerWidth,
+    images: document.images.length, broken: [...document.images].filter(i => !i.naturalWidth).map(i => i.alt),
+    rows: all("#ledger tbody tr").filter(seen).length, tables: all("table").length,
+    loose: all("table").filter(t => !t.closest(".box")).length,
+    code: all("div.highlight").filter(seen).length, folded: all("details.code").length,
+    fetched: performance.getEntriesByType("resource").map(e => e.name).filter(n => !n.startsWith("data:")),
+    dead: all("a[href^='#']").filter(a => !document.getElementById(a.hash.slice(1))).map(a => a.hash),
+    away: all("a[href^='http']").length, small: all("td, p, li").filter(e => seen(e) &&
+      parseFloat(getComputedStyle(e).fontSize) < 11).length,
+  }), "*");
+});</script>"""
+# A frame as wide as the screen that is meant: a window of Chromium's own is never narrower than 500 pixels.
+FRAME = """<!DOCTYPE html><script>
+addEventListener("message", e => { document.documentElement.dataset.found = e.data; });
+</script><iframe src="copy.html" style="width: WIDTHpx; height: 900px; border: 0"></iframe>"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """Notebook 09 run on the committed results, and its page."""
+    out = tmp_path_factory.mktemp("report")
+    for kind in ("results", "figures"):
+        shutil.copytree(ROOT / kind / "default", out / kind / "default")
+    for left in (out / "results" / "default").glob("*.*"):
+        left.unlink() if left.name != "provenance.json" else None
+    command = [sys.executable, str(ROOT / "run_all.py"), "--only", "09", "--force", "--out", str(out)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stdout + run.stderr
+    page = out / "results" / "default" / "report.html"
+    environment = {**os.environ, "HC_LAFTER_OUTPUT": str(out)}
+    again = [sys.executable, "-m", "hc_lafter.report"]
+    told = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment)
+    assert told.stdout.strip() == str(page) and told.returncode == 0, told.stderr
+    return page
+
+
+def browse(folder: Path, page: Path, *words: str) -> tuple[str, list[str]]:
+    """What headless Chromium prints of a page, and what the page says on its console."""
+    if BROWSER is None:
+        pytest.skip("no chromium, chromium-browser or google-chrome is installed")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"]
+    options += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    options += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={folder / 'browser'}"]
+    options += ["--virtual-time-budget=6000", "--enable-logging=stderr", *words]
+    run = subprocess.run([BROWSER, *options, page.as_uri()], capture_output=True, text=True, timeout=180)
+    assert run.returncode == 0, run.stderr
+    return run.stdout, [line for line in run.stderr.splitlines() if "CONSOLE" in line]
+
+
+def looked_at(folder: Path, page: str, width: int) -> tuple[dict, list[str]]:
+    (folder / "copy.html").write_text(page.replace("</body>", PROBE + "</body>"), encoding="utf-8")
+    frame = folder / "frame.html"
+    frame.write_text(FRAME.replace("WIDTH", str(width)), encoding="utf-8")
+    told, console = browse(folder, frame, "--window-size=1400,1000", "--dump-dom")
+    return json.loads(html.unescape(re.search(r'data-found="([^"]*)"', told)[1])), console
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_in_a_browser(made, tmp_path, width):
+    found, console = looked_at(tmp_path, made.read_text(encoding="utf-8"), width)
+    assert console == []
+    assert found["width"] == width and found["overflow"] <= 0, found
+    assert found["images"] > 20 and found["broken"] == []
+    assert found["rows"] == 30 and found["tables"] >= 15 and found["loose"] == 0
+    assert found["code"] == 0 and found["folded"] > 10  # folded away
+    assert found["fetched"] == [] and found["dead"] == [] and found["away"] == 0
+    assert found["small"] == 0
+
+
+def test_the_probe_finds_what_is_wrong(tmp_path):
+    page = """<!DOCTYPE html><html><body><img alt="gone" src="http://127.0.0.1:9/gone.png"><table><tr><td>1</td></tr></table>
+    <div style="width: 2000px">wide</div><a href="#nowhere">x</a><script>nothing.at.all</script></body></html>"""
+    found, console = looked_at(tmp_path, page, 390)
+    assert found["broken"] == ["gone"] and found["overflow"] > 1000 and found["loose"] == 1
+    assert found["dead"] == ["#nowhere"] and found["fetched"][0].endswith("gone.png")
+    assert "nothing is not defined" in console[-1]
+
+
+def test_on_paper(made, tmp_path):
+    browse(tmp_path, made, f"--print-to-pdf={tmp_path / 'report.pdf'}", "--no-pdf-header-footer")
+    paper = (tmp_path / "report.pdf").read_bytes()
+    assert paper.startswith(b"%PDF") and 8 <= len(re.findall(rb"/Type\s*/Page\b", paper)) <= 60
+
+
+def test_the_file_is_small_and_repeats(made, tmp_path):
+    assert made.stat().st_size < 6e6
+    executed = made.parent / "09-report" / "09-report.ipynb"
+    assert report.write(executed, tmp_path / "again.html").read_bytes() == made.read_bytes()
+    records = json.loads((made.parent / "claims.json").read_text(encoding="utf-8"))
+    assert [record["id"] for record in records] == [f"C{i:02d}" for i in range(1, 31)]
+    counted = json.loads((executed.parent / "metrics.json").read_text(encoding="utf-8"))
+    timed = sum(ledger.rests_on_time(record) for record in records)
+    assert sum(row["value"] for row in counted) == 30 - timed and 0 < timed < 10
+
+
+def test_a_run_as_shipped_is_told_from_one_with_values_of_its_own(tmp_path):
+    path, asked = tmp_path / "provenance.json", {"data": "world", "grid": (1, 2), "layers": None}
+    told = {"data": "world", "grid": [1, 2], "layers": None}
+    path.write_text(json.dumps({"notebooks": {"01-x": {"profile": told}, "02-y": {"profile": told}}}))
+    assert reporting.as_shipped(path, asked)
+    path.write_text(
+        json.dumps({"notebooks": {"01-x": {"profile": told}, "02-y": {"profile": told | {"data": "pets"}}}})
+    )
+    assert not reporting.as_shipped(path, asked)
