@@ -208,7 +208,7 @@ def test_the_picture_is_the_same(name):
     want = pixels(figure)
     got = pixels(figures.draw(kept))
     assert got.shape == want.shape and want.std() > 10
-    assert np.abs(got - want).mean() < 0.25, np.abs(got - want).mean()
+    assert np.abs(got - want).mean() < 0.4  # of 255; pictures are kept with 8 bits
     assert kept_of(figure) == kept_of(made(name)) == kept  # after it was drawn, and of another one
 
 
