@@ -27,7 +27,8 @@ from hc_lafter.emotions import MIKELS
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-CHAIN = [path.stem for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]-*.ipynb"))]
+# Notebook 05 trains Cascade-CLIP again and again, minutes on such a tower: test_segmenting_full has its systems on one.
+CHAIN = [path.stem for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]-*.ipynb")) if path.stem[:2] != "05"]
 # Neither the alphabet's order nor the one of the published file: whatever goes by place instead of by name shows.
 ORDER = ("fear", "awe", "sadness", "amusement", "disgust", "contentment", "anger", "excitement")
 PER_CLASS = {"train": 4, "val": 2, "test": 2}
@@ -56,8 +57,6 @@ GIVEN = {
     "sigmas": "0.5",
     "lambdas": "0,0.5",
     "n_masks": 10,
-    "mask_epochs": 2,
-    "mask_batch": 5,
 }
 OF_MASKS = ["07-sc-clip-diagnostics"]  # no picture of the emotion set is read there
 READER = "09-report"  # nor any other: it reads what the others have left
@@ -105,9 +104,10 @@ def tree(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def out(tree, tmp_path_factory) -> Path:
-    """The results of one run of all notebooks; it ends well and says nothing on stderr."""
+    """The results of one run of the chain; it ends well and says nothing on stderr."""
     out = tmp_path_factory.mktemp("full")
     command = [sys.executable, str(ROOT / "run_all.py"), "--profile", "full", "--out", str(out)]
+    command += ["--only", *(name[:2] for name in CHAIN)]
     named = {"data": f"emoset:{tree}", "descriptions": sentences(out / "mine.json")}
     command += [f"--param={key}={value}" for key, value in {**named, **GIVEN}.items()]
     told = {**os.environ, "HC_LAFTER_CACHE": str(out / "cache")}
@@ -144,7 +144,7 @@ def test_every_notebook_measures_on_the_data_set_with_both_seeds(out, name):
     assert entry["profile"]["seeds"] == 2 and entry["clip"]["parameters"] > 150_000_000
 
 
-@pytest.mark.parametrize("name", ["05-cascade-vs-hybrid", *OF_MASKS])
+@pytest.mark.parametrize("name", OF_MASKS)
 def test_masks_are_judged_on_the_worlds_classes(out, name):
     rows = [row for row in metrics(out, name[:2]) if row["dataset"] == "world"]
     judged = [row for row in rows if row["split"] == "test" and row["metric"] == "mIoU"]
