@@ -6,15 +6,15 @@ ratio of sums over a whole split, so it is images that are resampled, not their 
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from scipy import stats
 
-from hc_lafter.analysis.statistics import MIN_IMAGES, MIN_SEEDS, Comparison, Estimate, holm
+from hc_lafter.analysis import statistics
+from hc_lafter.analysis.statistics import MIN_IMAGES, MIN_SEEDS, Comparison, Estimate
 
 IGNORE = 255  # as in `hc_lafter.data.record`, which nothing here imports
 SCORES = ("miou", "seen", "unseen", "harmonic", "pixel_accuracy")
@@ -251,22 +251,8 @@ def compare_all_of(
     Raises:
         ValueError: there are no pairs, or as in ``paired_of``, with the pair's name.
     """
-    if not pairs:
-        raise ValueError("there is nothing to compare: give at least one pair.")
-    score = _score(score)
-    if resamples >= 100 and 0 < confidence < 1:  # else ``paired_of`` refuses them
-        resamples = max(resamples, math.ceil(4 * len(pairs) / (1 - confidence)))
-    found = {}
-    for name, (a, b) in pairs.items():
-        try:
-            found[name] = paired_of(a, b, score, resamples=resamples, confidence=confidence, rng_seed=rng_seed)
-        except ValueError as error:
-            raise ValueError(f"comparison {name!r}: {error}") from None
-    corrected = holm([c.p for c in found.values()])
-    return {
-        name: replace(c, p_holm=float(p), verdict=c.verdict if p <= 1 - confidence else "no difference")
-        for (name, c), p in zip(found.items(), corrected, strict=True)
-    }
+    compare = partial(paired_of, score=_score(score))
+    return statistics.compare_all(pairs, resamples=resamples, confidence=confidence, rng_seed=rng_seed, compare=compare)
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

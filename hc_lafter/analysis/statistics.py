@@ -7,7 +7,7 @@ trained the system. With one row of values only the first can be seen; with a ro
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -151,7 +151,12 @@ def ratio_over_seeds(a, b, *, confidence: float = 0.95) -> dict[str, float]:
 
 
 def compare_all(
-    pairs: Mapping[str, tuple], *, resamples: int, confidence: float = 0.95, rng_seed: int
+    pairs: Mapping[str, tuple],
+    *,
+    resamples: int,
+    confidence: float = 0.95,
+    rng_seed: int,
+    compare: Callable[..., Comparison] | None = None,
 ) -> dict[str, Comparison]:
     """All comparisons of one table or figure, with verdicts that hold for all of them together.
 
@@ -165,18 +170,20 @@ def compare_all(
         resamples: as in ``interval``; where so few could not carry a verdict through the correction of this many
             comparisons, 4 * len(pairs) / (1 - confidence) are drawn.
         confidence, rng_seed: as in ``interval``.
+        compare: takes the place of ``paired``, with its arguments, for what is no mean over images.
 
     Raises:
         ValueError: there are no pairs, or as in ``paired``, with the pair's name.
     """
     if not pairs:
         raise ValueError("there is nothing to compare: give at least one pair.")
+    compare = compare or paired
     if resamples >= 100 and 0 < confidence < 1:  # else ``paired`` refuses them
         resamples = max(resamples, math.ceil(4 * len(pairs) / (1 - confidence)))
     found = {}
     for name, (a, b) in pairs.items():
         try:
-            found[name] = paired(a, b, resamples=resamples, confidence=confidence, rng_seed=rng_seed)
+            found[name] = compare(a, b, resamples=resamples, confidence=confidence, rng_seed=rng_seed)
         except ValueError as error:
             raise ValueError(f"comparison {name!r}: {error}") from None
     corrected = holm([c.p for c in found.values()])
