@@ -1,8 +1,9 @@
 """One walk through a CLIP vision tower: prompts in, taps out. Every system takes it; nobody else touches a block.
 
 The tower is open_clip's own ``VisionTransformer`` and its blocks are called as they are: a walk without prompts ends in
-the very bits of ``encode_image``. B images, L tapped layers, W tower width, D embedding size, N = h x w patches and P
-prompts. The public argument counts layers from 1: layer 12 is what block 12 puts out (0: what enters block 1).
+the very bits of ``encode_image``. (Only where a gradient is recorded is their attention written out, see ``_through``.)
+B images, L tapped layers, W tower width, D embedding size, N = h x w patches and P prompts. The public argument counts
+layers from 1: layer 12 is what block 12 puts out (0: what enters block 1).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -215,9 +216,9 @@ def walk(
             x = torch.cat([x[:, :1], tokens, x[:, 1 + held :]], dim=1)
             held = tokens.shape[1]
         if visual.transformer.grad_checkpointing and torch.is_grad_enabled():
-            x = checkpoint(block, x, use_reentrant=False)
+            x = checkpoint(_through, block, x, use_reentrant=False)
         else:
-            x = block(x)
+            x = _through(block, x)
     tap(end)
 
     # The tower's own last step, so that its order of operations stays its own.
@@ -270,16 +271,38 @@ def last_heads(visual: VisionTransformer, tokens: Tensor, which: str = "qkv") ->
     Raises:
         ValueError: as `value_path`.
     """
-    block = _last(visual)
+    return _heads(_last(visual), tokens, which)
+
+
+def last_out(visual: VisionTransformer, heads: Tensor) -> Tensor:
+    """[B, heads, T, W / heads] -> [B, T, W]: what the last block makes of its heads, without residual and MLP."""
+    return _out(_last(visual), heads)
+
+
+def _through(block: nn.Module, x: Tensor) -> Tensor:
+    """What the block makes of [B, T, W].
+
+    It is called as it is, but for its attention where a gradient is recorded: ``nn.MultiheadAttention`` turns batch and
+    tokens around before its input projection, which autograd then takes as one small product per token, forward and
+    backward. On a CPU that is near half of a training step.
+    """
+    attn = getattr(block, "attn", None)
+    plain = type(block) is ResidualAttentionBlock and type(attn) is nn.MultiheadAttention and not attn.dropout
+    learns = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in block.parameters()))
+    if not (plain and learns):
+        return block(x)
+    x = x + _out(block, F.scaled_dot_product_attention(*_heads(block, x, "qkv")))
+    return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+
+def _heads(block: nn.Module, tokens: Tensor, which: str) -> tuple[Tensor, ...]:
     attn, width = block.attn, tokens.shape[-1]
     rows = slice("qkv".index(which) * width, ("qkv".index(which) + len(which)) * width)
     parts = F.linear(block.ln_1(tokens), attn.in_proj_weight[rows], attn.in_proj_bias[rows])
     return tuple(part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in parts.chunk(len(which), dim=-1))
 
 
-def last_out(visual: VisionTransformer, heads: Tensor) -> Tensor:
-    """[B, heads, T, W / heads] -> [B, T, W]: what the last block makes of its heads, without residual and MLP."""
-    block = _last(visual)
+def _out(block: nn.Module, heads: Tensor) -> Tensor:
     return block.ls_1(block.attn.out_proj(heads.transpose(1, 2).flatten(2)))
 
 

@@ -15,6 +15,7 @@ from hc_lafter.analysis.lof import lof, outliers
 from hc_lafter.clip import build_embedded
 from hc_lafter.data.world import World
 from hc_lafter.features import resized_transform, tap
+from hc_lafter.systems import sc_clip
 from hc_lafter.systems.sc_clip import (
     PRESETS,
     STEPS,
@@ -167,6 +168,22 @@ def test_a_batch_is_its_images_one_by_one(visual, images, texts):
     for name, values in together.steps.items():
         values, single = values.float(), torch.cat([a.steps[name].float() for a in alone])
         torch.testing.assert_close(values, single, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize(("hidden", "groups"), [(10**9, [3]), (31 * 128 * 4 * 2, [2, 1]), (1, [1, 1, 1])])
+def test_a_large_batch_goes_through_in_groups_and_comes_out_whole(visual, images, texts, monkeypatch, hidden, groups):
+    """A block's hidden layer has 31 places of 128 numbers for each image here."""
+    system = SCClip(visual, texts, SMALL)
+    whole, sizes, taps = system.head(system.taps(images), keep=True), [], SCClip.taps
+    monkeypatch.setattr(sc_clip, "_HIDDEN_BYTES", hidden)
+    monkeypatch.setattr(SCClip, "taps", lambda self, some: sizes.append(len(some)) or taps(self, some))
+    found = system(images, keep=True)
+    assert sizes == groups and found.grid == whole.grid and found.steps.keys() == whole.steps.keys()
+    pairs = {name: (found.steps[name], whole.steps[name]) for name in whole.steps}
+    pairs |= {name: (getattr(found, name), getattr(whole, name)) for name in ("logits", "features")}
+    for name, (one, other) in pairs.items():
+        one, other = one.float(), other.float()
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_without_its_steps_it_is_clip(visual, images, texts):

@@ -389,6 +389,24 @@ def test_variants_of_the_plain_tower_are_walked(vision):
         assert torch.equal(walk(visual, images).final, visual(images))
 
 
+@pytest.mark.parametrize("vision", [{}, {"ls_init_value": 0.1}])
+def test_with_gradients_the_blocks_are_open_clips(vision):
+    """Their attention is written out there: the values, the gradient of the input and that of every parameter."""
+    model = build(**vision)
+    images = pictures(model.visual)
+    model.requires_grad_(True)
+    found = []
+    for final in (lambda: walk(model.visual, images).final, lambda: model.encode_image(images)):
+        model.zero_grad()
+        value = final()
+        value.square().sum().backward()
+        grads = [parameter.grad for parameter in model.visual.parameters() if parameter.grad is not None]
+        found.append([value.detach(), *grads])
+    assert len(found[0]) == len(found[1]) > 20
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
+
+
 def test_value_path_refuses_another_attention():
     visual = build(qk_norm=True).visual
     assert torch.equal(walk(visual, pictures(visual)).final, visual(pictures(visual)))

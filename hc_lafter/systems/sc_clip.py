@@ -21,6 +21,7 @@ in the release's list of block outputs is layer i + 1 here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -35,6 +36,7 @@ from hc_lafter.vit import last_block, last_heads, last_out, project, walk
 
 STEPS = ("repair", "aggregate", "attention", "aggregate_again", "fuse")
 SCORES = ("kk", "qk")
+_HIDDEN_BYTES = 24 << 20  # of a block's hidden layer; glibc keeps blocks of up to 32 MiB for the next use
 
 
 @dataclass(frozen=True)
@@ -184,8 +186,23 @@ class SCClip(nn.Module):
         return sorted({self.config.pre, self.config.post, *range(first, end + 1), self.last})
 
     def forward(self, images: Tensor, keep: bool = False) -> Segmented:
-        """Images [B, 3, H, W], normalised; ``keep`` the intermediates."""
-        return self.head(self.taps(images), keep)
+        """Images [B, 3, H, W], normalised; ``keep`` the intermediates.
+
+        On a CPU a few images at a time: blocks of memory above 32 MiB, such as the hidden layers of a large batch, go
+        back to the system after each use and come anew page by page, which takes a tenth of the time.
+        """
+        parts = [self.head(self.taps(some), keep) for some in images.split(self._at_once(images))]
+        return parts[0] if len(parts) == 1 else _joined(parts)
+
+    def _at_once(self, images: Tensor) -> int:
+        """How many images, in groups as even as can be."""
+        count, visual = max(len(images), 1), self.visual
+        if images.device.type != "cpu":
+            return count
+        places = 1 + images.shape[2] * images.shape[3] // (visual.patch_size[0] * visual.patch_size[1])
+        hidden = visual.transformer.resblocks[0].mlp[0].out_features
+        most = max(1, _HIDDEN_BYTES // (places * hidden * images.element_size()))
+        return math.ceil(count / math.ceil(count / most))
 
     def taps(self, images: Tensor) -> Taps:
         """Images [B, 3, H, W] through the tower, up to the block before the last."""
@@ -334,6 +351,13 @@ def likeness_weights(simi: Tensor, sharpness: float) -> Tensor:
     below = scores < 0
     below.diagonal(dim1=1, dim2=2).fill_(False)
     return scores.masked_fill(below, -torch.inf).softmax(dim=-1)
+
+
+def _joined(parts: list[Segmented]) -> Segmented:
+    """The images of several batches as one."""
+    steps = {name: torch.cat([part.steps[name] for part in parts]) for name in parts[0].steps}
+    logits, features = (torch.cat([getattr(part, name) for part in parts]) for name in ("logits", "features"))
+    return Segmented(logits, features, parts[0].grid, steps)
 
 
 def _sum(parts: list[Tensor]) -> Tensor:
