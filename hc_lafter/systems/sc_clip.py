@@ -200,8 +200,8 @@ class SCClip(nn.Module):
         if images.device.type != "cpu":
             return count
         places = 1 + images.shape[2] * images.shape[3] // (visual.patch_size[0] * visual.patch_size[1])
-        hidden = visual.transformer.resblocks[0].mlp[0].out_features
-        most = max(1, _HIDDEN_BYTES // (places * hidden * images.element_size()))
+        hidden = 4 * visual.conv1.out_channels * images.element_size()  # bytes for each place
+        most = max(1, _HIDDEN_BYTES // (places * hidden))
         return math.ceil(count / math.ceil(count / most))
 
     def taps(self, images: Tensor) -> Taps:
