@@ -141,6 +141,8 @@ def _spec(ax: Axes):
 def _axes(ax: Axes, axes: Sequence[Axes], grids: Sequence[GridSpec]) -> dict[str, Any]:
     if ax.name not in ("rectilinear", "polar") or ax.child_axes:
         raise _Unknown(f"axes of kind {ax.name if not ax.child_axes else 'inset'}")
+    if ax._autotitlepos is False:  # None: not drawn yet
+        raise _Unknown(f"a title at a height of its own ({ax.get_title() or ax.get_title('left')!r})")
     spec, bare = _spec(ax), _bare(ax.name)
     rows, columns = spec.rowspan, spec.colspan
     kept = {"cell": [grids.index(spec.get_gridspec()), rows.start, rows.stop, columns.start, columns.stop]}
@@ -176,6 +178,8 @@ def _axes(ax: Axes, axes: Sequence[Axes], grids: Sequence[GridSpec]) -> dict[str
 
 def _axis(axis: Axis, bare: Axis, polar: bool = False, bar: bool = False) -> dict[str, Any]:
     """One axis: limits, scale, ticks (where they are fixed; else what finds them), their look, the label."""
+    if not axis._autolabelpos:
+        raise _Unknown(f"an axis label at a place of its own ({axis.get_label_text()!r})")
     lim = axis.axes.get_xlim() if axis.axis_name in ("x", "theta") else axis.axes.get_ylim()
     kept = {"lim": [float(v) for v in lim], "scale": axis.get_scale()}
     if kept["scale"] == "log":

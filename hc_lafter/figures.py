@@ -37,6 +37,7 @@ WIDTHS = {"single": 3.25, "double": 6.75}
 TALLEST = 9.0  # inches: the page
 ROOM, LEAST_ROOM = 1.0, 0.4  # inches: panels should not, and do not, get narrower
 TEXT = (0.75, 0.7)  # of the notebook's sizes: 10 points become 7.5 or 7
+LEAST_NUMBER = 4.0  # points: what a number in a cell may be, since its colour tells it, too
 SMALL = (0.6, 0.5)  # where not even one panel a row has room
 FORMATS = ("pdf", "svg", "png")
 VERSION = 1
@@ -175,6 +176,7 @@ def _fitted(kept: Mapping[str, Any], width: float, columns: int, k: float) -> tu
             figure.draw_without_rendering()
             if not (_break_lines(figure) | _thin_ticks(figure) | _pull_headings(figure)):
                 break
+        _fit_numbers(figure)
     return figure, 0.0 if said else narrowest(figure)
 
 
@@ -223,7 +225,8 @@ def _move_legends(kept: dict[str, Any], figure: Figure, k: float) -> float:
         within = (legend.axes or figure).get_window_extent().width / figure.bbox.width
         beside = str(said["loc"]).startswith(("outside right", "outside left")) or (said["anchor"] or [0])[0] >= 1
         one = share / said["ncols"]
-        if (beside and share > 0.25) or (legend.axes and not said["anchor"] and share > 0.95 * within):
+        high = legend.get_window_extent().height > 0.5 * (legend.axes or figure).get_window_extent().height
+        if (beside and share > 0.25) or (legend.axes and not said["anchor"] and (high or share > 0.95 * within)):
             below.setdefault(tuple(said["labels"]), said | {"ncols": int(max(1, 0.98 // one))})
             kept["legends"] = [other for other in kept["legends"] if other is not said]
             for ax in kept["axes"]:
@@ -290,6 +293,19 @@ def _pull_headings(figure: Figure) -> bool:
                 text.set_in_layout(False)
                 text.set_x(text.get_position()[0] - max(0, over) / ax.get_window_extent().width)
     return bool(pulled)
+
+
+def _fit_numbers(figure: Figure) -> None:
+    """Numbers in the cells of maps are written as small as the cells ask for; where that is too small, not at all."""
+    sizes = {}
+    for ax in (ax for ax in figure.axes if ax.images):
+        (left, _), (right, _) = ax.transData.transform([(0, 0), (1, 0)])
+        for text in ax.texts:
+            if text.get_transform() == ax.transData and text.get_ha() == text.get_va() == "center":
+                share = 0.95 * (right - left) / text.get_window_extent().width
+                sizes[text] = text.get_fontsize() * min(share, 1)
+    for text, size in sizes.items():
+        text.set(fontsize=size, visible=min(sizes.values()) >= LEAST_NUMBER)
 
 
 def _thin_ticks(figure: Figure) -> bool:

@@ -258,6 +258,15 @@ def own_place(ax):
     ax.text(0, 0, "a", transform=ax.transData + ax.transAxes)
 
 
+def high_title(ax):
+    ax.set_title("a", y=1.3)
+
+
+def far_label(ax):
+    ax.set_xlabel("a")
+    ax.xaxis.set_label_coords(0.5, -0.4)
+
+
 def symlog(ax):
     ax.set_xscale("symlog")
 
@@ -270,6 +279,8 @@ def symlog(ax):
         (halo, "path effects"),
         (own_place, "coordinates"),
         (symlog, "symlog"),
+        (high_title, "a title at a height of its own"),
+        (far_label, "an axis label at a place of its own"),
     ],
 )
 def test_what_a_record_cannot_hold_is_refused_by_name(add, says):
@@ -335,6 +346,37 @@ def test_panels_move_below_each_other_and_keep_their_names():
         assert {round(t.get_fontsize(), 6) for t in shown} == {round(8 * figures.TEXT[0], 6)}
     assert len(figure.legends) == 1 and not any(ax.get_legend() for ax in figure.axes)
     assert figure.get_suptitle().count("\n") >= 1
+
+
+@pytest.mark.parametrize(("width", "shown"), [("single", False), ("double", True)])
+def test_numbers_stay_within_their_cells_or_away(width, shown):
+    with style():
+        figure, axes = subplots(1, 2, size=(9, 4.5))
+        for ax in axes:
+            ax.imshow(np.eye(12))
+            for i in range(12):
+                ax.text(i, i, "1.00", ha="center", va="center", fontsize=6)
+            ax.text(-0.4, 11.4, "a note", fontsize=7)
+    figure = figures.draw(kept_of(figure), figures.WIDTHS[width])
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        *numbers, note = ax.texts
+        cell = ax.get_window_extent().width / 12
+        assert note.get_visible() and {text.get_visible() for text in numbers} == {shown}
+        assert all(text.get_window_extent().width <= cell for text in numbers if shown)
+        assert all(text.get_fontsize() >= figures.LEAST_NUMBER for text in numbers if shown)
+
+
+def test_a_legend_as_high_as_half_its_panel_moves_below():
+    with style():
+        figure, axes = subplots(1, 2, size=(11, 3.2))
+        for ax, count in zip(axes, (8, 2), strict=True):
+            for i in range(count):
+                ax.plot([0, 1], [i, i], label=f"layer {i}")
+            ax.legend()
+    figure = figures.draw(kept_of(figure), figures.WIDTHS["double"])
+    assert [ax.get_legend() is None for ax in figure.axes] == [True, False]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"layer {i}" for i in range(8)]
 
 
 @pytest.fixture
