@@ -299,11 +299,13 @@ def _fit_numbers(figure: Figure) -> None:
     """Numbers in the cells of maps are written as small as the cells ask for; where that is too small, not at all."""
     sizes = {}
     for ax in (ax for ax in figure.axes if ax.images):
+        centred = [t for t in ax.texts if t.get_transform() == ax.transData and t.get_ha() == t.get_va() == "center"]
+        if len(centred) < min(ax.images[0].get_array().shape[:2]):
+            continue  # words on a picture
         (left, _), (right, _) = ax.transData.transform([(0, 0), (1, 0)])
-        for text in ax.texts:
-            if text.get_transform() == ax.transData and text.get_ha() == text.get_va() == "center":
-                share = 0.95 * (right - left) / text.get_window_extent().width
-                sizes[text] = text.get_fontsize() * min(share, 1)
+        for text in centred:
+            share = 0.95 * (right - left) / max(text.get_window_extent().width, 1)
+            sizes[text] = text.get_fontsize() * min(share, 1)
     for text, size in sizes.items():
         text.set(fontsize=size, visible=min(sizes.values()) >= LEAST_NUMBER)
 

@@ -393,14 +393,15 @@ def test_variants_of_the_plain_tower_are_walked(vision):
 def test_with_gradients_the_blocks_are_open_clips(vision):
     """Their attention is written out there: the values, the gradient of the input and that of every parameter."""
     model = build(**vision)
-    images = pictures(model.visual)
+    images = pictures(model.visual).requires_grad_(True)
     model.requires_grad_(True)
     found = []
     for final in (lambda: walk(model.visual, images).final, lambda: model.encode_image(images)):
         model.zero_grad()
+        images.grad = None
         value = final()
         value.square().sum().backward()
-        grads = [parameter.grad for parameter in model.visual.parameters() if parameter.grad is not None]
+        grads = [leaf.grad for leaf in (images, *model.visual.parameters()) if leaf.grad is not None]
         found.append([value.detach(), *grads])
     assert len(found[0]) == len(found[1]) > 20
     for ours, theirs in zip(*found, strict=True):

@@ -156,7 +156,7 @@ def compare_all(
     resamples: int,
     confidence: float = 0.95,
     rng_seed: int,
-    compare: Callable[..., Comparison] | None = None,
+    compare: Callable[..., Comparison] = paired,
 ) -> dict[str, Comparison]:
     """All comparisons of one table or figure, with verdicts that hold for all of them together.
 
@@ -177,7 +177,6 @@ def compare_all(
     """
     if not pairs:
         raise ValueError("there is nothing to compare: give at least one pair.")
-    compare = compare or paired
     if resamples >= 100 and 0 < confidence < 1:  # else ``paired`` refuses them
         resamples = max(resamples, math.ceil(4 * len(pairs) / (1 - confidence)))
     found = {}
