@@ -10,6 +10,7 @@ import argparse
 import copy
 import itertools
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
+from scipy.stats import quantile_test
 from sklearn.neighbors import LocalOutlierFactor
 from torch import Tensor, nn
 
@@ -508,7 +510,10 @@ def _seconds(function: Callable[[], object]) -> float:
 
 
 def compare(name: str, comparison: Comparison, rounds: int) -> Iterator[dict[str, object]]:
-    """A line per form. One round is every side once, to and fro; the round before them warms up and is checked."""
+    """A line per form. One round is every side once, to and fro; the round before them warms up and is checked.
+
+    ``ratio_95`` is the median's 95% interval by the sign test; fewer than six rounds have none.
+    """
     sides = [*comparison.ours.values(), comparison.theirs]
     *first, expected = [side() for side in sides]
     for form, found in zip(comparison.ours, first, strict=True):
@@ -521,12 +526,15 @@ def compare(name: str, comparison: Comparison, rounds: int) -> Iterator[dict[str
             times[which].append(_seconds(sides[which]))
     for form, mine in zip(comparison.ours, times[:-1], strict=True):
         mine = [seconds / comparison.calls for seconds in mine]
+        ratios = [a / b for a, b in zip(mine, times[-1], strict=True)]
+        sure = quantile_test(ratios, p=0.5).confidence_interval(0.95)
         yield {
             "benchmark": name,
             "ours_s": round(statistics.median(mine), 5),
             "peer": f"{comparison.peer} (ours: {form})" if form else comparison.peer,
             "peer_s": round(statistics.median(times[-1]), 5),
-            "ratio": round(statistics.median(a / b for a, b in zip(mine, times[-1], strict=True)), 4),
+            "ratio": round(statistics.median(ratios), 4),
+            "ratio_95": None if math.isnan(sure.low + sure.high) else [round(sure.low, 4), round(sure.high, 4)],
             "rounds": rounds,
             "threads": torch.get_num_threads(),
         }

@@ -17,7 +17,7 @@ from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import nn
 
 ROOT = Path(__file__).parents[1]
-KEYS = ["benchmark", "ours_s", "peer", "peer_s", "ratio", "rounds", "threads"]
+KEYS = ["benchmark", "ours_s", "peer", "peer_s", "ratio", "ratio_95", "rounds", "threads"]
 LINES = {"tapping": 4, "precision": 1, "lafter_step": 4, "hybrid_head": 2, "sc_clip": 4, "lof": 4, "cka": 3}
 
 
@@ -50,6 +50,16 @@ def test_a_line_per_comparison(run, capsys, name):
         assert list(line) == KEYS
         assert (line["benchmark"], line["rounds"], line["threads"]) == (name, 2, torch.get_num_threads())
         assert min(line["ours_s"], line["peer_s"], line["ratio"]) > 0
+        assert line["ratio_95"] is None  # two rounds carry none
+
+
+def test_the_interval_is_the_sign_tests(run, monkeypatch):
+    """Of six rounds the range holds the median with 1 - 2 ** -5 = 97%; five have no interval."""
+    for rounds, expected in ((6, [1.0, 6.0]), (5, None)):
+        taken = iter([t for i in range(1, rounds + 1) for t in ((i, 1.0) if i % 2 else (1.0, i))])  # to and fro
+        monkeypatch.setattr(run, "_seconds", lambda function, taken=taken: next(taken))
+        (line,) = run.compare("it", run.Comparison({"": list}, "peer", list), rounds)
+        assert line["ratio_95"] == expected
 
 
 @pytest.mark.parametrize("name, regime, wrong", [
