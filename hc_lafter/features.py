@@ -132,7 +132,8 @@ def tap(
         dataset: the images; no two of one id.
         layers: layer numbers from 1 in ascending order; may be empty, then only ``final`` is filled.
         patches: tap patch tokens too.
-        precision: ``fp32``, or ``bf16`` (autocast; the features are stored as float32 all the same).
+        precision: ``fp32``, or ``bf16`` (autocast; the features are stored as float32 all the same). Those of a tower
+            of 12 blocks are then about .01 of their length away from fp32's.
         batch_size: images per walk.
         device: where the tower runs.
         cache: folder of the cache; None computes without storing.

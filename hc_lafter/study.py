@@ -104,9 +104,9 @@ class Study:
         seed: the first seed. seeds: all of them, ``[seed, seed + 1, ...]``.
         device: `torch.device`; for ``auto`` CUDA, then Apple's MPS, then the CPU.
         precision: ``fp32`` or ``bf16``. ``auto`` takes bf16 on a CPU with amx_bf16 and on a GPU that computes
-            it, else fp32: avx512_bf16 without AMX tiles computes it, too, but at half the speed of fp32 (measured;
-            `benchmarks/run.py precision` tells for a machine). Numbers differ between the two in the third digit;
-            `provenance` keeps which it was.
+            it, else fp32. With AMX tiles a walk takes about .3 of fp32's time and a training step .45; avx512_bf16
+            without them computes bf16, too, but at half the speed of fp32 (`benchmarks/run.py precision` tells for a
+            machine). Numbers differ between the two in the third digit; `provenance` keeps which it was.
         results, figures, cache: folders (`pathlib.Path`), see `hc_lafter.paths.Places`.
 
     Raises:

@@ -1,7 +1,8 @@
 """One walk through a CLIP vision tower: prompts in, taps out. Every system takes it; nobody else touches a block.
 
 The tower is open_clip's own ``VisionTransformer`` and its blocks are called as they are: a walk without prompts ends in
-the very bits of ``encode_image``. (Only where a gradient is recorded is their attention written out, see ``_through``.)
+the very bits of ``encode_image``. (Only where a gradient is recorded, or under bfloat16 autocast on a CPU with AMX, is
+their attention written out, see `through`.)
 B images, L tapped layers, W tower width, D embedding size, N = h x w patches and P prompts. The public argument counts
 layers from 1: layer 12 is what block 12 puts out (0: what enters block 1).
 """
@@ -19,9 +20,12 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
+from torch.utils.weak import WeakTensorKeyDictionary
 
 POSITIONS = ("bicubic", "bicubic_offset", "cascade")
+_COPIES = WeakTensorKeyDictionary()  # frozen weight -> (stamp, its copy in bfloat16), see `_kept`
 
 _WHY_NOT = {
     ModifiedResNet: "a ResNet has neither a CLS token nor blocks to tap",
@@ -216,9 +220,9 @@ def walk(
             x = torch.cat([x[:, :1], tokens, x[:, 1 + held :]], dim=1)
             held = tokens.shape[1]
         if visual.transformer.grad_checkpointing and torch.is_grad_enabled():
-            x = checkpoint(_through, block, x, use_reentrant=False)
+            x = checkpoint(through, block, x, use_reentrant=False)
         else:
-            x = _through(block, x)
+            x = through(block, x)
     tap(end)
 
     # The tower's own last step, so that its order of operations stays its own.
@@ -234,6 +238,46 @@ def walk(
 def project(visual: VisionTransformer, tokens: Tensor) -> Tensor:
     """[..., W] -> [..., D]: LN_post(tokens) @ P, the way any layer's token enters the shared space."""
     return visual.ln_post(tokens) @ visual.proj
+
+
+def through(block: nn.Module, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    """What a block makes of its tokens, in the form that is fastest for device, processor, precision and gradient.
+
+    A block is called as it is, but for two cases. In both ``nn.MultiheadAttention`` would turn batch and tokens around
+    before its input projection and multiply token by token:
+
+    - A gradient is recorded (its products are near half of a training step on a CPU).
+    - bfloat16 autocast on a CPU with amx_bf16, under which the module takes no fast path; frozen weights are cast
+      once and kept (`_kept`).
+
+    Written out, attention is torch's fused kernel, but for bfloat16 with a gradient on such a CPU: the kernel's
+    backward pass makes no use of AMX, and softmax(q k^T / sqrt(d)) v takes half of the step. In float32 and on other
+    devices nothing depends on the processor.
+
+    Args:
+        block: any block; only open_clip's plain ``ResidualAttentionBlock`` is ever written out.
+        x: [B, T, W].
+        attn_mask: [T, T], added to the scores, such as a text tower's causal one; None: all tokens see each other.
+
+    Returns:
+        [B, T, W].
+    """
+    attn = getattr(block, "attn", None)
+    plain = type(block) is ResidualAttentionBlock and type(attn) is nn.MultiheadAttention and not attn.dropout
+    learns = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in block.parameters()))
+    half = plain and x.device.type == "cpu" and (_half(x) or (learns and attn.in_proj_weight.dtype == torch.bfloat16))
+    amx = half and torch.cpu.get_capabilities().get("amx_bf16", False)
+    if not (plain and (learns or amx)):
+        return block(x) if attn_mask is None else block(x, attn_mask=attn_mask)
+    q, k, v = _heads(block, x, "qkv")
+    mask = None if attn_mask is None else attn_mask.to(q.dtype)
+    if amx and learns:
+        scores = (q * q.shape[-1] ** -0.5) @ k.mT
+        heads = (scores if mask is None else scores + mask).softmax(dim=-1) @ v
+    else:
+        heads = F.scaled_dot_product_attention(q, k, v, mask)
+    x = x + _out(block, heads)
+    return x + block.ls_2(_called(block.mlp, block.ln_2(x)))
 
 
 def value_path(visual: VisionTransformer, tokens: Tensor) -> Tensor:
@@ -255,7 +299,7 @@ def value_path(visual: VisionTransformer, tokens: Tensor) -> Tensor:
 
 def last_block(visual: VisionTransformer, tokens: Tensor) -> Tensor:
     """[B, 1 + N, W] -> [B, 1 + N, W]: the last block as it is, with its attention, residuals and MLP."""
-    return visual.transformer.resblocks[-1](tokens)
+    return through(visual.transformer.resblocks[-1], tokens)
 
 
 def last_heads(visual: VisionTransformer, tokens: Tensor, which: str = "qkv") -> tuple[Tensor, ...]:
@@ -279,31 +323,47 @@ def last_out(visual: VisionTransformer, heads: Tensor) -> Tensor:
     return _out(_last(visual), heads)
 
 
-def _through(block: nn.Module, x: Tensor) -> Tensor:
-    """What the block makes of [B, T, W].
-
-    It is called as it is, but for its attention where a gradient is recorded: ``nn.MultiheadAttention`` turns batch and
-    tokens around before its input projection, which autograd then takes as one small product per token, forward and
-    backward. On a CPU that is near half of a training step.
-    """
-    attn = getattr(block, "attn", None)
-    plain = type(block) is ResidualAttentionBlock and type(attn) is nn.MultiheadAttention and not attn.dropout
-    learns = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in block.parameters()))
-    if not (plain and learns):
-        return block(x)
-    x = x + _out(block, F.scaled_dot_product_attention(*_heads(block, x, "qkv")))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
-
-
 def _heads(block: nn.Module, tokens: Tensor, which: str) -> tuple[Tensor, ...]:
     attn, width = block.attn, tokens.shape[-1]
     rows = slice("qkv".index(which) * width, ("qkv".index(which) + len(which)) * width)
-    parts = F.linear(block.ln_1(tokens), attn.in_proj_weight[rows], attn.in_proj_bias[rows])
+    weight = _kept(attn.in_proj_weight) if _half(tokens) else attn.in_proj_weight
+    parts = F.linear(block.ln_1(tokens), weight[rows], attn.in_proj_bias[rows])
     return tuple(part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in parts.chunk(len(which), dim=-1))
 
 
 def _out(block: nn.Module, heads: Tensor) -> Tensor:
-    return block.ls_1(block.attn.out_proj(heads.transpose(1, 2).flatten(2)))
+    return block.ls_1(_called(block.attn.out_proj, heads.transpose(1, 2).flatten(2)))
+
+
+def _half(x: Tensor) -> bool:
+    """Whether bfloat16 autocast is on, on a CPU."""
+    cpu = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    return cpu and torch.get_autocast_dtype("cpu") == torch.bfloat16
+
+
+def _called(layer: nn.Module, x: Tensor) -> Tensor:
+    """``layer(x)`` to the bit; under autocast on a CPU without casting frozen weights each time."""
+    if not _half(x):
+        return layer(x)
+    return functional_call(layer, {name: _kept(p) for name, p in layer.named_parameters()}, (x,))
+
+
+def _kept(weight: Tensor) -> Tensor:
+    """A frozen weight in bfloat16: cast once, freed with the weight, cast anew where that has changed.
+
+    A change in place shows in the weight's version, another storage in its address; a write behind autograd's back
+    (through ``.data``, or by a fused optimiser) in neither, which is why every 997th number is compared as well. What
+    learns, or has no version, comes back as it is, for autocast to cast.
+    """
+    if weight.requires_grad or weight.is_inference() or weight.dtype != torch.float32:
+        return weight
+    stamp, sample = (weight._version, weight.data_ptr()), weight.flatten()[::997].bfloat16()
+    before, half = _COPIES.get(weight, (None, None))
+    if before != stamp or not torch.equal(half.flatten()[::997], sample):
+        with torch.inference_mode(False):  # or a later step could not record a gradient through it
+            half = weight.detach().bfloat16()
+        _COPIES[weight] = stamp, half
+    return half
 
 
 def _check_prompts(index: int, tokens: Tensor, blocks: int, batch: int, width: int) -> None:

@@ -1,5 +1,7 @@
 """The walk against open_clip's own forward passes (to the bit) and against a slow tower written out by hand."""
 
+import copy
+import gc
 import math
 
 import open_clip
@@ -9,7 +11,8 @@ import torch.nn.functional as F
 from open_clip.model import convert_weights_to_lp, resize_pos_embed
 from open_clip.transformer import QuickGELU, VisionTransformer
 
-from hc_lafter.vit import POSITIONS, Prompts, check_tower, embed, position_embedding, project, value_path, walk
+from hc_lafter import vit
+from hc_lafter.vit import POSITIONS, Prompts, check_tower, embed, position_embedding, project, through, value_path, walk
 
 SMALL = {
     "embed_dim": 128,
@@ -105,7 +108,9 @@ def agree(walked, slow) -> None:
 
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
 @pytest.mark.parametrize("autocast", [False, True])
-def test_final_is_encode_image_to_the_bit(model, mode, autocast):
+def test_final_is_encode_image_to_the_bit(model, mode, autocast, monkeypatch):
+    """Under autocast as well, but on a CPU with AMX, which has tests of its own."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     images = pictures(model.visual)
     with mode(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         expected = model.encode_image(images)
@@ -137,7 +142,8 @@ def test_final_is_encode_image_to_the_bit_with_bf16_weights(arch, cast):
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_taps_are_forward_intermediates(model, autocast):
+def test_taps_are_forward_intermediates(model, autocast, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     images, layers = pictures(model.visual), range(1, 13)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         theirs = model.visual.forward_intermediates(images, output_fmt="NLC", output_extra_tokens=True)
@@ -159,6 +165,144 @@ def test_another_size_is_open_clips_tower_of_that_size(small, size):
         assert walked.grid == (size[0] // 8, size[1] // 8)
         assert walked.patches.shape == (2, 1, size[0] * size[1] // 64, 128)
         assert torch.equal(walked.final, other(images))
+
+
+# --- bfloat16 on a CPU with AMX (the same form and the same roundings run on any other, just slowly) ---
+
+# bfloat16 keeps 8 bits, so that one rounding is off by 2^-9 = .002 of a number at most. 12 blocks round the residual
+# stream 24 times; independent errors add up to .002 sqrt(24) = .01 of its length, and a cosine loses half of the square
+# of that, .00005. (Seen on four towers: .010 and .00006.)
+RELATIVE, COSINE = 0.02, 0.9995
+
+
+@pytest.fixture
+def amx(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+
+
+def half(visual: VisionTransformer, images: torch.Tensor, **options) -> torch.Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return walk(visual, images, **options).final
+
+
+def distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    ours, theirs = ours.detach().float(), theirs.detach().float()
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_bf16_features_are_near_those_of_float32(model, amx, mode):
+    images = pictures(model.visual, 4)
+    with mode():
+        full, ours = walk(model.visual, images).final, half(model.visual, images)
+    assert ours.dtype == torch.bfloat16
+    assert distance(ours, full) < RELATIVE
+    assert torch.cosine_similarity(ours.float(), full).min() > COSINE
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_written_out_attention_learns_as_the_fused_kernel_does(monkeypatch, weights):
+    """Under autocast and with bfloat16 weights; the gradients of both are as near to float32's."""
+    visual, images, grads = build().visual.requires_grad_(True), pictures(build().visual, 4), {}
+    for form in ("float32", "fused", "written out"):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda form=form: {"amx_bf16": form == "written out"})
+        tower = copy.deepcopy(visual)
+        if form != "float32" and weights:
+            tower.bfloat16()
+        calls = []
+        fused = F.scaled_dot_product_attention
+        monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, f=fused, c=calls: c.append(1) or f(*a))
+        with torch.autocast("cpu", torch.bfloat16, enabled=form != "float32" and not weights):
+            final = walk(tower, images).final
+        monkeypatch.setattr(F, "scaled_dot_product_attention", fused)
+        assert bool(calls) == (form != "written out")
+        F.normalize(final.float(), dim=-1).square().mul(torch.linspace(0, 1, 128)).sum().backward()
+        blocks = tower.transformer.resblocks.parameters()
+        grads[form] = torch.cat([parameter.grad.float().flatten() for parameter in blocks])
+    off = {form: distance(grad, grads["float32"]) for form, grad in grads.items()}
+    assert off["written out"] < 1.25 * off["fused"] < 0.25, off
+
+
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_block_with_a_mask(small, amx, learns, precision):
+    """As in a text tower: its causal mask holds in every form."""
+    block, x = small.transformer.resblocks[3], torch.randn(3, 9, 128, requires_grad=learns)
+    mask = torch.full((9, 9), -torch.inf).triu(1)
+    expected = block(x, attn_mask=mask)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        found = through(block, x, mask)
+    assert distance(found, expected) < (1e-6 if precision == torch.float32 else RELATIVE)
+    if learns:
+        (grad,) = torch.autograd.grad(found[:, 4].float().sum(), x)
+        assert not grad[:, 5:].any() and grad[:, :5].abs().amin(dim=(0, 2)).min() > 0
+
+
+def test_frozen_weights_are_cast_once_and_freed_with_the_tower(amx):
+    visual = build().visual
+    images, before = pictures(visual), len(vit._COPIES)
+    with torch.inference_mode():
+        first = half(visual, images)
+    copies = {id(copy) for _, copy in vit._COPIES.values()}
+    assert len(vit._COPIES) == before + 12 * 7  # the input projection; weight and bias of the three other layers
+    assert torch.equal(half(visual, images), first)
+    assert {id(copy) for _, copy in vit._COPIES.values()} == copies
+    prompts = torch.zeros(2, 128, requires_grad=True)
+    half(visual, images, prompts=Prompts({0: prompts})).sum().backward()  # copies made in inference mode serve here
+    assert prompts.grad.abs().sum() > 0
+    del visual
+    gc.collect()
+    assert len(vit._COPIES) == before
+
+
+@torch.no_grad()
+def by_data(weight):
+    weight.data.mul_(1.5)
+
+
+@torch.no_grad()
+def in_one_place(weight):
+    weight[5, 6] += 3
+
+
+@torch.no_grad()
+def another(weight):
+    weight.data = weight * 1.5
+
+
+@torch.inference_mode()
+def in_inference(weight):
+    weight.mul_(1.5)
+
+
+def by_a_fused_optimiser(weight):
+    weight.grad = torch.ones_like(weight)
+    torch.optim.AdamW([weight], lr=0.1, fused=True).step()
+    weight.grad = None
+
+
+@pytest.mark.parametrize("change", [by_data, in_one_place, another, in_inference, by_a_fused_optimiser])
+def test_a_copy_is_never_stale(amx, change):
+    visual = build().visual
+    images = pictures(visual)
+    with torch.inference_mode():
+        before = half(visual, images)
+    for weight in (visual.transformer.resblocks[2].attn.in_proj_weight, visual.transformer.resblocks[9].mlp[0].weight):
+        change(weight)
+    with torch.inference_mode():
+        after = half(visual, images)
+        assert not torch.equal(after, before)
+        assert torch.equal(after, half(copy.deepcopy(visual), images))
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_float32_knows_no_processor(small, monkeypatch, learns):
+    finals = []
+    for has in (False, True):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: {"amx_bf16": has})
+        prompts = torch.ones(2, 128, requires_grad=learns)
+        finals.append(walk(small, pictures(small), prompts=Prompts({0: prompts})).final)
+    assert torch.equal(*finals)
 
 
 # --- against the slow tower ---
