@@ -22,6 +22,7 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
+from open_clip.transformer import VisionTransformer
 from scipy.stats import quantile_test
 from sklearn.neighbors import LocalOutlierFactor
 from torch import Tensor, nn
@@ -41,6 +42,8 @@ CLASSES, EPOCHS = 8, 8
 # bfloat16: 1e-3, and .02 for prompts and classifier, .2 for LayerNorm weights and .35 for their biases, whose gradients
 # are long sums that nearly cancel.
 FP32, BF16 = (1e-4,) * 5, (0.02, 0.05, 0.05, 0.4, 0.6)
+HALF = (0.03, 0.1)  # features or the loss; all gradients in one, of a step of `precision` (seen: .01 and .03)
+SMALL_BATCH = 16  # images of its small tower, for each of ViT-B/32
 SIDES, PATCHES = (224, 336), (196, 441)  # of images in pixels; of patches per image, those of ViT-B/16 on such images
 NEIGHBOURS = 30  # SC-CLIP's
 NAMES = 21  # class names, as many as VOC has classes with background
@@ -66,7 +69,7 @@ class Comparison(NamedTuple):
 
 
 def tapping(batch: int) -> Iterator[Comparison]:
-    """CLS taps of layers 5-12 of a ViT-B/32 at 224 px, against the plain forward pass, against hooks, and in bf16."""
+    """CLS taps of layers 5-12 of a ViT-B/32 at 224 px, against the plain forward pass and against hooks."""
     model = _vit_b_32()
     images = torch.randn(batch, 3, *model.visual.image_size)
     blocks, layers = model.visual.transformer.resblocks, range(5, 13)
@@ -91,22 +94,37 @@ def tapping(batch: int) -> Iterator[Comparison]:
             images, indices=[i - 1 for i in layers], output_fmt="NLC", output_extra_tokens=True
         ),
     )
-    yield from precision(batch)
 
 
 def precision(batch: int) -> Iterator[Comparison]:
-    """The same walk under bfloat16 autocast, against float32: which one ``auto`` should choose on this processor."""
-    model = _vit_b_32()
-    images = torch.randn(batch, 3, *model.visual.image_size)
+    """What ``auto`` goes by: bfloat16 against float32, without gradient and in a training step of a small tower."""
+    visual = _vit_b_32().visual
+    images = torch.randn(batch, 3, *visual.image_size)
 
-    def fp32() -> object:
-        return walk(model.visual, images, layers=range(5, 13))
+    @torch.inference_mode()
+    def features(dtype: torch.dtype) -> list[Tensor]:
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            return [walk(visual, images, layers=range(5, 13)).final.float()]
 
-    def bf16() -> object:
-        with torch.autocast("cpu", torch.bfloat16):
-            return fp32()
+    yield _halved(features, "float32, ViT-B/32 without gradient", HALF[:1])
+    torch.manual_seed(0)
+    small = VisionTransformer((32, 64), 8, 128, 12, 2, 4.0, output_dim=128)  # 33 tokens, as the embedded CLIP is wide
+    pictures = torch.randn(SMALL_BATCH * batch, 3, *small.image_size)
 
-    yield Comparison({"bfloat16 autocast": bf16}, "float32", fp32)
+    def step(dtype: torch.dtype) -> list[Tensor]:
+        small.zero_grad()
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            final = walk(small, pictures).final
+        loss = F.cross_entropy(final.float(), torch.arange(len(final)) % final.shape[1])
+        loss.backward()
+        return [loss.detach(), *_gradients([list(small.parameters())])]
+
+    yield _halved(step, f"float32, a training step of width 128 and 33 tokens, batch {len(pictures)}", HALF)
+
+
+def _halved(work: Callable[[torch.dtype], list[Tensor]], peer: str, limits: Sequence[float]) -> Comparison:
+    ours, theirs = partial(work, torch.bfloat16), partial(work, torch.float32)
+    return Comparison({"bfloat16 autocast": ours}, peer, theirs, {"bfloat16 autocast": limits})
 
 
 def lafter_step(batch: int) -> Iterator[Comparison]:
@@ -462,7 +480,7 @@ class Benchmark(NamedTuple):
 
 BENCHMARKS = {
     "tapping": Benchmark(tapping),
-    "precision": Benchmark(precision),
+    "precision": Benchmark(precision, trains=True),
     "lafter_step": Benchmark(lafter_step, batch=50, rounds=2, trains=True),
     "hybrid_head": Benchmark(hybrid_head, batch=50, rounds=3, trains=True),
     "sc_clip": Benchmark(sc_clip, batch=8, rounds=5),

@@ -18,7 +18,7 @@ from torch import nn
 
 ROOT = Path(__file__).parents[1]
 KEYS = ["benchmark", "ours_s", "peer", "peer_s", "ratio", "ratio_95", "rounds", "threads"]
-LINES = {"tapping": 4, "precision": 1, "lafter_step": 4, "hybrid_head": 2, "sc_clip": 4, "lof": 4, "cka": 3}
+LINES = {"tapping": 3, "precision": 2, "lafter_step": 4, "hybrid_head": 2, "sc_clip": 4, "lof": 4, "cka": 3}
 
 
 @pytest.fixture
@@ -37,6 +37,7 @@ def run(monkeypatch) -> ModuleType:
 
     for name, small in {"_vit_b_32": tower, "_vit_b_16": tower, "SIDES": (24, 32), "PATCHES": (36, 64)}.items():
         monkeypatch.setattr(module, name, small)
+    monkeypatch.setattr(module, "SMALL_BATCH", 1)
     return module
 
 
