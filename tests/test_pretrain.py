@@ -21,7 +21,7 @@ from hc_lafter.model_card import model_card
 from hc_lafter.pretrain import Pool, Recipe, draw_batch, evaluate, paint_pool, train
 
 K = len(painter.MASK_CLASSES)
-TINY = Recipe(scenes=40, canvas=64, steps=3, batch=8, warmup=1)
+TINY = Recipe(scenes=40, canvas=64, steps=3, batch=8, warmup=1, horizon=3, cooldown=1, whole_steps=1)
 
 
 @pytest.fixture(scope="module")
@@ -59,29 +59,20 @@ def patch_case(seed: int = 0, b: int = 3, n: int = 6):
     logits = torch.randn(b, n, K, generator=generator, dtype=torch.float64)
     named = torch.rand(b, K, generator=generator) < 0.2
     named[:, 0] = True
-    majority = torch.randint(K, (b, n), generator=generator)
-    return logits, named, majority
+    named[-1] = False  # a picture of which nothing is told
+    return logits, named
 
 
-def slow_patch_losses(logits, named, majority):
+def slow_patch_losses(logits, named):
     p = np.exp(logits.numpy())
     p /= p.sum(-1, keepdims=True)
     b, n, _ = p.shape
+    told = [i for i in range(b) if named[i].any()]
     partial = np.mean(
-        [-np.log(sum(p[i, j, k] for k in range(K) if named[i, k]) + 0.02) for i in range(b) for j in range(n)]
+        [-np.log(sum(p[i, j, k] for k in range(K) if named[i, k]) + 0.02) for i in told for j in range(n)]
     )
-    cover = [-np.log(np.mean(sorted(p[i, :, k])[-4:]) + 0.01) for i in range(b) for k in range(K) if named[i, k]]
-    seen = [painter.MASK_CLASSES.index(name) for name in painter.SEEN]
-    labelled = [(i, j) for i in range(b) for j in range(n) if int(majority[i, j]) in seen]
-    counts = {k: sum(int(majority[i, j]) == k for i, j in labelled) for k in seen}
-    loss = weight = 0.0
-    for i, j in labelled:
-        k = int(majority[i, j])
-        w = counts[k] ** -0.5
-        among_seen = np.exp(logits[i, j, seen].numpy())
-        loss -= w * np.log(np.exp(float(logits[i, j, k])) / among_seen.sum())
-        weight += w
-    return partial, np.mean(cover), loss / weight
+    cover = [-np.log(np.mean(sorted(p[i, :, k])[-4:]) + 0.01) for i in told for k in range(K) if named[i, k]]
+    return np.mean(cover), partial
 
 
 @pytest.mark.parametrize("seed, n", [(0, 6), (1, 9), (2, 3)])  # with three patches coverage looks at all of them
@@ -91,31 +82,23 @@ def test_patch_losses_are_the_loops(seed, n):
 
 
 def test_patch_losses_have_their_gradient():
-    logits, named, majority = patch_case()
-    assert torch.autograd.gradcheck(lambda x: pretrain.patch_losses(x, named, majority), logits.requires_grad_())
+    logits, named = patch_case()
+    assert torch.autograd.gradcheck(lambda x: pretrain.patch_losses(x, named), logits.requires_grad_())
 
 
-def test_unseen_classes_are_never_told_where_they_are():
-    """Patches of unseen classes and logits of unseen classes have no part in the cross-entropy."""
-    logits, named, majority = patch_case(3)
-    unseen = [painter.MASK_CLASSES.index(name) for name in painter.UNSEEN]
-    hidden = torch.isin(majority, torch.tensor(unseen))
-    assert 0 < hidden.sum() < hidden.numel()
-    logits.requires_grad_()
-    (gradient,) = torch.autograd.grad(pretrain.patch_losses(logits, named, majority)[2], logits)
-    assert not gradient[hidden].any() and not gradient[..., unseen].any()
-    assert gradient[~hidden].abs().sum(-1).min() > 0
-
-
-def test_majority_counts_every_point():
-    masks = np.random.default_rng(0).integers(0, 5, (3, 16, 16)) * 6
-    got = pretrain._majority(masks, 4)
-    for b in range(3):
-        for row in range(4):
-            for column in range(4):
-                block = masks[b, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].ravel()
-                values, counts = np.unique(block, return_counts=True)
-                assert got[b, 4 * row + column] == values[counts.argmax()]  # of equals the lowest index
+def test_phrase_loss_asks_only_what_is_known():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 9, generator=generator, dtype=torch.float64, requires_grad=True)
+    facts, known = (torch.rand(4, 9, generator=generator) < share for share in (0.3, 0.7))
+    terms = [
+        -np.log(1 / (1 + np.exp(-x if true else x)))
+        for x, true, asked in zip(logits.detach().ravel().numpy(), facts.ravel(), known.ravel(), strict=True)
+        if asked
+    ]
+    loss = pretrain.phrase_loss(logits, facts, known)
+    assert loss.item() == pytest.approx(np.mean(terms), rel=1e-12)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert not gradient[~known].any() and gradient[known].abs().min() > 0
 
 
 def test_iou_is_torchmetrics():
@@ -178,7 +161,7 @@ def test_pool_does_not_depend_on_the_workers():
 def test_windows_lie_in_the_picture(pool, close):
     rng, sides = np.random.default_rng(0), []
     for mask in pool.masks:
-        x, y, side = pretrain._window(mask, close, rng)
+        x, y, side = pretrain._window(mask, close, False, rng)
         assert 0 <= x <= x + side <= 96 and 0 <= y <= y + side <= 96
         sides.append(side)
     assert min(sides) >= (24 if close else 81)
@@ -190,47 +173,86 @@ def test_close_up_shows_its_object(pool):
     rng = np.random.default_rng(1)
     for mask in pool.masks:
         if np.isin(mask, pretrain._THINGS).mean() > 0.05:
-            x, y, side = pretrain._window(mask, True, rng)
+            x, y, side = pretrain._window(mask, True, False, rng)
             assert np.isin(mask[y : y + side, x : x + side], pretrain._THINGS).mean() > 0.02
 
 
-def test_batch_names_what_its_views_show(pool, monkeypatch):
-    looked_at = []
-    majority = pretrain._majority
-    monkeypatch.setattr(pretrain, "_majority", lambda masks, grid: looked_at.append(masks) or majority(masks, grid))
-    recipe = replace(TINY, batch=80, short_steps=0.0, word_dropout=0.3)
-    batch = draw_batch(pool, recipe, np.random.default_rng(0), 64, 8)
-    (masks,) = looked_at
-    assert batch.images.shape == (80, 3, 64, 64) and 0 <= batch.images.min() < batch.images.max() <= 1
-    assert masks.shape == (80, 32, 32) and batch.majority.shape == (80, 64)
-    for mask, named, text in zip(masks, batch.named, batch.texts, strict=True):
-        names = {painter.MASK_CLASSES[i] for i in named.nonzero()[:, 0]}
-        assert names and names <= set(visible_classes(mask))
-        assert all(any(word in text for word in grammar.SYNONYMS[name]) for name in names)
-    assert batch.named.sum() < sum(len(visible_classes(mask)) for mask in masks)
+def test_portraits_show_the_person(pool):
+    rng, portraits = np.random.default_rng(1), 0
+    for mask in pool.masks:
+        if (mask == pretrain._PERSON).mean() > 0.05:
+            x, y, side = pretrain._window(mask, True, True, rng)
+            assert (mask[y : y + side, x : x + side] == pretrain._PERSON).mean() > 0.1
+            portraits += 1
+    assert portraits > 50
 
 
-def test_masks_turn_with_their_pictures(pool):
-    """In a pool whose pictures are its masks, view and majority agree; against the mirrored majority they do not."""
-    shown = np.repeat(pool.masks[..., None] * 7, 3, axis=3)
-    fake = replace(pool, pictures=shown)
-    batch = draw_batch(fake, replace(TINY, batch=100), np.random.default_rng(0), 64, 8)
-    seen = (batch.images[:, 0] * 255 / 7).round()
-    patches = seen.reshape(100, 8, 8, 8, 8).permute(0, 1, 3, 2, 4).reshape(100, 64, 64)
-    told = batch.majority
-    mirrored = told.reshape(100, 8, 8).flip(2).reshape(100, 64)
-    agree, against = ((patches == x[..., None]).float().mean().item() for x in (told, mirrored))
-    assert agree > 0.75 and against < agree - 0.08
+@pytest.fixture
+def looked_at(monkeypatch) -> list[np.ndarray]:
+    """The masks of the views of `draw_batch`, in order."""
+    masks = []
+    monkeypatch.setattr(pretrain, "visible_classes", lambda mask: masks.append(mask) or visible_classes(mask))
+    return masks
 
 
-def test_short_steps_speak_of_the_emotion(pool):
-    words = {label: set(" ".join(grammar.EMOTION_WORDS[name]).split()) for label, name in enumerate(scene.EMOTIONS)}
-    batch = draw_batch(pool, replace(TINY, batch=60, short_steps=1.0), np.random.default_rng(0), 64, 8)
-    assert all(any(set(text.split()) & w for w in words.values()) for text in batch.texts)
-    long = draw_batch(
-        pool, replace(TINY, batch=60, short_steps=0.0, emotion_clause=0.0), np.random.default_rng(0), 64, 8
+def test_batch_tells_what_its_views_show(pool, looked_at):
+    recipe = replace(TINY, batch=80, word_dropout=0.5, fact_dropout=0.2, emotion_clause=0.0)
+    batch = draw_batch(pool, recipe, 0, 64)
+    assert batch.images.shape == (80, 3, 64, 64) and batch.images.dtype == torch.uint8
+    told = shown = 0
+    for mask, facts, known, text in zip(looked_at, batch.facts, batch.known, batch.texts, strict=True):
+        facts, known = ({pretrain.FACTS[i] for i in x.nonzero()[:, 0]} for x in (facts, known))
+        visible = visible_classes(mask)
+        assert facts <= known and {name for kind, name in facts if kind == "class"} <= set(visible)
+        assert all(sum(kind == k for kind, _ in facts) <= 1 for k in ("face", "tone", "weather", "setting"))
+        whole = any(kind == "setting" for kind, _ in known)
+        assert whole or not any(phrase in text for table in grammar.SETTINGS.values() for phrase in table)
+        assert any(word in text for name in visible for word in grammar.SYNONYMS[name])
+        told, shown = told + len(facts), shown + len(visible)
+    assert told < shown + 240  # some facts stay untold
+
+
+def test_a_batch_is_a_function_of_recipe_and_step(pool):
+    one, two, other, later = (
+        draw_batch(pool, recipe, step, 64)
+        for recipe, step in ((TINY, 3), (TINY, 3), (replace(TINY, seed=1), 3), (TINY, 4))
     )
-    assert not any(set(text.replace(",", "").split()) & w for text in long.texts for w in words.values())
+    assert torch.equal(one.images, two.images) and one.texts == two.texts and torch.equal(one.facts, two.facts)
+    assert one.texts != other.texts and one.texts != later.texts
+
+
+def test_views_turn_with_their_pictures(pool, looked_at):
+    """In a pool whose pictures are its masks, half of the views are the mask's window, the others its mirror image."""
+    fake = replace(pool, pictures=np.repeat(pool.masks[..., None] * 7, 3, axis=3))
+    batch = draw_batch(fake, replace(TINY, batch=100), 0, 64)
+    turned = 0
+    for view, mask in zip(batch.images[:, 0].numpy(), looked_at, strict=True):
+        at = ((np.arange(64) + 0.5) * len(mask) / 64).astype(int)
+        plain, mirrored = (np.mean(np.abs(view - 7.0 * m[at[:, None], at]) < 4) for m in (mask, mask[:, ::-1]))
+        assert max(plain, mirrored) > 0.6
+        turned += mirrored > plain
+    assert 25 < turned < 75
+
+
+def emotion_words() -> dict[str, set[str]]:
+    return {e: {w for words in parts for w in words} for e, parts in grammar.EMOTION_WORDS.items()}
+
+
+def test_few_captions_name_an_emotion(pool):
+    """At most 4% in the shipped recipe, and what they name is drawn from the posterior: often not the label."""
+    recipe = replace(pretrain.SIZES["cpu"], batch=1000)
+    words = emotion_words()
+    every = set().union(*words.values())
+    captions = [text for step in range(4) for text in draw_batch(pool, recipe, step, 64).texts]
+    naming = [text for text in captions if every & set(text.replace(",", "").split())]
+    assert 0.015 < len(naming) / len(captions) <= 0.04
+    always = draw_batch(pool, replace(recipe, close_ups=0.0, emotion_clause=1.0), 0, 64)
+    rng = np.random.default_rng([pretrain.DATA_SEED, 9, 0, 0])
+    labels = [pool.scenes[i].label for i in rng.integers(len(pool.scenes), size=1000)]
+    said = [set(text.replace(",", "").split()) for text in always.texts]
+    hit = [bool(words[scene.EMOTIONS[i]] & words_said) for i, words_said in zip(labels, said, strict=True)]
+    expected = np.mean([pool.scenes[i].posterior.max() for i in range(len(pool.scenes))])
+    assert np.mean(hit) == pytest.approx(expected, abs=0.12) and np.mean(hit) < 0.85
 
 
 # --- training ---
@@ -249,28 +271,48 @@ def test_training_leaves_a_frozen_clip_and_a_history():
     assert clip.notes == () and "random" not in clip.describe()
     assert told["history"] == rows and [row["step"] for row in rows] == [0, 2]
     row = rows[-1]
-    terms = row["contrast"] + row["partial"] * TINY.partial + row["coverage"] * TINY.coverage + row["seen"] * TINY.seen
-    assert row["loss"] == pytest.approx(terms, abs=1e-3)
+    terms = row["contrast"] + sum(row[name] * getattr(TINY, name) for name in ("phrases", "coverage", "partial"))
+    assert row["loss"] == pytest.approx(terms, abs=3e-3)
     assert told["patch_scale"] == pytest.approx(10, rel=0.1)
 
 
-def test_a_further_phase_goes_on_from_the_weights_of_the_first():
-    more = Recipe(steps=2, batch=8, warmup=1, dropout_steps=0.5, tags=0.5)
-    alone, both = (train(recipe, workers=1) for recipe in (TINY, replace(TINY, then=more)))
-    first, second = ([row for row in both[1]["history"] if row["phase"] == phase] for phase in (0, 1))
-    timeless = [{k: v for k, v in row.items() if k != "images_per_s"} for row in alone[1]["history"]]
-    assert [{k: v for k, v in row.items() if k != "images_per_s"} for row in first] == timeless
-    assert [row["step"] for row in second] == [0, 1] and both[0].weight_hash != alone[0].weight_hash
-    row = second[-1]
-    terms = row["contrast"] + row["partial"] * more.partial + row["coverage"] * more.coverage + row["seen"] * more.seen
-    assert row["loss"] == pytest.approx(terms + 0.5 * len(painter.MASK_CLASSES) * row["tags"], abs=1e-3)
-    assert "tags" not in first[-1]
+def test_rate_warms_up_follows_a_cosine_and_ends_at_zero():
+    r = Recipe()
+    rates = [pretrain.learning_rate(r, step) for step in range(r.steps)]
+    assert rates[0] == 1 / r.warmup and rates[r.warmup // 2 - 1] == 0.5
+    assert rates[r.horizon // 2] == pytest.approx(0.5) and r.horizon // 2 < r.steps - r.cooldown
+    assert np.all(np.diff(rates[r.warmup :]) < 0) and rates[-1] < 1e-3
 
 
-def test_altering_a_recipe_alters_all_its_phases():
-    changed = pretrain.SIZES["cpu"].altered(seen=0.0, seed=3)
-    assert [(part.seen, part.seed) for part in changed.phases()] == [(0.0, 3)] * 2
-    assert [part.steps for part in changed.phases()] == [part.steps for part in pretrain.SIZES["cpu"].phases()]
+def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path):
+    recipe, path = replace(TINY, steps=5), tmp_path / "checkpoint.safetensors"
+    whole, told = train(recipe, workers=1)
+
+    class Stop(Exception):
+        pass
+
+    def save_and_stop(*arguments):
+        saved(*arguments)
+        raise Stop
+
+    saved = pretrain.checkpoint.save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrain.checkpoint, "save", save_and_stop)
+        with pytest.raises(Stop):
+            train(recipe, workers=1, checkpoint_at=path, every=2)
+    again, history = train(recipe, workers=1, checkpoint_at=path, every=100)
+    assert again.weight_hash == whole.weight_hash
+    assert [r["step"] for r in history["history"]] == [r["step"] for r in told["history"]] == [0, 4]
+    with pytest.raises(ValueError, match=r"is the checkpoint of another run \(other recipe\)"):
+        train(replace(recipe, lr=1.0), workers=1, checkpoint_at=path)
+
+
+def test_no_label_vote_or_mask_reaches_a_loss(pool):
+    """Votes and labels of the pool may be anything: batches are the same; and they carry no mask."""
+    fake = replace(pool, scenes=[replace(s, votes=np.eye(8, dtype=int)[0] * 11) for s in pool.scenes])
+    one, two = draw_batch(pool, TINY, 0, 64), draw_batch(fake, TINY, 0, 64)
+    assert one.texts == two.texts and torch.equal(one.facts, two.facts) and torch.equal(one.images, two.images)
+    assert set(vars(one)) == {"images", "texts", "facts", "known"}
 
 
 def test_diverging_training_says_so():
@@ -283,7 +325,7 @@ def test_smoke_recipe_learns():
     """A minute of training: losses fall, and pictures, captions and patches find each other far above the untrained."""
     clip, told = train(pretrain.SIZES["smoke"], workers=1)
     first, last = told["history"][0], told["history"][-1]
-    assert last["loss"] < 0.75 * first["loss"] and last["coverage"] < 0.7 * first["coverage"]
+    assert last["loss"] < 0.85 * first["loss"] and last["coverage"] < 0.7 * first["coverage"]
     before, after = evaluate(build_embedded(), 500), evaluate(clip, 500)
     assert after["mIoU"] > before["mIoU"] + 0.025  # seen when this was written: .058 from .008
     assert after["R@1 of 500"] > 5 * max(before["R@1 of 500"], 1 / 500)  # .042 from .002
@@ -425,30 +467,19 @@ def test_command_writes_weights_facts_and_card(shipped):
     made = facts["made"]
     assert made["seconds"] >= 0 and made["hardware"]["threads"] == 1 and made["hardware"]["processor"]
     assert len(made["history"]) == 2 and facts["versions"]["torch"].startswith(torch.__version__.split("+")[0])
-    assert facts["measured_64px"].keys() >= pretrain.GATES.keys() <= facts["measured_96px"].keys()
+    assert facts["measured_64px"].keys() >= set(pretrain.HEADLINE) <= facts["measured_96px"].keys()
 
 
 def test_card_says_what_the_json_says(shipped):
     facts = json.loads((shipped / "model.json").read_text(encoding="utf-8"))
     text = (shipped / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert text == model_card(facts)
-    assert facts["sha256"] in text and facts["weight_hash"] in text and "NOT met" in text
-    for name, gate in pretrain.GATES.items():
-        assert f"| {name} | {facts['measured_64px'][name]:.3f} | {gate:.2f} | NOT met |" in text
-    assert all(f"| {name} | yes |" in text for name in painter.SEEN)
-    assert all(f"| {name} | no |" in text for name in painter.UNSEEN)
+    assert facts["sha256"] in text and facts["weight_hash"] in text
+    for name in pretrain.HEADLINE:
+        assert f"| {name} | {facts['measured_64px'][name]:.3f} | {facts['measured_96px'][name]:.3f} |" in text
+    assert all(f"| {name} | " in text for name in painter.MASK_CLASSES)
     assert "12 blocks of width 128" in text and "activation GELU" in text and str(shipped) not in text
-    best = model_card(facts | {"measured_64px": dict.fromkeys(facts["measured_64px"], 1.0)})
-    assert "NOT met" not in best and best.count("| met |") == len(pretrain.GATES)
-
-
-def test_card_of_a_captions_only_model_and_controls(shipped):
-    facts = json.loads((shipped / "model.json").read_text(encoding="utf-8"))
-    text = model_card(facts | {"recipe": facts["recipe"] | {"seen": 0.0}})
-    assert "only captions told what is where" in text and "| yes |" not in text and "Controls" not in text
-    control = {"name": "captions only", "what": "no pixel labels", "measured": {"mIoU": 0.154321}}
-    text = model_card(facts | {"controls": [control]})
-    assert "## Controls" in text and "| captions only | - | - | - | 0.154 | - |" in text and "no pixel labels" in text
+    assert "**no pixel label**" in text and "3.2% of all, name an emotion" in text
 
 
 def command(monkeypatch, *arguments: str) -> None:
@@ -480,10 +511,9 @@ def test_model_is_not_overwritten_unasked(shipped, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pretrain, "train", stop)
-    for extra in ("--force", "--captions-only"):
-        with pytest.raises(KeyboardInterrupt):
-            command(monkeypatch, "--size", "smoke", "--out", str(shipped), "--force", "--seed", "7", extra)
-    assert [(r.seed, r.seen) for r in asked] == [(7, Recipe.seen), (7, 0.0)]
+    with pytest.raises(KeyboardInterrupt):
+        command(monkeypatch, "--size", "smoke", "--out", str(shipped), "--force", "--seed", "7")
+    assert asked == [replace(pretrain.SIZES["smoke"], seed=7)]
     with pytest.raises(SystemExit, match=r"model\.json cannot be a folder \(.*\): choose another one with --out"):
         command(monkeypatch, "--out", str(shipped / "model.json"))
     (shipped.parent / "other.txt").write_text("a folder may hold other things", encoding="utf-8")
