@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MultipleLocator
 
 from hc_lafter.figure_record import style
 from hc_lafter.figures import saved
@@ -22,6 +23,8 @@ from hc_lafter.plots import HIGHLIGHT, NEUTRAL
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # Okabe and Ito's; one for each CLIP
 BAND = "#DCE9DC"
+# Inches: a row of the figure and what parts two facts (in rows), names, axis, a column of numbers, the right panels.
+_ROW, _GAP, _NAMES, _AXIS, _COLUMN, _RIGHT = 0.19, 0.35, 3.0, 3.0, 0.68, 2.9
 _DRAWN = ("fraction", "difference", "correlation")  # units that share the figure's axis
 
 
@@ -149,6 +152,8 @@ def fidelity_card(facts: Mapping[str, Any]) -> str:
             "Intervals: Wilson's for shares; for differences, masks, curves and correlations the bootstrap over the "
             f"test images and, where there are several, the draws ({sizes['resamples']:,} resamples). They do not "
             "cover the training seed: for that compare the columns.",
+            "The best of the layers is chosen on the test images that it is compared on, so its lead over the last "
+            "layer is, if anything, too large. The largest norm of all patches has no interval: no resample exceeds it.",
             f"Probes choose C from {', '.join(f'{c:g}' for c in facts['cs'])}; the patch probe from "
             f"{', '.join(f'{c:g}' for c in facts['patch_cs'])}.",
             f"Measured on {facts['processor']}"
@@ -171,7 +176,7 @@ def _facts(facts: Mapping[str, Any]) -> Iterator[str]:
             for key, m in fact["measures"].items()
         ]
         said = fact["published"]
-        published = f"Published: {said['text']} ({said['source']})." if said else "Published: none found."
+        published = f"Published: {said['text']}. Source: {said['source']}." if said else "Published: none found."
         yield f"### {fact['id']}. {fact['title']}"
         yield _table(("measure", "band", *models), rows)
         yield published
@@ -184,13 +189,15 @@ def _shown(model: Mapping[str, Any], key: str, unit: str) -> str:
 
 
 def _interval(e: Mapping[str, Any], unit: str = "fraction") -> str:
+    if e["low"] is None and e["value"] is not None:  # no interval: the largest of all
+        return _number(e["value"], unit)
     return f"{_number(e['value'], unit)} [{_number(e['low'], unit)}, {_number(e['high'], unit)}]"
 
 
 def _number(value: float | None, unit: str = "fraction") -> str:
     if value is None:
         return "never" if unit == "labels" else "-"
-    return f"{value:{ {'labels': '.1f', 'ratio': '.2f', 'difference': '+.3f'}.get(unit, '.3f')}}"
+    return f"{value:{ {'labels': '.1f', 'ratio': '.2f', 'difference': '+.3f'}.get(unit, '.3f') }}"
 
 
 def _band(band: Sequence[float | None] | None) -> str:
@@ -226,15 +233,23 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def draw(facts: Mapping[str, Any]) -> Figure:
-    """The card as a figure: a row per measure at the left, accuracy against labels at the right."""
+    """The card as a figure: a row per measure at the left, accuracy against labels and by layer at the right."""
     models = facts["models"]
-    rows = len(list(_measures(facts))) + len(facts["facts"])
-    figure = plt.figure(figsize=(11.6, 0.235 * rows + 1.1), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[1.62, 1])
-    _rows(left.subplots(), facts)
-    top, bottom = right.subplots(2, 1, height_ratios=[1.5, 1])
-    _curve(top, facts)
-    _depth(bottom, facts)
+    high = _ROW * (len(list(_measures(facts))) + _GAP * len(facts["facts"]) + 1)
+    across = _NAMES + _AXIS + _COLUMN * len(models)  # where the right half begins
+    width, height = across + 0.85 + _RIGHT + 0.15, high + 1.15
+    figure = plt.figure(figsize=(width, height), layout="none")  # the places are inches, not what a layout finds
+
+    def axes(left: float, bottom: float, wide: float, tall: float) -> Axes:
+        return figure.add_axes((left / width, bottom / height, wide / width, tall / height))
+
+    _rows(axes(_NAMES, 0.95, _AXIS, high), facts)
+    _curve(axes(across + 0.85, 0.95 + 0.42 * high, _RIGHT, 0.58 * high - 0.2), facts)
+    _depth(axes(across + 0.85, 0.95, _RIGHT, 0.42 * high - 0.75), facts)
+    for ax in figure.axes:
+        ax.tick_params(labelsize=8)
+        ax.xaxis.label.set_size(8.5)
+        ax.yaxis.label.set_size(8.5)
     keys = [
         Line2D([], [], marker="o", color=colour, linewidth=2, markersize=5, label=name)
         for name, colour in zip(models, _colours(models), strict=True)
@@ -243,8 +258,10 @@ def draw(facts: Mapping[str, Any]) -> Figure:
         Patch(color=BAND, label="band, fixed beforehand"),
         Line2D([], [], marker="D", color="black", markerfacecolor="white", linewidth=0, markersize=5,
                label="published, real CLIP on photographs"),
+        Line2D([], [], marker="x", color="black", linewidth=0, markersize=4.5, markeredgewidth=1.4,
+               label="band missed"),
     ]  # fmt: skip
-    figure.legend(handles=keys, loc="outside lower center", ncol=len(keys), frameon=False, fontsize=9)
+    figure.legend(handles=keys, loc="lower center", ncol=len(keys), frameon=False, fontsize=8.5)
     return figure
 
 
@@ -253,47 +270,58 @@ def _colours(models: Mapping[str, Any]) -> list[str]:
 
 
 def _rows(ax: Axes, facts: Mapping[str, Any]) -> None:
-    models, low, high = facts["models"], -0.35, 1.0
-    y, ticks = 0.0, {}
-    step = 0.5 / max(len(models), 2)
-    columns = [1.03 + 0.125 * i for i in range(len(models))]  # of the axes' width: where the numbers stand
-    for x, name, colour in zip(columns, models, _colours(models), strict=True):
-        ax.text(x, 1.0, textwrap.shorten(name, 9, placeholder="…"), transform=ax.transAxes, fontsize=8, color=colour,
-                weight="bold", va="bottom")  # fmt: skip
-    for fact in facts["facts"]:
-        ax.text(-0.9, y, f"{fact['id']}  {fact['title']}", transform=ax.get_yaxis_transform(), fontsize=8.5,
-                weight="bold", va="center")  # fmt: skip
-        published = fact["published"] or {"values": {}}
-        for key, m in fact["measures"].items():
-            y -= 1
-            ticks[y] = m["text"]
-            drawn = m["unit"] in _DRAWN
-            if drawn and m["band"] is not None:
-                a, b = (end if edge is None else edge for edge, end in zip(m["band"], (low, high), strict=True))
-                ax.fill_between([a, b], y - 0.46, y + 0.46, color=BAND, linewidth=0, zorder=0)
-            for i, (model, colour) in enumerate(zip(models.values(), _colours(models), strict=True)):
-                e, said = model["measured"][key], model["verdicts"][key]
-                at = y + step * ((len(models) - 1) / 2 - i)
-                if drawn:
-                    ax.plot([e["low"], e["high"]], [at, at], color=colour, linewidth=1.8, solid_capstyle="round")
-                    ax.plot([e["value"]], [at], "o", color=colour, markersize=4.5)
-                mark = {"met": "", "missed": " ✗", "reported": ""}[said]
-                shown = {"labels": lambda v: "never" if v is None else f"{v:.0f}"}.get(
-                    m["unit"], lambda v, unit=m["unit"]: _number(v, unit)[: -1 if unit in _DRAWN else None]
+    models, measures = facts["models"], list(_measures(facts))
+    lows = [m["measured"][key]["low"] for m in models.values() for _, key, spec in measures if spec["unit"] in _DRAWN]
+    low, high = min(-0.2, min(lows)) - 0.04, 1.02
+    step = 0.56 / max(len(models), 2)
+    begin, columns = 0.1 / _AXIS - _NAMES / _AXIS, [1.03 + _COLUMN / _AXIS * i for i in range(len(models))]
+    across = ax.get_yaxis_transform()
+    y, ticks, before = 0.0, {}, None
+    for fact, key, m in measures:
+        if fact["id"] != before:
+            y, before = y - _GAP, fact["id"]
+            ax.text(begin, y, fact["id"], transform=across, fontsize=8.5, weight="bold", va="center")
+            if ticks:
+                line = Line2D(
+                    [begin, columns[-1] + 0.9 * _COLUMN / _AXIS],
+                    [y + (1 + _GAP) / 2] * 2,
+                    transform=across,
+                    color="#D0D0D0",
+                    lw=0.6,
                 )
-                ax.text(columns[i], y, shown(e["value"]) + mark, transform=ax.get_yaxis_transform(), fontsize=8,
-                        va="center", color=colour, weight="bold" if mark else "normal")  # fmt: skip
-            if drawn and key in published["values"]:
-                ax.plot(published["values"][key], y, "D", color="black", markerfacecolor="white", markersize=5, zorder=4)
-            if not drawn:
-                said = "shown at the right" if m["unit"] == "labels" else "times the median"
-                band = "" if m["band"] is None else f"band {_band(m['band'])}, "
-                ax.text(0.3, y, band + said, fontsize=7.5, color="#555555", va="center", ha="center", style="italic")
-        y -= 1.15
+                ax.add_line(line).set_clip_on(False)
+        ticks[y] = m["text"]
+        drawn = m["unit"] in _DRAWN
+        if drawn and m["band"] is not None:
+            a, b = (end if edge is None else edge for edge, end in zip(m["band"], (low, high), strict=True))
+            ax.fill_between([a, b], y - 0.42, y + 0.42, color=BAND, linewidth=0, zorder=0)
+        for i, (model, colour) in enumerate(zip(models.values(), _colours(models), strict=True)):
+            e, missed = model["measured"][key], model["verdicts"][key] == "missed"
+            at = y + step * ((len(models) - 1) / 2 - i)
+            if drawn:
+                ax.plot([e["low"], e["high"]], [at, at], color=colour, linewidth=1.6, solid_capstyle="round")
+                ax.plot([e["value"]], [at], "o", color=colour, markersize=4)
+            ax.text(columns[i], y, _number(e["value"], m["unit"]) + (" ×" if missed else ""), color=colour,
+                    transform=across, fontsize=7.5, va="center", weight="bold" if missed else "normal")  # fmt: skip
+        published = (fact["published"] or {"values": {}})["values"]
+        if drawn and key in published:
+            ax.plot(published[key], y, "D", color="black", markerfacecolor="white", markersize=4.5, zorder=4)
+        if not drawn:
+            where = "shown at the right" if m["unit"] == "labels" else "a ratio, not on this axis"
+            band = "" if m["band"] is None else f"band {_band(m['band'])}, "
+            ax.text(0.5, y, band + where, fontsize=7.5, color="#555555", va="center", ha="center", style="italic")
+        y -= 1
+    for x, name, colour in zip(columns, models, _colours(models), strict=True):
+        ax.text(x, 0.5, textwrap.shorten(name, 10, placeholder="...") if len(name) > 10 else name, color=colour,
+                transform=across, fontsize=8, weight="bold", va="center")  # fmt: skip
     ax.axvline(0, color="black", linewidth=0.7, zorder=1)
     ax.set_yticks(list(ticks), list(ticks.values()), fontsize=8)
+    for label, (_, _, m) in zip(ax.get_yticklabels(), measures, strict=True):
+        label.set_color("black" if m["band"] is not None else "#666666")
     ax.tick_params(axis="y", length=0)
-    ax.set(xlim=(low, high), ylim=(y + 0.4, 0.7), xlabel="fraction, difference of fractions, or correlation")
+    ax.set(xlim=(low, high), ylim=(y + 0.4, 0.4), xlabel="fraction, difference of fractions, or correlation")
+    ax.xaxis.set_major_locator(MultipleLocator(0.25))
+    ax.xaxis.set_major_formatter("{x:g}")
     ax.grid(axis="y", visible=False)
     for side in ("left", "right", "top"):
         ax.spines[side].set_visible(False)
