@@ -101,9 +101,9 @@ class Held:
         captions: a full caption of each of the first test images.
     """
 
-    def __init__(self, sizes: Sizes, side: int = 64):
+    def __init__(self, sizes: Sizes, seed: int = WORLD_SEED, side: int = 64):
         self.sizes = sizes
-        self.world = World(sizes.train, sizes.val, sizes.test, side=side, seed=WORLD_SEED)
+        self.world = World(sizes.train, sizes.val, sizes.test, side=side, seed=seed)
         self.labels = self.world.labels
         self.part = {split: np.flatnonzero(self.world.splits == split) for split in SPLITS}
         bar = tqdm(range(len(self.world)), desc="drawing the held-out world", unit="image")
@@ -115,7 +115,7 @@ class Held:
         """All that can be seen in one sentence, whatever the captions of training leave out."""
         rng = np.random.default_rng(self.world._keys[index])
         drawn, colours = scene.draw_scene(rng), painter.draw_colours(rng)
-        wording = np.random.default_rng((WORLD_SEED, 9, index))
+        wording = np.random.default_rng((self.world.seed, 9, index))
         visible = visible_classes(self.masks[index])
         return grammar.caption(visible, drawn.attributes, colours, wording, drop=0.0, whole=True)[0]
 
@@ -521,11 +521,15 @@ def default_descriptions() -> str:
     return "world" if "world" in BUNDLED else "mikels"
 
 
-def fidelity(clips: Mapping[str, Clip], sizes: Sizes = Sizes(), *, descriptions: str | None = None) -> dict[str, Any]:
+def fidelity(
+    clips: Mapping[str, Clip], sizes: Sizes = Sizes(), *, seed: int = WORLD_SEED, descriptions: str | None = None
+) -> dict[str, Any]:
     """The facts, their bands and what every CLIP shows: what ``fidelity.json`` holds, ready for it.
 
     Args:
         clips: name (of a training seed, say) -> CLIP.
+        seed: of the world. Decisions belong on another one than the default, such as 2000.
+        descriptions: source of the prose; None for `default_descriptions`.
 
     Raises:
         ValueError: as `measure`.
@@ -533,14 +537,15 @@ def fidelity(clips: Mapping[str, Clip], sizes: Sizes = Sizes(), *, descriptions:
     descriptions = descriptions or default_descriptions()
     spec = yaml.safe_load((files(__package__) / "fidelity.yaml").read_text(encoding="utf-8"))
     bands = {key: m["band"] for fact in spec["facts"] for key, m in fact["measures"].items()}
-    held, models = Held(sizes), {}
+    held, models = Held(sizes, seed), {}
     for name, clip in clips.items():
         found = measure(clip, held, descriptions=descriptions)
         measured = {key: asdict(e) for key, e in found.pop("measured").items()}
         judged = {key: verdict(measured[key]["value"], band) for key, band in bands.items()}
         models[name] = {"weight_hash": clip.weight_hash, "measured": measured, "verdicts": judged, **found}
     kept = {
-        "world_seed": WORLD_SEED,
+        "world_seed": seed,
+        "held_out": seed == WORLD_SEED,
         "sizes": asdict(sizes),
         "descriptions": descriptions,
         "cs": CS,
@@ -571,6 +576,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("fidelity"), help="folder (default: %(default)s)")
     parser.add_argument("--descriptions", help='"world", "mikels" or a JSON file in LaFTer\'s form')
+    parser.add_argument(
+        "--seed", type=int, default=WORLD_SEED, help="of the world; 2000 while deciding (default: 3000)"
+    )
     parser.add_argument("--card", action="store_true", help="only card and figure anew, from --out's fidelity.json")
     for name, default in asdict(Sizes()).items():
         parser.add_argument(f"--n-{name}", type=int, default=default, metavar="N", help=f"(default: {default})")
@@ -587,7 +595,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 clips[name] = load_clip(model)
             begun = time.perf_counter()
             sizes = Sizes(**{name: getattr(given, f"n_{name}") for name in asdict(Sizes())})
-            facts = fidelity(clips, sizes, descriptions=given.descriptions)
+            facts = fidelity(clips, sizes, seed=given.seed, descriptions=given.descriptions)
             facts["seconds"] = round(time.perf_counter() - begun)
             write_whole(given.out / "fidelity.json", json.dumps(facts, indent=1) + "\n")
         write_card(given.out)

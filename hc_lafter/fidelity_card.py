@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -88,8 +87,9 @@ def fidelity_card(facts: Mapping[str, Any]) -> str:
     parts = [
         "# Fidelity card: does the embedded CLIP have the shape of a real one?",
         "Generated from `fidelity.json` by `python -m hc_lafter.fidelity --card --out <folder>`; do not edit.",
-        f"Measured on the world of seed {facts['world_seed']}, which neither training nor any choice has touched: "
-        f"{sizes['train']:,} images to draw labels from, {sizes['val']:,} on which every probe's C was chosen, "
+        f"Measured on the world of seed {facts['world_seed']}, "
+        + ("which neither training nor any choice has touched: " if facts["held_out"] else "NOT the held-out one: ")
+        + f"{sizes['train']:,} images to draw labels from, {sizes['val']:,} on which every probe's C was chosen, "
         f"{sizes['test']:,} test images, masks of the first {sizes['masks']:,}. Bands were fixed before the CLIPs that "
         "they judge were trained; the value decides, not its interval. Fractions, [95% interval].",
         "\n".join(
@@ -153,7 +153,7 @@ def fidelity_card(facts: Mapping[str, Any]) -> str:
             f"test images and, where there are several, the draws ({sizes['resamples']:,} resamples). They do not "
             "cover the training seed: for that compare the columns.",
             "The best of the layers is chosen on the test images that it is compared on, so its lead over the last "
-            "layer is, if anything, too large. The largest norm of all patches has no interval: no resample exceeds it.",
+            "layer is, if anything, too large. The largest norm of all has no interval: no resample exceeds it.",
             f"Probes choose C from {', '.join(f'{c:g}' for c in facts['cs'])}; the patch probe from "
             f"{', '.join(f'{c:g}' for c in facts['patch_cs'])}.",
             f"Measured on {facts['processor']}"
@@ -238,7 +238,8 @@ def draw(facts: Mapping[str, Any]) -> Figure:
     high = _ROW * (len(list(_measures(facts))) + _GAP * len(facts["facts"]) + 1)
     across = _NAMES + _AXIS + _COLUMN * len(models)  # where the right half begins
     width, height = across + 0.85 + _RIGHT + 0.15, high + 1.15
-    figure = plt.figure(figsize=(width, height), layout="none")  # the places are inches, not what a layout finds
+    figure = Figure(figsize=(width, height))
+    figure.set_layout_engine("none")  # the places are inches, not what a layout finds
 
     def axes(left: float, bottom: float, wide: float, tall: float) -> Axes:
         return figure.add_axes((left / width, bottom / height, wide / width, tall / height))
@@ -282,14 +283,8 @@ def _rows(ax: Axes, facts: Mapping[str, Any]) -> None:
             y, before = y - _GAP, fact["id"]
             ax.text(begin, y, fact["id"], transform=across, fontsize=8.5, weight="bold", va="center")
             if ticks:
-                line = Line2D(
-                    [begin, columns[-1] + 0.9 * _COLUMN / _AXIS],
-                    [y + (1 + _GAP) / 2] * 2,
-                    transform=across,
-                    color="#D0D0D0",
-                    lw=0.6,
-                )
-                ax.add_line(line).set_clip_on(False)
+                ends, at = [begin, columns[-1] + 0.9 * _COLUMN / _AXIS], y + (1 + _GAP) / 2
+                ax.plot(ends, [at, at], transform=across, color="#D0D0D0", linewidth=0.6, clip_on=False)
         ticks[y] = m["text"]
         drawn = m["unit"] in _DRAWN
         if drawn and m["band"] is not None:
@@ -319,12 +314,17 @@ def _rows(ax: Axes, facts: Mapping[str, Any]) -> None:
     for label, (_, _, m) in zip(ax.get_yticklabels(), measures, strict=True):
         label.set_color("black" if m["band"] is not None else "#666666")
     ax.tick_params(axis="y", length=0)
-    ax.set(xlim=(low, high), ylim=(y + 0.4, 0.4), xlabel="fraction, difference of fractions, or correlation")
+    ax.set(xlim=(low, high), ylim=(y + 0.4, 0.4), xlabel=_unit_label(facts["sizes"]))
     ax.xaxis.set_major_locator(MultipleLocator(0.25))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.grid(axis="y", visible=False)
     for side in ("left", "right", "top"):
         ax.spines[side].set_visible(False)
+
+
+def _unit_label(sizes: Mapping[str, int]) -> str:
+    what = "fraction, difference of fractions, or correlation"
+    return f"{what}\n95% intervals; {sizes['test']:,} test images, masks of {sizes['masks']:,}"
 
 
 def _curve(ax: Axes, facts: Mapping[str, Any]) -> None:
@@ -350,7 +350,7 @@ def _curve(ax: Axes, facts: Mapping[str, Any]) -> None:
     ax.set_xticks(marks, [f"{k:,}" for k in marks])
     ax.minorticks_off()
     ax.set(xlim=(0.85, 3300), ylim=(0, 1), xlabel="labels per class", ylabel="top-1 accuracy on emotions")
-    ax.set_title("Labels lift the last layer", loc="left", fontsize=10)
+    ax.set_title("Accuracy against labels", loc="left", fontsize=10)
     ax.legend(
         handles=[
             Line2D([], [], marker="o", color="#444444", markersize=3.5, label="linear probe"),
@@ -374,7 +374,7 @@ def _depth(ax: Axes, facts: Mapping[str, Any]) -> None:
     ax.set(ylim=(0, 1), xlabel="layer", ylabel="top-1 accuracy")
     ax.set_xticks(range(1, len(rows) + 1))
     labels = next(iter(models.values()))["layers"]["labels"]
-    ax.set_title("Deeper layers read emotions better", loc="left", fontsize=10)
+    ax.set_title("Accuracy by layer", loc="left", fontsize=10)
     ax.legend(
         handles=[
             Line2D([], [], color="#444444", marker="o", markersize=3, label=f"probe, {labels:,} labels"),

@@ -181,6 +181,8 @@ def test_a_missed_band_is_called_missed(facts):
     line = next(line for line in card.splitlines() if line.startswith("| zero-shot top-1"))
     assert "0.600 [0.580, 0.620], n 60, **MISSED**" in line
     assert "zero-shot" in next(line for line in card.splitlines() if line.startswith("- **seed0**"))
+    facts["held_out"] = False
+    assert "seed 3000, NOT the held-out one" in fidelity_card(facts)
     for key in model["verdicts"]:
         model["verdicts"][key] = "met" if model["verdicts"][key] != "reported" else "reported"
     assert "20 of 20 bands met." in fidelity_card(facts)
