@@ -39,13 +39,14 @@ def model_card(facts: Mapping[str, Any]) -> str:
             "all are flipped.",
             "Captions name what is visible in the view. Each fact is left out with a chance that is drawn for each "
             f"caption from 0 to {r['word_dropout']}. {r['emotion_clause']:.0%} of the captions of whole scenes, "
-            f"{r['emotion_clause'] * (1 - r['close_ups']):.1%} of all, name an emotion: the captioner's own impression, "
-            "drawn from the scene's posterior, in words that no zero-shot template can produce. No loss sees a label, "
-            "a vote or a distribution.",
-            f"Losses: contrastive + {r['phrases']} x phrases (the whole picture against {facts['facts']} short phrases, each "
-            "one fact about classes, expression, tone, weather or setting, true or not by what the picture's captions "
-            f"tell; a fact goes untold with chance {r['fact_dropout']}; mean sigmoid cross-entropy) + {r['coverage']} x "
-            f"coverage + {r['partial']} x partial label." + (f" At the end, in nats: {losses}." if losses else ""),
+            f"{r['emotion_clause'] * (1 - r['close_ups']):.1%} of all, name an emotion: the captioner's own "
+            "impression, drawn from the scene's posterior, in words that no zero-shot template can produce. No loss "
+            "sees a label, a vote or a distribution.",
+            f"Losses: contrastive + {r['phrases']} x phrases (the whole picture against {facts['facts']} short "
+            "phrases, each one fact about classes, expression, tone, weather or setting, true or not by what the "
+            f"picture's captions tell; a fact goes untold with chance {r['fact_dropout']}; mean sigmoid "
+            f"cross-entropy) + {r['coverage']} x coverage + {r['partial']} x partial label."
+            + (f" At the end, in nats: {losses}." if losses else ""),
             "Coverage and partial label act on the value path of the last block (each class that the captions name is "
             "shown by some patches; each patch shows one of those classes). Global losses alone leave nothing on the "
             "patches of so small a tower: without these two, which real CLIPs have no need of, its masks would be "
@@ -54,7 +55,8 @@ def model_card(facts: Mapping[str, Any]) -> str:
             f"else, rate {r['lr']}, weight decay {r['weight_decay']} on matrices, {r['warmup']} warm-up steps, a "
             f"cosine of {r['horizon']:,} steps, and in the last {r['cooldown']} a fall to zero; gradients clipped at "
             f"{r['clip_norm']}; {r['steps']:,} steps of {r['batch']} views ({facts['samples']:,} views); patch dropout "
-            f"{r['patch_dropout']} but for the last {r['whole_steps']} steps; training seed {r['seed']}; {made.get('precision', 'fp32')}.",
+            f"{r['patch_dropout']} but for the last {r['whole_steps']} steps; training seed {r['seed']}; "
+            f"{made.get('precision', 'fp32')}.",
             f"Made in {minutes} on {made.get('device', 'a device that was not recorded')} ({machine}).",
         ),
         "## Measured",

@@ -1,10 +1,11 @@
 """Makes the embedded CLIP again: ``python -m hc_lafter.pretrain [--size smoke|cpu|gpu] [--out DIR]``.
 
-A small CLIP (Radford et al., ICML 2021) on the embedded world, from captions alone. Beside the contrastive loss the whole
-picture is held against short phrases, each one fact of its captions (a sigmoid per pair, several of them true: Zhai et
-al., ICCV 2023), and two losses act on the value path of the last block (MaskCLIP: Zhou, Loy, Dai, ECCV 2022): coverage
-(each class that the captions name is shown by some patches) and partial label (a patch shows one of those classes). No
-loss sees a pixel label, an emotion's label or a distribution. Patch dropout is FLIP's (Li et al., CVPR 2023).
+A small CLIP (Radford et al., ICML 2021) on the embedded world, from captions alone. Beside the contrastive loss the
+whole picture is held against short phrases, each one fact of its captions (a sigmoid per pair, several of them true:
+Zhai et al., ICCV 2023), and two losses act on the value path of the last block (MaskCLIP: Zhou, Loy, Dai, ECCV 2022):
+coverage (each class that the captions name is shown by some patches) and partial label (a patch shows one of those
+classes). No loss sees a pixel label, an emotion's label or a distribution. Patch dropout is FLIP's (Li et al., CVPR
+2023).
 """
 
 from __future__ import annotations
@@ -143,8 +144,8 @@ def paint_pool(n: int, canvas: int, workers: int) -> Pool:
 class Batch:
     """images [B, 3, S, S] uint8, texts [B], facts [B, F] bool and known [B, F] bool over `FACTS`.
 
-    A fact is true where a caption of the picture tells it; where it is not known (the setting of a close-up, the face of
-    a person seen from too near) no loss asks for it.
+    A fact is true where a caption of the picture tells it; where it is not known (the setting of a close-up, the face
+    of a person seen from too near) no loss asks for it.
     """
 
     images: Tensor

@@ -26,7 +26,7 @@ from torch import Tensor
 from hc_lafter import __version__
 from hc_lafter.cache import stored
 from hc_lafter.clip import Clip, WordTokenizer
-from hc_lafter.descriptions import BUNDLED, load_descriptions
+from hc_lafter.descriptions import load_descriptions
 from hc_lafter.paths import write_whole
 
 EMOTION_TEMPLATES = (
@@ -111,9 +111,12 @@ class Texts:
 
 
 def descriptions_for(
-    classes: Sequence[str], given: str | os.PathLike[str] | None = None
+    clip: Clip, classes: Sequence[str], given: str | os.PathLike[str] | None = None
 ) -> Mapping[str, tuple[str, ...]] | None:
     """Sentences for these classes: from ``given``, else ours where all of them are Mikels' or Ekman's; None else.
+
+    A CLIP of a closed vocabulary, as the embedded one is, gets those written in its words (``world``): it would skip
+    most words of the others.
 
     Raises:
         ValueError, OSError, TypeError: as `load_descriptions`.
@@ -121,7 +124,7 @@ def descriptions_for(
     if given is not None:
         return load_descriptions(given, classes)
     wanted = {name: {"happiness": "joy"}.get(name.lower(), name.lower()) for name in classes}
-    for bundled in BUNDLED:
+    for bundled in ("world",) if isinstance(clip.tokenizer, WordTokenizer) else ("mikels", "ekman"):
         ours = load_descriptions(bundled)
         if set(wanted.values()) <= set(ours):  # that a data set lacks some of our classes is no news
             return {name: ours[key] for name, key in wanted.items()}

@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from hc_lafter.clip import build_embedded, load_clip
 from hc_lafter.data import grammar, scene
+from hc_lafter.descriptions import load_descriptions
 from hc_lafter.emotions import MIKELS
 from hc_lafter.text import (
     EMOTION_TEMPLATES,
@@ -156,15 +157,18 @@ def test_sources_that_cannot_be_made(clip, source, given, words):
         encode_texts(clip, list(TWO), source, descriptions=given)
 
 
-def test_descriptions_are_found_by_the_classes(tmp_path):
-    assert len(descriptions_for(MIKELS)["awe"]) >= 50
-    assert set(descriptions_for(["Anger", "happiness", "neutral"])) == {"Anger", "happiness", "neutral"}
-    assert descriptions_for(["dog", "cake"]) is None
+def test_descriptions_are_found_by_the_classes_and_the_words_of_the_clip(clip, tmp_path):
+    real = load_clip("ViT-B-32/random")
+    assert descriptions_for(real, MIKELS) == load_descriptions("mikels")
+    assert descriptions_for(clip, MIKELS) == load_descriptions("world")
+    assert set(descriptions_for(real, ["Anger", "happiness", "neutral"])) == {"Anger", "happiness", "neutral"}
+    assert descriptions_for(clip, ["Anger", "happiness", "neutral"]) is None
+    assert descriptions_for(real, ["dog", "cake"]) is None
     own = tmp_path / "own.json"
     own.write_text(json.dumps({"dog": ["a wet nose"], "cake": ["sweet"]}), encoding="utf-8")
-    assert descriptions_for(["cake", "dog"], own) == {"cake": ("sweet",), "dog": ("a wet nose",)}
+    assert descriptions_for(clip, ["cake", "dog"], own) == {"cake": ("sweet",), "dog": ("a wet nose",)}
     with pytest.raises(ValueError, match="no class 'cat'"):
-        descriptions_for(["cat"], own)
+        descriptions_for(clip, ["cat"], own)
 
 
 def test_known_words(clip):

@@ -1,7 +1,8 @@
 """What a photograph that evokes an emotion looks like, in words: LaFTer's text data (NeurIPS 2023) and its loader.
 
-Two sets are ours, ``mikels`` (Mikels' eight) and ``ekman`` (Ekman's six and neutral); PROVENANCE.md beside them says
-who wrote them and how. LaFTer's own files have the same form and load as they are.
+Three sets are ours: ``mikels`` (Mikels' eight) and ``ekman`` (Ekman's six and neutral) for real CLIPs, and ``world``
+(Mikels' eight, in the few words that the embedded CLIP knows). PROVENANCE.md beside them says who wrote them and how.
+LaFTer's own files have the same form and load as they are.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-BUNDLED = ("mikels", "ekman")
+BUNDLED = ("mikels", "ekman", "world")
 SHOWN = 10  # class names in an error; ImageNet has a thousand
 
 
@@ -29,7 +30,7 @@ def load_descriptions(
     LaFTer's have some, and they count twice in training.
 
     Args:
-        source: ``"mikels"``, ``"ekman"``, or the path of a JSON file (``Path("mikels")`` is always a path).
+        source: ``"mikels"``, ``"ekman"``, ``"world"``, or the path of a JSON file (``Path("mikels")`` always is one).
         classes: the class names you want, in the order you want; by default all of the file's, in its order. Classes
             of the file that are not among them are left out, with a warning that names them.
 
