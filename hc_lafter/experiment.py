@@ -47,10 +47,11 @@ class Material:
         clip, dataset: as the profile names them.
         shared: [B, L, D], CLS behind each of all L layers in the shared space (`vit.project`), not normalised.
         labels: [B] int64.
-        soft: [B, C] float32, the distribution that training may aim at: the data set's own votes; where it has none,
-            the wheel's for the label (Mikels' eight), or one-hot. ``soft_from`` says which: votes, wheel or labels.
-        truth: [B, C] float64, the data set's own distributions; None where it has none, and then no distribution
-            metric is worth printing.
+        soft: [B, C] float32, the distribution that training may aim at: the data set's ``targets``, which are the
+            votes' shares; where it has none, the wheel's for the label (Mikels' eight), or one-hot. ``soft_from`` says
+            which: ``votes of 11 simulated viewers``, ``annotators' frequencies``, ``wheel`` or ``labels``.
+        truth: [B, C] float64, the data set's ``distributions``, which score; None where it has none, and then no
+            distribution metric is worth printing. No training reads it.
         part: split -> indices of its images.
         pixels: every image through the tower's own transform, as ``student``; kept in memory as far as it goes.
     """
@@ -107,8 +108,9 @@ def gather(study: Study) -> Material:
 
 
 def _soft(dataset: Records) -> tuple[Tensor, str]:
-    if dataset.distributions is not None:
-        return torch.as_tensor(np.asarray(dataset.distributions), dtype=torch.float32), "votes"
+    targets = dataset.targets
+    if targets is not None:
+        return torch.as_tensor(targets, dtype=torch.float32), dataset.aimed_at
     on_wheel = {name.lower() for name in dataset.classes} <= set(emotions.MIKELS) and len(dataset.classes) > 1
     table = emotions.targets("wheel" if on_wheel else "hard", dataset.classes)
     return torch.as_tensor(table[dataset.labels], dtype=torch.float32), "wheel" if on_wheel else "labels"

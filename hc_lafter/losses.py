@@ -23,7 +23,7 @@ def dual_task_targets(labels: Tensor, distributions: Tensor, lam: float = 0.8) -
 
     Args:
         labels: [B] int64 class indices.
-        distributions: [B, C], rows sum to one (the tables of ``emotions`` and the data sets' own votes do; a sum per
+        distributions: [B, C], rows sum to one (the tables of ``emotions`` and the votes' shares do; a sum per
             step would cost a wait for the GPU each time).
         lam: share of the distribution, 0 to 1; the paper's best is 0.8.
 

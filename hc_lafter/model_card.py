@@ -51,8 +51,8 @@ def model_card(facts: Mapping[str, Any]) -> str:
             "shown by some patches; each patch shows one of those classes). Global losses alone leave nothing on the "
             "patches of so small a tower: without these two, which real CLIPs have no need of, its masks would be "
             "noise. They know captions only; **no pixel label** enters the training.",
-            f"Optimiser: Muon for the matrices of the blocks, AdamW (betas {r['betas'][0]} and {r['betas'][1]}) for all "
-            f"else, rate {r['lr']}, weight decay {r['weight_decay']} on matrices, {r['warmup']} warm-up steps, a "
+            f"Optimiser: Muon for the matrices of the blocks, AdamW (betas {r['betas'][0]} and {r['betas'][1]}) for "
+            f"all else, rate {r['lr']}, weight decay {r['weight_decay']} on matrices, {r['warmup']} warm-up steps, a "
             f"cosine of {r['horizon']:,} steps, and in the last {r['cooldown']} a fall to zero; gradients clipped at "
             f"{r['clip_norm']}; {r['steps']:,} steps of {r['batch']} views ({facts['samples']:,} views); patch dropout "
             f"{r['patch_dropout']} but for the last {r['whole_steps']} steps; training seed {r['seed']}; "

@@ -21,7 +21,7 @@ from hc_lafter.systems import Output
 
 @dataclass(frozen=True)
 class Supervised:
-    """The true label and its distribution: the dual-task loss; the batch has student, label [B], distribution [B, C].
+    """The label and the votes' shares: the dual-task loss; the batch has student, label [B], distribution [B, C].
 
     LaFTer's step with the label in the place of the pseudo-label.
 

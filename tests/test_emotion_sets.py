@@ -253,6 +253,23 @@ def test_every_set_opens_by_itself_by_name_and_from_above(name, tmp_path):
         distribution_metrics(data.distributions, data.distributions)
     else:
         assert record.distribution is None
+    counted = {
+        "flickr_ldl": "votes of 11 annotators",
+        "twitter_ldl": "votes of 8 annotators",
+        "abstract": "votes of 12 annotators",
+    }
+    if name in counted:
+        assert data.votes.shape == data.distributions.shape and data.votes.dtype == np.int64
+        np.testing.assert_array_equal(data.distributions, data.votes / data.votes.sum(axis=1, keepdims=True))
+        np.testing.assert_array_equal(data.votes.argmax(axis=1), data.labels)
+        np.testing.assert_array_equal(record.votes, data.votes[3])
+    else:
+        assert data.votes is None and record.votes is None and data.targets is data.distributions
+    told = counted.get(name, None if data.distributions is None else "annotators' frequencies")
+    assert (data.aimed_at, data.scored_by) == (told, told)
+    assert data.describe().startswith(
+        f"{data.name}: training aims at the {told}, and they score." if told else f"{data.name}: neither votes nor"
+    )
     clone = pickle.loads(pickle.dumps(data))
     np.testing.assert_array_equal(np.asarray(clone[3].image), np.asarray(record.image))
     other = open_data(str(root), **ALL, seed=7)
@@ -288,6 +305,9 @@ def test_limits_take_a_sample_and_its_distributions(name, tmp_path):
     np.testing.assert_array_equal(part.labels, whole.labels[at])
     if whole.distributions is not None:
         np.testing.assert_array_equal(part.distributions, whole.distributions[at])
+        np.testing.assert_array_equal(part.targets, whole.targets[at])
+    if whole.votes is not None:
+        np.testing.assert_array_equal(part.votes, whole.votes[at])
 
 
 @pytest.mark.parametrize("name", ["emoset", "emotion6", "flickr_ldl", "abstract", "rafdb"])
@@ -311,7 +331,25 @@ def test_a_class_list_in_another_order_turns_labels_and_distributions(tmp_path):
     assert turned.classes == tuple(sorted(MIKELS)) and turned.fingerprint != plain.fingerprint
     back = [turned.classes.index(c) for c in plain.classes]
     np.testing.assert_array_equal(turned.distributions[:, back], plain.distributions)
+    np.testing.assert_array_equal(turned.votes[:, back], plain.votes)
     assert [turned.classes[i] for i in turned.labels] == [plain.classes[i] for i in plain.labels]
+
+
+def test_counts_are_the_files_own_and_shares_in_their_place_are_no_counts(tmp_path):
+    root = tmp_path / "Flickr_LDL"
+    votes = ldl(root)
+    data = opened(root)
+    at = [int(i.removesuffix(".jpg")) - 1 for i in data.ids]
+    columns = [HEADER.lower().split().index(c) - 1 for c in data.classes]
+    np.testing.assert_array_equal(data.votes, votes[at][:, columns])
+    path = root / "ground_truth.txt"
+    header, *lines = path.read_text().splitlines()
+    rows = [line.split() for line in lines]
+    shared = [" ".join([name, *(repr(int(v) / 11) for v in cells)]) for name, *cells in rows]
+    path.write_text("\n".join([header, *shared]))
+    other = opened(root)
+    assert other.votes is None and other.aimed_at == "annotators' frequencies"
+    np.testing.assert_allclose(other.targets, data.targets, atol=1e-12)
 
 
 def test_votes_are_part_of_the_fingerprint(tmp_path):

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from hc_lafter import emotions, experiment
+from hc_lafter.data import open_data
 from hc_lafter.data.world import World
 from hc_lafter.experiment import (
     check_depth,
@@ -122,15 +123,32 @@ def test_every_images_taps_are_those_of_the_image_alone(material):
 
 def test_the_worlds_votes_are_what_training_may_aim_at(material):
     data = material.dataset
-    assert material.soft_from == "votes" and material.soft.dtype == torch.float32
+    assert material.soft_from == "votes of 11 simulated viewers" and material.soft.dtype == torch.float32
     for index in range(0, 88, 11):
         record = data[index]
-        np.testing.assert_allclose(material.soft[index], record.distribution, atol=1e-7)
+        np.testing.assert_allclose(material.soft[index], record.votes / 11, atol=1e-7)
         np.testing.assert_array_equal(material.truth[index], record.distribution)
         assert material.classes[material.labels[index]] == record.label_name
         assert index in material.part[record.split]
         torch.testing.assert_close(material.pixels[index]["student"][None], one_image(material, index))
     assert sorted(np.concatenate(list(material.part.values())).tolist()) == list(range(88))
+
+
+def test_training_never_reads_what_scores(study, features, material, classifier, monkeypatch):
+    def spoilt(*args, **options):
+        data = open_data(*args, **options)
+        data.distributions = np.full_like(data.distributions, np.nan)
+        return data
+
+    monkeypatch.setattr(experiment, "open_data", spoilt)
+    other = gather(study_of(features))
+    assert np.isnan(other.truth).all() and torch.equal(other.soft, material.soft)
+    how = {"seed": 0, "images": material.draw(24, 0), "taps": LAYERS, "progress": False}
+    runs = [
+        tune(study, m, hybrid(material, classifier), Supervised(), name=name, **how)
+        for name, m in (("exact", material), ("spoilt", other))
+    ]
+    assert runs[0].history == runs[1].history and torch.equal(runs[0].test, runs[1].test)
 
 
 def paint(path: Path, seed: int) -> None:

@@ -165,7 +165,7 @@ def test_the_weak_view_is_the_towers_own_or_its_mirror_image(clip):
 
 
 def test_an_item_has_its_views_its_index_and_its_rows(clip, world):
-    labels, votes = torch.from_numpy(world.labels), torch.from_numpy(world.distributions)
+    labels, votes = torch.from_numpy(world.labels), torch.from_numpy(world.votes)
     plain = {"plain": clip.transform, "strong": strong_view(clip)}
     data = Views(world, plain, seed=0, extra={"label": labels, "votes": votes})
     item = data[5]

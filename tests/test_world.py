@@ -202,7 +202,34 @@ def test_same_arguments_give_the_same_world():
         assert (x.id, x.captions, x.label, x.split) == (y.id, y.captions, y.label, y.split)
         assert x.label == a.labels[i] and x.label_name == a.classes[x.label]
         np.testing.assert_array_equal(x.distribution, a.distributions[i])
+        np.testing.assert_array_equal(x.votes, a.votes[i])
         assert x.image.size == (64, 64) and x.mask.shape == (64, 64) and x.mask.dtype == np.uint8
+
+
+def test_votes_are_counts_and_training_aims_at_their_shares():
+    world = World(200, 0, 20, seed=4)
+    assert world.votes.shape == (220, 8) and world.votes.dtype == np.int64 and (world.votes.sum(axis=1) == 11).all()
+    for votes, p, label in zip(world.votes, world.distributions, world.labels, strict=True):
+        most = np.flatnonzero(votes == votes.max())
+        assert label == most[p[most].argmax()]  # the more probable of equals
+    assert ((world.votes == world.votes.max(axis=1, keepdims=True)).sum(axis=1) > 1).any()  # there are ties
+    np.testing.assert_array_equal(world.targets, world.votes / 11)
+    assert (np.abs(world.targets - world.distributions).max(axis=1) > 0.01).mean() > 0.9
+    part = world.split("test").subset([3, 1])
+    np.testing.assert_array_equal(part.votes, world.votes[[203, 201]])
+    np.testing.assert_array_equal(part.targets, world.targets[[203, 201]])
+    for data in (world, part):
+        assert data.describe() == (
+            "world: training aims at the votes of 11 simulated viewers; the exact posterior P(emotion | attributes) "
+            "only scores. A label is the votes' majority."
+        )
+
+
+def test_targets_do_not_read_what_scores():
+    world = World(5, 0, 0)
+    before, world.distributions = world.targets, np.full((5, 8), np.nan)
+    np.testing.assert_array_equal(world.targets, before)
+    np.testing.assert_array_equal(world.subset([4]).targets, before[[4]])
 
 
 def test_shorter_split_is_the_beginning_of_a_longer_one():
@@ -501,8 +528,8 @@ def test_card_tells_classes_and_areas():
     measured = class_areas()
     (table,) = (t for t in card_tables() if "rainbow" in t and "sky" in t and len(t) == 32)
     assert list(table) == list(painter.MASK_CLASSES)
-    for name, (labels, frequency, area) in table.items():
-        assert (labels == "yes") == (name in painter.SEEN)
+    for name, (split, frequency, area) in table.items():
+        assert split == ("seen" if name in painter.SEEN else "unseen")
         assert (float(frequency), float(area)) == pytest.approx(measured[name], abs=1.1e-3), name
 
 

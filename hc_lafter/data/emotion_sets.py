@@ -179,8 +179,8 @@ class EmotionSet(ImageFiles):
 
     Classes are canonical names in one order per wheel (Mikels' as in EmoSet-118K's info.json, Ekman's as in Emotion6's
     header, with joy for happiness), whatever the release calls and numbers them. Published splits are used where there
-    are any; a missing one is a seeded, stratified piece of train, never of test. Where the release has votes,
-    ``distributions`` holds their shares.
+    are any; a missing one is a seeded, stratified piece of train, never of test. Where the release has
+    counts, ``votes`` holds them and ``distributions`` their shares; where it has frequencies, there are no ``votes``.
     """
 
     def _list(self, source: str | Path) -> Listing:

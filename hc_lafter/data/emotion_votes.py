@@ -45,20 +45,27 @@ def vote_listing(
 ) -> Listing:
     """Rows as items: the distribution is the votes' shares, the label the emotion with the most, the first of equals.
 
+    The counts stay beside the shares where the release has them: numbers that are not whole, or all sum to one, are
+    frequencies.
+
     Args:
         ties: whether images without one winner stay.
 
     Raises:
         ValueError: an emotion that wins no image; an image that is named twice.
     """
-    items, equal, total, notes = [], 0, 0, list(notes)
+    rows = list(rows)
+    items, equal, total, notes = [], 0, len(rows), list(notes)
+    whole = all(float(vote).is_integer() for row in rows for vote in row.votes)
+    counted = whole and any(sum(row.votes) > 1 for row in rows)
     for row in rows:
-        votes, total = np.asarray(row.votes, dtype=np.float64), total + 1
+        votes = np.asarray(row.votes, dtype=np.float64)
         tied = int((votes == votes.max()).sum()) > 1
         equal += tied
         if ties or not tied:
             label, shares = classes[int(votes.argmax())], tuple((votes / votes.sum()).tolist())
-            items.append(Item(row.name, row.path, label, row.split, row.where, shares))
+            counts = tuple(map(int, row.votes)) if counted else None
+            items.append(Item(row.name, row.path, label, row.split, row.where, shares, counts))
     if equal and ties:
         notes.append(f"{equal} of {total} images have no single winner: the first in class order is their label.")
     elif equal:
@@ -68,7 +75,13 @@ def vote_listing(
             raise ValueError(
                 f"{source} has no image whose most votes go to {c!r}, so no classifier can learn it: complete the file."
             )
-    return Listing(source.parent, once(items, source), tuple(classes), name=name, notes=tuple(notes), fractions=EIGHTY)
+    shares = "annotators' frequencies"
+    if counted:
+        voters = sorted({sum(item.votes) for item in items})
+        shares = f"votes of {' to '.join(map(str, dict.fromkeys((voters[0], voters[-1]))))} annotators"
+    notes.append(f"training aims at the {shares}, and they score.")
+    how = {"name": name, "notes": tuple(notes), "fractions": EIGHTY, "shares": shares}
+    return Listing(source.parent, once(items, source), tuple(classes), **how)
 
 
 def numbers_of(cells: Sequence[str], where: str) -> list[float]:

@@ -57,7 +57,8 @@ PLACEHOLDER = 5  # files with equal pixels and more than one label from which a 
 @dataclass(frozen=True)
 class Item:
     """One listed image, before anything of it is read. ``split`` is None where the layout does not give it; ``where``
-    says which row of a table named it; ``distribution`` goes by the listing's classes and sums to one, or is None."""
+    says which row of a table named it; ``distribution`` goes by the listing's classes and sums to one, or is None;
+    ``votes`` are the counts behind it, or None."""
 
     id: str
     path: Path
@@ -65,6 +66,7 @@ class Item:
     split: str | None
     where: str = ""
     distribution: tuple[float, ...] | None = None
+    votes: tuple[int, ...] | None = None
 
     @property
     def key(self) -> str:
@@ -86,7 +88,8 @@ class Listing:
     the files that are no images.
 
     name: what figures call it, "" for the name of ``source``; notes: what the lister decided; fractions: of train, val
-    and test where splits are missing; placeholders: whether pictures that stand in for lost ones are to be left out.
+    and test where splits are missing; placeholders: whether pictures that stand in for lost ones are to be left out;
+    shares: what the items' distributions are, in words, "" where they have none.
     """
 
     source: Path
@@ -97,6 +100,7 @@ class Listing:
     notes: tuple[str, ...] = ()
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
     placeholders: bool = False
+    shares: str = ""
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,10 @@ class ImageFiles(Dataset):
             columns = [listing.classes.index(c) for c in self.classes]
             self.distributions = np.array([item.distribution for item in self._items])[:, columns]  # [B, C]
             digest.update(json.dumps(self.distributions.tolist()).encode())
+            self.aimed_at = self.scored_by = listing.shares
+            if self._items[0].votes is not None:
+                self.votes = np.array([item.votes for item in self._items], dtype=np.int64)[:, columns]
+                digest.update(json.dumps(self.votes.tolist()).encode())
         self._fingerprint = digest.hexdigest()
 
     def _list(self, source: str | Path) -> Listing:
@@ -187,7 +195,8 @@ class ImageFiles(Dataset):
             raise BadImage(str(item.path), "has changed since the data set was opened", "open the data set anew")
         image = item.decode(content, self.max_pixels)
         distribution = None if self.distributions is None else self.distributions[index]
-        return Record(item.id, str(self.splits[index]), image, label, self.classes[label], distribution)
+        votes = None if self.votes is None else self.votes[index]
+        return Record(item.id, str(self.splits[index]), image, label, self.classes[label], distribution, votes=votes)
 
     @property
     def fingerprint(self) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from .pen import Pen, Stamp, blend, shade
 
-# 32 classes; a mask holds positions. UNSEEN was fixed before training: named in captions, never given pixel labels.
+# 32 classes; a mask holds positions. UNSEEN: named in captions, kept from whatever learns from masks.
 MASK_CLASSES = (
     *("sky", "cloud", "sea", "sand", "grass", "snow", "road", "wall", "floor", "mountain"),
     *("sun", "moon", "balloon", "bird", "rainbow", "lightning", "window"),

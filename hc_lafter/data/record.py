@@ -26,9 +26,10 @@ class Record:
         image: RGB, 8 bits.
         label: index into the data set's ``classes``; -1 where the set has none, as segmentation sets have.
         label_name: ``classes[label]``; loaders carry names because class order is the field's most common silent error.
-        distribution: [C] float64, sums to one; or None where only a hard label is known.
+        distribution: [C] float64, sums to one, what a prediction is scored by; or None where none is known.
         mask: [height, width] uint8, index into ``mask_classes``, 255 = ignore; or None.
         captions: sentences about the image; or None.
+        votes: [C] int64, how many voters named each class; or None where counts are not known.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Record:
     distribution: np.ndarray | None = None
     mask: np.ndarray | None = None
     captions: tuple[str, ...] | None = None
+    votes: np.ndarray | None = None
 
 
 class Dataset(torch.utils.data.Dataset, ABC):
@@ -51,7 +53,10 @@ class Dataset(torch.utils.data.Dataset, ABC):
         ids: B record ids.
         labels: [B] int64.
         splits: [B] of ``train`` / ``val`` / ``test``.
-        distributions: [B, C] float64, or None.
+        distributions: [B, C] float64, what predictions are scored by: the exact posterior in the world, people's own
+            distribution in sets of people; or None.
+        votes: [B, C] int64, counts, at least one per record; or None.
+        aimed_at, scored_by: what `targets` and ``distributions`` are, in words; None where there are none.
     """
 
     name: str
@@ -61,6 +66,9 @@ class Dataset(torch.utils.data.Dataset, ABC):
     labels: np.ndarray
     splits: np.ndarray
     distributions: np.ndarray | None = None
+    votes: np.ndarray | None = None
+    aimed_at: str | None = None
+    scored_by: str | None = None
 
     @abstractmethod
     def __getitem__(self, index: int) -> Record: ...
@@ -72,6 +80,25 @@ class Dataset(torch.utils.data.Dataset, ABC):
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def targets(self) -> np.ndarray | None:
+        """[B, C] float64, what training may aim at: the votes' shares; without counts, the distributions; or None.
+
+        Where there are votes the distributions are not read: in the world they are more than any annotator knows.
+        """
+        if self.votes is None:
+            return self.distributions
+        return self.votes / self.votes.sum(axis=1, keepdims=True)
+
+    def describe(self) -> str:
+        """One line that says which distribution training aims at and which one scores."""
+        if self.aimed_at is None:
+            return f"{self.name}: neither votes nor distributions are given."
+        label = "" if self.votes is None else " A label is the votes' majority."
+        if self.scored_by == self.aimed_at:
+            return f"{self.name}: training aims at the {self.aimed_at}, and they score.{label}"
+        return f"{self.name}: training aims at the {self.aimed_at}; the {self.scored_by} only scores.{label}"
 
     def split_table(self) -> pd.DataFrame:
         """One row per record: id, split, label (the name; empty without one). It says what was trained on what."""
@@ -105,6 +132,8 @@ class _Subset(Dataset):
         self.ids = [parent.ids[i] for i in indices]
         self.labels, self.splits = np.asarray(parent.labels)[indices], np.asarray(parent.splits)[indices]
         self.distributions = None if parent.distributions is None else parent.distributions[indices]
+        self.votes = None if parent.votes is None else parent.votes[indices]
+        self.aimed_at, self.scored_by = parent.aimed_at, parent.scored_by
 
     def __getitem__(self, index: int) -> Record:
         return self.parent[int(self.indices[index])]

@@ -2,8 +2,9 @@
 
 A scene is drawn in three steps: an emotion from a uniform prior; each attribute from a table P(value | emotion), over
 the values that those before it allow; then eleven simulated viewers vote by the posterior P(emotion | attributes). The
-emotion that started the scene is forgotten: the posterior is the true label distribution and the votes' majority is the
-hard label, so two scenes with the same attributes may carry different labels, as two photographs in EmoSet do.
+emotion that started the scene is forgotten: training aims at the votes' shares, and their majority is the hard label:
+two scenes with the same attributes may carry different labels, as two photographs in EmoSet do. The posterior, which no
+panel of annotators could tell, only scores.
 
 The tables were written down once, by hand, before any model was trained on them: no cue was put in to make a method
 win. `SHARPNESS` is their one common exponent; it sets the mean entropy of the posterior near 0.95 nats.

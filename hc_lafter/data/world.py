@@ -28,7 +28,7 @@ def visible_classes(mask: np.ndarray) -> list[str]:
 
 
 class World(Dataset):
-    """The embedded world: 8 emotions with their true distributions, 32 mask classes, captions.
+    """The embedded world: 8 emotions with votes and their exact posterior, 32 mask classes, captions.
 
     Args:
         n_train, n_val, n_test: records per split; a shorter split is the beginning of a longer one.
@@ -38,6 +38,8 @@ class World(Dataset):
 
     classes = scene.EMOTIONS
     mask_classes = painter.MASK_CLASSES
+    aimed_at = f"votes of {scene.VIEWERS} simulated viewers"
+    scored_by = "exact posterior P(emotion | attributes)"
 
     def __init__(self, n_train: int, n_val: int, n_test: int, *, side: int = 64, seed: int = 0):
         sizes = dict(zip(SPLITS, (n_train, n_val, n_test), strict=True))
@@ -51,6 +53,7 @@ class World(Dataset):
         self.ids = [f"world-{seed}/{SPLITS[s]}/{i:06d}" for _, s, i in self._keys]
         self.splits = np.array([SPLITS[s] for _, s, _ in self._keys])
         self.labels = np.array([s.label for s in scenes], dtype=np.int64)
+        self.votes = np.stack([s.votes for s in scenes])
         self.distributions = np.stack([s.posterior for s in scenes])
         self.attributes = [s.attributes for s in scenes]
 
@@ -70,6 +73,7 @@ class World(Dataset):
             distribution=drawn.posterior,
             mask=mask,
             captions=sentences,
+            votes=drawn.votes,
         )
 
     @cached_property
@@ -122,9 +126,9 @@ def main() -> None:
     print("| measure | value |\n|---|---|")
     for name, value in ceiling().items():
         print(f"| {name} | {value:.3f} |")
-    print("\n| class | pixel labels in training | visible in | mean area where visible |\n|---|---|---|---|")
+    print("\n| class | split | visible in | mean area where visible |\n|---|---|---|---|")
     for name, (frequency, area) in class_areas().items():
-        print(f"| {name} | {'no (unseen)' if name in painter.UNSEEN else 'yes'} | {frequency:.3f} | {area:.3f} |")
+        print(f"| {name} | {'unseen' if name in painter.UNSEEN else 'seen'} | {frequency:.3f} | {area:.3f} |")
 
 
 if __name__ == "__main__":
