@@ -38,8 +38,9 @@ def model_card(facts: Mapping[str, Any]) -> str:
             f"object ({r['portraits']:.0%} of them look for a person first), the others nearly whole scenes; half of "
             "all are flipped.",
             "Captions name what is visible in the view. Each fact is left out with a chance that is drawn for each "
-            f"caption from 0 to {r['word_dropout']}. {r['emotion_clause']:.0%} of the captions of whole scenes, "
-            f"{r['emotion_clause'] * (1 - r['close_ups']):.1%} of all, name an emotion: the captioner's own "
+            f"caption from 0 to {r['word_dropout']}, from step {r['short_from']:,} on to {r['short_word_dropout']}. "
+            f"{facts['emotion_share']:.1%} of all captions name an emotion ({r['emotion_clause']:.1%} of those of "
+            f"whole scenes, from that step on {r['short_emotion_clause']:.1%}; none of close-ups): the captioner's own "
             "impression, drawn from the scene's posterior, in words that no zero-shot template can produce. No loss "
             "sees a label, a vote or a distribution.",
             f"Losses: contrastive + {r['phrases']} x phrases (the whole picture against {facts['facts']} short "
