@@ -91,7 +91,6 @@ PRESETS: dict[str, SCClipConfig] = {
         repair=False,
         pre=11,
         post=11,
-        fusion=(8, 11),
         k=0.05,
         contamination=0.0,
         beta=0.9,
