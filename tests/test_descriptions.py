@@ -73,7 +73,8 @@ def test_sentences_keep_the_rules_of_the_prompt(source):
             assert 8 <= len(sentence.split()) <= 30, sentence
             assert sentence == sentence.strip() and sentence.endswith(".") and sentence[0].isupper(), sentence
             assert sentence.isascii(), sentence
-        naming = [s for s in sentences if re.search(rf"\b({NAMED[name]})", s, re.IGNORECASE)]
+        own = name if source == "world" else NAMED[name]  # six hundred words have few others for an angry face
+        naming = [s for s in sentences if re.search(rf"\b({own})", s, re.IGNORECASE)]
         assert len(naming) * 5 <= len(sentences), (name, naming)
         openings = {tuple(s.split()[:2]) for s in sentences}
         assert len(openings) >= 0.9 * len(sentences), f"{name}: too many sentences begin alike"
@@ -233,7 +234,7 @@ def test_missing_file_names_the_nearest_bundled_set(tmp_path):
         FileNotFoundError, match=r"'Mikel' do not exist \(did you mean 'mikels'\?\): give 'mikels', 'ek"
     ):
         load_descriptions("Mikel")
-    with pytest.raises(FileNotFoundError, match=r"nothing\.json' do not exist: give 'mikels', 'ekman' or the path"):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.json' do not exist: give 'mikels', 'ekman', 'world' or the path"):
         load_descriptions(tmp_path / "nothing.json")
 
 
