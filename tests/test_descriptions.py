@@ -234,7 +234,9 @@ def test_missing_file_names_the_nearest_bundled_set(tmp_path):
         FileNotFoundError, match=r"'Mikel' do not exist \(did you mean 'mikels'\?\): give 'mikels', 'ek"
     ):
         load_descriptions("Mikel")
-    with pytest.raises(FileNotFoundError, match=r"nothing\.json' do not exist: give 'mikels', 'ekman', 'world' or the path"):
+    with pytest.raises(
+        FileNotFoundError, match=r"nothing\.json' do not exist: give 'mikels', 'ekman', 'world' or the path"
+    ):
         load_descriptions(tmp_path / "nothing.json")
 
 
