@@ -384,7 +384,8 @@ def train(
 
 
 def _precision(device: str) -> str:
-    return "bf16" if torch.device(device).type == "cuda" or torch.cpu._is_amx_tile_supported() else "fp32"
+    fast = torch.device(device).type == "cuda" or torch.cpu.get_capabilities().get("amx_bf16", False)
+    return "bf16" if fast else "fp32"
 
 
 def _tensors(model: nn.Module, heads: nn.Module, optimisers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
