@@ -109,11 +109,11 @@ def test_the_headline_follows_the_results(tmp_path):
         path = results / notebook / "metrics.json"
         rows = json.loads(path.read_text(encoding="utf-8"))
         changed = next(r for r in rows if r["system"] == system and r["metric"] == metric)
-        assert "| 0.123 [" not in readme.headline(results)
-        changed.update(value=0.123456)
+        assert "| 0.999 [" not in readme.headline(results)
+        changed.update(value=0.999456)
         whole = path.read_text(encoding="utf-8")
         path.write_text(json.dumps(rows), encoding="utf-8")
-        assert readme.headline(results).count("| 0.123 [") == 1
+        assert readme.headline(results).count("| 0.999 [") == 1
         path.write_text(whole, encoding="utf-8")
     path = results / "claims.json"
     records = json.loads(path.read_text(encoding="utf-8"))
