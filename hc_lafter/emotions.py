@@ -1,4 +1,4 @@
-"""Emotion wheels, label -> distribution, and how far two distributions lie apart (SPEC section 7). Arrays, no model.
+"""Emotion wheels, label -> distribution, and how far two distributions lie apart. Arrays, no model.
 
 Everything goes by NAME: data sets order Mikels' eight differently (EmoSet by polarity, FI by the alphabet), and a
 distance looked up by index in another order is a silent error that published code has made. C emotions, B images;
@@ -58,7 +58,7 @@ def _neighbours(ring: Sequence[str]) -> set[frozenset[str]]:
     return {frozenset((ring[i - 1], ring[i])) for i in range(len(ring))}
 
 
-# The order in which two independent public codes agree (DATASETS.md): the authors of "A Circular-Structured
+# The order in which two independent public codes agree: the authors of "A Circular-Structured
 # Representation for Visual Emotion Distribution Learning" (Yang et al., CVPR 2021), and EmoLoss.
 MIKELS_WHEEL = Wheel("Mikels", _RING, frozenset(MIKELS[:4]))
 

@@ -1,4 +1,4 @@
-"""The losses of the suite that torch does not bring (SPEC sections 6 and 7). B images, C classes, S stages.
+"""The losses of the suite that torch does not bring. B images, C classes, S stages.
 
 Label-smoothed cross-entropy is ``torch.nn.functional.cross_entropy(..., label_smoothing=0.1)`` and has no twin here.
 Every function computes in fp32 at least (float64 stays), whatever autocast or the dtype of its input, takes logarithms
@@ -45,7 +45,7 @@ def dual_task_targets(labels: Tensor, distributions: Tensor, lam: float = 0.8) -
 def dual_task(
     logits: Tensor, labels: Tensor, distributions: Tensor, *, lam: float = 0.8, temperature: float = 1.0
 ) -> Tensor:
-    """T^2 * KL(t || softmax(z / T)), the mean over the batch (SPEC section 7).
+    """T^2 * KL(t || softmax(z / T)), the mean over the batch.
 
     Its gradient in the logits is T * (softmax(z / T) - t) / B: at T = 1 prediction minus target. It is zero only where
     the prediction is t itself, unlike a cross-entropy with t, which differs by t's entropy.
@@ -71,7 +71,7 @@ def dual_task(
 
 
 def consistency(stage_logits: Sequence[Tensor] | Tensor) -> Tensor:
-    """Mean over the stage pairs i < j of KL(p_j || p_i), the mean over the batch (SPEC section 6).
+    """Mean over the stage pairs i < j of KL(p_j || p_i), the mean over the batch.
 
     The gradient flows into both stages of a pair. A single stage has no pair and so nothing to disagree with: 0.
 
@@ -95,7 +95,7 @@ def consistency(stage_logits: Sequence[Tensor] | Tensor) -> Tensor:
 def distillation(stage_features: Tensor, frozen: Tensor) -> Tensor:
     """1 - cosine between each stage's feature and the frozen tower's own final feature, the mean over stages and batch.
 
-    The optional remedy of SPEC section 6 (claim C20). From 0 (same direction) to 2; no gradient enters ``frozen``.
+    The remedy that claim C20 names, optional. From 0 (same direction) to 2; no gradient enters ``frozen``.
 
     Args:
         stage_features: [B, S, D].

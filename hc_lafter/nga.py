@@ -1,4 +1,4 @@
-"""Neighborhood Gaussian Aggregation: the d layers of one stage become one feature (SPEC section 5).
+"""Neighborhood Gaussian Aggregation: the d layers of one stage become one feature.
 
 Layers of a stage are numbered l = 1..d from shallow to deep and layer l stands d - l + 1 steps from the stage's end:
 

@@ -1,4 +1,4 @@
-"""The regimes of tuning (SPEC sections 3, 7 and 8), as loss terms for `hc_lafter.training.fit`.
+"""The regimes of tuning, as loss terms for `hc_lafter.training.fit`.
 
 A regime takes a system and a batch and returns named scalar losses; which of them count, and how much, a phase
 decides. ``student`` is what the system reads: images, or taps that were computed once. What a regime prints says all
@@ -59,7 +59,7 @@ class LabelFree:
 
 @dataclass(frozen=True)
 class SeenMasks:
-    """Cascade-CLIP's two regimes (SPEC section 8); the batch has student [B, 3, H, W] and mask [B, H, W].
+    """Cascade-CLIP's two regimes; the batch has student [B, 3, H, W] and mask [B, H, W].
 
     Inductive, the terms ``focal`` and ``dice``: queries and labels of the seen classes alone, pixels of the others are
     ignored. Transductive, the same terms ``, own labels``: every class is asked for, and a labelled pixel that is of no

@@ -1,4 +1,4 @@
-"""The text side: what is said of each class, and the classifiers that are made of nothing but that (SPEC section 2).
+"""The text side: what is said of each class, and the classifiers that are made of nothing but that.
 
 LaFTer's central claim (Mirza et al., NeurIPS 2023, section 3.1) is that a linear classifier trained on sentences reads
 images. Its rivals cost no training: zero-shot CLIP, the mean of a class's text embeddings, with one prompt set or
@@ -220,7 +220,7 @@ def known_words(clip: Clip, texts: Sequence[str]) -> float | None:
 
 @dataclass(frozen=True)
 class TextClassifierConfig:
-    """How the classifier is trained on texts (SPEC section 2; the paper gives no rate or step count for it).
+    """How the classifier is trained on texts (the paper gives no rate or step count for it).
 
     Attributes:
         noise: standard deviation of the Gaussian noise on the unit text features, drawn anew at each step.

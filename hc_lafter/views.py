@@ -1,4 +1,4 @@
-"""The views of an image that training sees: plain, weakly and strongly augmented (SPEC section 3).
+"""The views of an image that training sees: plain, weakly and strongly augmented.
 
 Random augmentation and repeatable runs meet in `Views`: what is drawn for a view of an image is a function of (seed,
 epoch, index, name of the view) alone, whatever process draws it and in whatever order.

@@ -14,7 +14,7 @@ EXTREMES = (1e-30, 1e-10, 1e-3, 0.03, 0.069, 0.3, 1.0, 3.0, 1e3, 1e10, 1e30)
 
 
 def slowly(layers: np.ndarray, sigmas: list[float]) -> np.ndarray:
-    """SPEC section 5 term by term, l counted from 1, one sigma per layer."""
+    """NGA term by term, l counted from 1, one sigma per layer."""
     d = layers.shape[1]
     numerator, denominator = np.zeros_like(layers[:, 0]), 0.0
     for l in range(1, d + 1):  # noqa: E741

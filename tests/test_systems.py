@@ -54,7 +54,7 @@ def projected(visual, images, layers, prompts=None) -> torch.Tensor:
 
 
 def gaussian(parts: torch.Tensor, sigma: float = 1.0) -> torch.Tensor:
-    """SPEC section 5, written as the formula."""
+    """NGA, written as the formula."""
     depth = parts.shape[1]
     w = torch.tensor([torch.exp(torch.tensor(-((depth - k + 1) ** 2) / (2 * sigma**2))) for k in range(1, depth + 1)])
     return sum(w[i] * parts[:, i] for i in range(depth)) / w.sum()

@@ -101,7 +101,7 @@ def linear_probe(
 
 
 def zero_shot_logits(features, class_text, logit_scale: float) -> np.ndarray:
-    """[B, C] float64: cosine of every feature with every class text, times the logit scale (SPEC section 2).
+    """[B, C] float64: cosine of every feature with every class text, times the logit scale.
 
     Args:
         features: [B, D] image features in the shared space (a layer's CLS first goes through ``vit.project``).

@@ -1,4 +1,4 @@
-"""HybridCascade-LaFTer (SPEC section 6): CLS of many layers, grouped in stages, read by one text-trained classifier.
+"""HybridCascade-LaFTer: CLS of many layers, grouped in stages, read by one text-trained classifier.
 
 Per stage NGA -> unit length -> stage adapter -> the shared classifier; the stage logits are fused by learned weights.
 The grouping is Cascade-CLIP's (Li et al., ICML 2024), carried from pixels to the CLS token; the classifier is LaFTer's.
@@ -140,7 +140,7 @@ class HybridCascade(nn.Module):
         return parameter_groups(parts)
 
     def schedule(self, epochs: int = 8) -> list[PhaseRow]:
-        """SPEC section 6: adapters, fusion and classifier; sigma too; everything, and the consistency loss on.
+        """Adapters, fusion and classifier; sigma too; everything, and the consistency loss on.
 
         Raises:
             ValueError: fewer than 3 epochs.
@@ -160,7 +160,7 @@ class HybridCascade(nn.Module):
 
 
 class DenseHybridCascade(nn.Module):
-    """The same head on every patch token in the place of CLS: what the hybrid says of pixels (SPEC section 10).
+    """The same head on every patch token in the place of CLS: what the hybrid says of pixels.
 
     The classifier is the class texts times the logit scale and stays as it is, so that a class without pixel labels can
     be named at all; stage adapters, NGA and fusion are trained. Patches of the last layer are the tower's plain ones,

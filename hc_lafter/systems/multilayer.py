@@ -1,4 +1,4 @@
-"""Multi-layer LaFTer (SPEC section 4): segments of blocks with prompts of their own, read at the end of each segment.
+"""Multi-layer LaFTer: segments of blocks with prompts of their own, read at the end of each segment.
 
 The prompts of a segment go in where it starts and take the place of the segment before. Training goes from the deepest
 segment to the shallowest.
@@ -101,7 +101,7 @@ class MultiLayerLaFTer(nn.Module):
         return parameter_groups(parts)
 
     def schedule(self, epochs: int = 8) -> list[PhaseRow]:
-        """SPEC section 4: the deepest segment and the classifier; the others one by one, from deep to shallow; all.
+        """The deepest segment and the classifier; the others one by one, from deep to shallow; all.
 
         Raises:
             ValueError: fewer than 3 epochs.
