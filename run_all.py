@@ -29,10 +29,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hc_lafter.paths import Places
-from hc_lafter.profiles import nearest, parse_value, profile_names
-from hc_lafter.runner import Notebook, Run, compare, find_chain, find_one
-from hc_lafter.schedule import Terminated, run_notebooks, side_by_side, terminable
+from hc_lafter.refusals import nearest
+from hc_lafter.suite.paths import Places
+from hc_lafter.suite.profiles import parse_value, profile_names
+from hc_lafter.suite.runner import Notebook, Run, compare, find_chain, find_one
+from hc_lafter.suite.schedule import Terminated, run_notebooks, side_by_side, terminable
 
 # The chain as a graph: notebook -> notebooks whose artifacts it reads. A scheduler (dask, say) can take it as it is.
 # Numbers of notebooks that are not on disk count for nothing; a notebook that is not named here needs none.
@@ -179,7 +180,7 @@ def tell(run: Run, notebook: Notebook) -> None:
     Raises:
         OSError: claims.json, which the notebook left, is gone, or the report cannot be written.
     """
-    from hc_lafter import claims, report  # here: nbconvert takes a second that --list should not wait for
+    from hc_lafter.suite import claims, report  # here: nbconvert takes a second that --list should not wait for
 
     places = run.places(notebook)
     folder = places.results.parent

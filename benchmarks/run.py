@@ -29,13 +29,13 @@ from torch import Tensor, nn
 
 from hc_lafter.analysis.cka import CKA, hsic
 from hc_lafter.analysis.lof import lof
-from hc_lafter.masks import mask_logits
-from hc_lafter.regimes import LabelFree, Supervised
+from hc_lafter.clip.vit import walk
 from hc_lafter.systems.hybrid_cascade import HybridCascade
 from hc_lafter.systems.lafter import LaFTer, LaFTerConfig
+from hc_lafter.systems.masks import mask_logits
 from hc_lafter.systems.sc_clip import SCClip, SCClipConfig
-from hc_lafter.training import Phase, Rows, fit
-from hc_lafter.vit import walk
+from hc_lafter.tuning.regimes import LabelFree, Supervised
+from hc_lafter.tuning.training import Phase, Rows, fit
 
 CLASSES, EPOCHS = 8, 8
 # How far the loss and each parameter group's gradient may be off, as shares of their lengths. Seen in float32: 1e-6; in

@@ -31,19 +31,19 @@ from tqdm.auto import tqdm
 
 from hc_lafter.analysis import segmentation, statistics, tokens
 from hc_lafter.analysis.probe import linear_probe, zero_shot_logits
-from hc_lafter.clip import Clip, load_clip
-from hc_lafter.data import grammar, painter, scene
+from hc_lafter.clip.descriptions import BUNDLED, load_descriptions
+from hc_lafter.clip.load import Clip, load_clip
+from hc_lafter.clip.text import EMOTION_TEMPLATES, class_embeddings, encode_texts
+from hc_lafter.clip.vit import project, value_path
 from hc_lafter.data.record import SPLITS
-from hc_lafter.data.world import World, visible_classes
-from hc_lafter.descriptions import BUNDLED, load_descriptions
-from hc_lafter.features import tap
+from hc_lafter.data.world import grammar, painter, scene
+from hc_lafter.data.world.dataset import World, visible_classes
 from hc_lafter.fidelity_card import verdict, write_card, write_figure
-from hc_lafter.masks import enlarge, mask_logits
-from hc_lafter.paths import processor, versions, write_whole
-from hc_lafter.segmenting import patch_shares
+from hc_lafter.files import processor, versions, write_whole
+from hc_lafter.systems.masks import enlarge, mask_logits
 from hc_lafter.systems.sc_clip import PRESETS, SCClip, SCClipConfig, Taps
-from hc_lafter.text import EMOTION_TEMPLATES, class_embeddings, encode_texts
-from hc_lafter.vit import project, value_path
+from hc_lafter.tuning.features import tap
+from hc_lafter.tuning.segmenting import patch_shares
 
 # Notebooks draw their world from seed 0, pretraining from 1000, and decisions of its development were made on 2000.
 WORLD_SEED = 3000
@@ -168,7 +168,7 @@ def measure(clip: Clip, held: Held, *, descriptions: str) -> dict[str, Any]:
     Args:
         clip: on the CPU, with the embedded tower's geometry.
         held: the images.
-        descriptions: source of the prose, see `hc_lafter.descriptions.load_descriptions`.
+        descriptions: source of the prose, see `hc_lafter.clip.descriptions.load_descriptions`.
 
     Returns:
         ``measured``: measure -> `Estimate`; ``curve``: a row of labels per class, value, low and high per point;

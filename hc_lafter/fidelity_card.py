@@ -15,10 +15,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MultipleLocator
 
-from hc_lafter.figure_record import style
-from hc_lafter.figures import saved
-from hc_lafter.paths import write_whole
-from hc_lafter.plots import HIGHLIGHT, NEUTRAL
+from hc_lafter.files import write_whole
+from hc_lafter.suite.figure_record import style
+from hc_lafter.suite.figures import saved
+from hc_lafter.suite.plots import HIGHLIGHT, NEUTRAL
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # Okabe and Ito's; one for each CLIP
 BAND = "#DCE9DC"

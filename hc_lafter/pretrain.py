@@ -30,16 +30,16 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from . import checkpoint
-from .clip import Clip, WordTokenizer, build_embedded, load_clip, save_clip
-from .data import grammar, painter, scene
-from .data.world import World, visible_classes
-from .features import resized_transform
+from .clip.load import Clip, WordTokenizer, build_embedded, load_clip, save_clip
+from .clip.text import EMOTION_TEMPLATES, class_embeddings
+from .clip.vit import project, through, value_path, walk
+from .clip.weights import weight_hash
+from .data.world import grammar, painter, scene
+from .data.world.dataset import World, visible_classes
+from .files import file_hash, processor, versions, write_whole
 from .model_card import model_card
-from .paths import file_hash, processor, versions, write_whole
-from .text import EMOTION_TEMPLATES, class_embeddings
-from .vit import project, through, value_path, walk
-from .weights import weight_hash
+from .tuning import checkpoint
+from .tuning.features import resized_transform
 
 DATA_SEED = 1000  # the shipped CLIP's own world; notebooks draw theirs from seed 0
 # What `evaluate` looks at by default: a world of its own, so that no choice made by it touches a notebook's test split.

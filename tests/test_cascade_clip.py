@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, VisionTransformer
 from torchvision.ops import sigmoid_focal_loss
 
-from hc_lafter.losses import focal_dice
-from hc_lafter.regimes import SeenMasks
 from hc_lafter.systems.cascade_clip import CascadeCLIP, CascadeCLIPConfig, account
-from hc_lafter.training import Phase, Rows, fit
+from hc_lafter.systems.losses import focal_dice
+from hc_lafter.tuning.regimes import SeenMasks
+from hc_lafter.tuning.training import Phase, Rows, fit
 
 SEEN = torch.tensor([True, True, True, False, False])
 SMALL = CascadeCLIPConfig(levels=((1, 2), (3,), (4,)), tokens=3, heads=2, decoder_layers=2)

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from hc_lafter import claims
-from hc_lafter.claims import CONTRADICTED, INCONCLUSIVE, NOT_TESTABLE, SUPPORTED, Check, Parts
+from hc_lafter.suite import claims
+from hc_lafter.suite.claims import CONTRADICTED, INCONCLUSIVE, NOT_TESTABLE, SUPPORTED, Check, Parts
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = "08-ablations"
@@ -26,7 +26,7 @@ def number(value, low=None, high=None, n=500, seeds=3, system="ours - theirs", *
 
 
 def keep(folder: Path, notebook: str, rows: list[dict], file: str = "metrics.json") -> Path:
-    """Write records as `hc_lafter.study.Study` does: metrics with their twin."""
+    """Write records as `hc_lafter.suite.study.Study` does: metrics with their twin."""
     path = folder / notebook / file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(rows), encoding="utf-8")

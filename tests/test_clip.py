@@ -17,8 +17,8 @@ from open_clip.transformer import QuickGELU
 from PIL import Image
 from safetensors.torch import save_file
 
-from hc_lafter import clip as clip_module
-from hc_lafter.clip import WordTokenizer, load_clip, save_clip, weight_hash
+from hc_lafter.clip import load as clip_module
+from hc_lafter.clip.load import WordTokenizer, load_clip, save_clip, weight_hash
 
 VISION = {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}

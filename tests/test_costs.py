@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hc_lafter.costs import MIB, flops, interleaved, parameters, ratios, training_memory
+from hc_lafter.analysis.costs import MIB, flops, interleaved, parameters, ratios, training_memory
 
 B, D, H = 32, 64, 128  # batch, width in, width inside
 FLOAT = 4
@@ -169,7 +169,7 @@ def test_ratios_are_taken_round_by_round(monkeypatch):
         return run
 
     calls = []
-    monkeypatch.setattr("hc_lafter.costs.time.perf_counter", lambda: clock["now"])
+    monkeypatch.setattr("hc_lafter.analysis.costs.time.perf_counter", lambda: clock["now"])
     got = ratios({name: call(name) for name in factor}, "a")
     assert got["a"] == {"value": 1, "low": 1, "high": 1, "n": 6}
     assert got["b"] == pytest.approx({"value": 2, "low": 2, "high": 3, "n": 6})

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from hc_lafter.clip import build_embedded
-from hc_lafter.descriptions import BUNDLED, load_descriptions
-from hc_lafter.text import EMOTION_TEMPLATES
+from hc_lafter.clip.descriptions import BUNDLED, load_descriptions
+from hc_lafter.clip.load import build_embedded
+from hc_lafter.clip.text import EMOTION_TEMPLATES
 
-FOLDER = files("hc_lafter.descriptions")
+FOLDER = files("hc_lafter.clip.descriptions")
 CLASSES = {
     "mikels": ("amusement", "awe", "contentment", "excitement", "anger", "disgust", "fear", "sadness"),
     "ekman": ("anger", "disgust", "fear", "joy", "sadness", "surprise", "neutral"),

@@ -13,7 +13,7 @@ from PIL import Image
 from hc_lafter.data import doctor
 from hc_lafter.data.decode import BadImage
 from hc_lafter.data.doctor import FEW, Report, examine, main
-from hc_lafter.data.folder import ImageFolder
+from hc_lafter.data.own.folder import ImageFolder
 from hc_lafter.data.record import Dataset, Record
 
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-import hc_lafter.clip
+import hc_lafter.clip.load
 from hc_lafter import fidelity_card, pretrain
-from hc_lafter.clip import load_clip
-from hc_lafter.data import grammar
+from hc_lafter.clip.load import load_clip
+from hc_lafter.data.world import grammar
+from hc_lafter.files import file_hash
 from hc_lafter.model_card import model_card
-from hc_lafter.paths import file_hash
 
-FOLDER = Path(hc_lafter.clip.__file__).parent / "embedded"
+FOLDER = Path(hc_lafter.clip.load.__file__).parents[1] / "embedded"
 FEW = 500  # the first scenes of the held-out split: retrieval is then measured in full
 
 

@@ -13,16 +13,16 @@ import pytest
 import scipy.io
 from PIL import Image
 
+from hc_lafter.clip.descriptions import load_descriptions
 from hc_lafter.data import open_data
 from hc_lafter.data.decode import BadImage
 from hc_lafter.data.doctor import examine, main
-from hc_lafter.data.emotion_formats import EKMAN, EKMAN_WORDS, MIKELS_WORDS
-from hc_lafter.data.emotion_sets import SETS, EmotionSet, list_data, open_emotion_set, recognise, split_spec
-from hc_lafter.data.folder import ImageFiles, ImageFolder
+from hc_lafter.data.emotion.formats import EKMAN, EKMAN_WORDS, MIKELS_WORDS
+from hc_lafter.data.emotion.sets import SETS, EmotionSet, list_data, open_emotion_set, recognise, split_spec
+from hc_lafter.data.emotion.wheels import MIKELS, distribution_metrics, places
+from hc_lafter.data.own.folder import ImageFiles, ImageFolder
 from hc_lafter.data.record import SPLITS
-from hc_lafter.descriptions import load_descriptions
-from hc_lafter.emotions import MIKELS, distribution_metrics, places
-from hc_lafter.runner import data_fingerprint
+from hc_lafter.suite.runner import data_fingerprint
 
 ALL = {"n_train": 10_000, "n_val": 10_000, "n_test": 10_000}
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import entropy
 
-from hc_lafter.emotions import (
+from hc_lafter.data.emotion.wheels import (
     HIGHER_IS_BETTER,
     MIKELS,
     MIKELS_WHEEL,

@@ -19,10 +19,19 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from hc_lafter import emotions, experiment
+from hc_lafter.clip.text import EMOTION_TEMPLATES, TextClassifier, class_embeddings, save_text_classifier
+from hc_lafter.clip.vit import project, walk
 from hc_lafter.data import open_data
-from hc_lafter.data.world import World
-from hc_lafter.experiment import (
+from hc_lafter.data.emotion import wheels as emotions
+from hc_lafter.data.world.dataset import World
+from hc_lafter.suite.study import Study
+from hc_lafter.systems import Output
+from hc_lafter.systems.baselines import MeanOfLayers, MeanOfLayersConfig
+from hc_lafter.systems.hybrid_cascade import HybridCascade, HybridCascadeConfig
+from hc_lafter.systems.lafter import LaFTer, LaFTerConfig
+from hc_lafter.systems.losses import distillation
+from hc_lafter.tuning import experiment
+from hc_lafter.tuning.experiment import (
     check_depth,
     curves,
     gather,
@@ -32,16 +41,8 @@ from hc_lafter.experiment import (
     text_classifier,
     tune,
 )
-from hc_lafter.losses import distillation
-from hc_lafter.regimes import LabelFree, Supervised
-from hc_lafter.study import Study
-from hc_lafter.systems import Output
-from hc_lafter.systems.baselines import MeanOfLayers, MeanOfLayersConfig
-from hc_lafter.systems.hybrid_cascade import HybridCascade, HybridCascadeConfig
-from hc_lafter.systems.lafter import LaFTer, LaFTerConfig
-from hc_lafter.text import EMOTION_TEMPLATES, TextClassifier, class_embeddings, save_text_classifier
-from hc_lafter.training import History
-from hc_lafter.vit import project, walk
+from hc_lafter.tuning.regimes import LabelFree, Supervised
+from hc_lafter.tuning.training import History
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"n_train": 40, "n_val": 24, "n_test": 24, "batch_size": 20, "device": "cpu", "epochs": 3, "tune_batch": 8}

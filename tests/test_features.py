@@ -21,10 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader
 
-from hc_lafter import cache, features, vit
-from hc_lafter.clip import load_clip
+from hc_lafter.clip import cache, vit
+from hc_lafter.clip.load import load_clip
 from hc_lafter.data.record import Dataset, Record
-from hc_lafter.features import resized_transform, tap
+from hc_lafter.tuning import features
+from hc_lafter.tuning.features import resized_transform, tap
 
 # One image alone or in a batch: another order of summation in the matrix products, float32, features of order 1.
 BATCH_TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}

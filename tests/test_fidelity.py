@@ -10,9 +10,9 @@ from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score
 
 from hc_lafter import fidelity
-from hc_lafter.clip import build_embedded, save_clip
-from hc_lafter.data import grammar, painter
-from hc_lafter.data.world import visible_classes
+from hc_lafter.clip.load import build_embedded, save_clip
+from hc_lafter.data.world import grammar, painter
+from hc_lafter.data.world.dataset import visible_classes
 from hc_lafter.fidelity import Sizes, average_precision, crossing
 from hc_lafter.fidelity_card import fidelity_card, read, verdict, write_card
 

@@ -16,8 +16,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from hc_lafter import figures, plots
-from hc_lafter.figure_record import LEAST_TEXT, record, style
+from hc_lafter.suite import figures, plots
+from hc_lafter.suite.figure_record import LEAST_TEXT, record, style
 
 DRAWN = {}
 

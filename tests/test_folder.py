@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from hc_lafter import paths
-from hc_lafter.data import folder as module
+from hc_lafter import files
 from hc_lafter.data.decode import BadImage
-from hc_lafter.data.folder import ImageFiles, ImageFolder, ImageTable
+from hc_lafter.data.own import folder as module
+from hc_lafter.data.own.folder import ImageFiles, ImageFolder, ImageTable
 from hc_lafter.data.record import SPLITS, Dataset, Record
 
 
@@ -585,7 +585,7 @@ def test_an_interrupted_write_leaves_nothing(pets, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(paths.os, "replace", fail)
+    monkeypatch.setattr(files.os, "replace", fail)
     with pytest.raises(OSError, match=r"scan-.*json cannot be written .*disk full"):
         open_quietly(pets, cache=tmp_path / "a")
     assert list((tmp_path / "a").iterdir()) == []

@@ -20,10 +20,10 @@ import pytest
 from safetensors import safe_open
 
 from hc_lafter.data import open_data
-from hc_lafter.data.painter import UNSEEN
-from hc_lafter.data.world import World
-from hc_lafter.emotions import MIKELS
-from hc_lafter.runner import find_chain
+from hc_lafter.data.emotion.wheels import MIKELS
+from hc_lafter.data.world.dataset import World
+from hc_lafter.data.world.painter import UNSEEN
+from hc_lafter.suite.runner import find_chain
 
 pytestmark = pytest.mark.slow
 

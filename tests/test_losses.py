@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from hc_lafter.emotions import MIKELS, wheel_distributions
-from hc_lafter.losses import consistency, distillation, dual_task, dual_task_targets
+from hc_lafter.data.emotion.wheels import MIKELS, wheel_distributions
+from hc_lafter.systems.losses import consistency, distillation, dual_task, dual_task_targets
 
 FLOAT64 = {"rtol": 1e-12, "atol": 1e-13}
 

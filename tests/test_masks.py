@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hc_lafter.masks import decide, enlarge
+from hc_lafter.systems.masks import decide, enlarge
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from hc_lafter.nga import KINDS, NGA, gaussian_weights
+from hc_lafter.systems.nga import KINDS, NGA, gaussian_weights
 
 FP32, BF16 = 1e-6, 2**-8  # relative: a few roundings of fp32; one of bf16's 8 bits
 EXTREMES = (1e-30, 1e-10, 1e-3, 0.03, 0.069, 0.3, 1.0, 3.0, 1e3, 1e10, 1e30)

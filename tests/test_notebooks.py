@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from hc_lafter.clip import build_embedded, save_clip
-from hc_lafter.data.world import World
+from hc_lafter.clip.load import build_embedded, save_clip
+from hc_lafter.data.world.dataset import World
 
 ROOT = Path(__file__).parents[1]
 CHAIN = [path.stem for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]-*.ipynb"))]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgb
 
-from hc_lafter import plots
 from hc_lafter.analysis.statistics import Comparison
+from hc_lafter.suite import plots
 
 # What the eye makes of linear RGB: as it is, without long and without middle cones (Machado et al., IEEE TVCG 2009).
 EYES = {

@@ -13,10 +13,10 @@ import torchmetrics.classification
 from PIL import Image
 
 from hc_lafter import pretrain
-from hc_lafter.clip import build_embedded, load_clip, save_clip
-from hc_lafter.data import grammar, painter, scene
+from hc_lafter.clip.load import build_embedded, load_clip, save_clip
 from hc_lafter.data.record import Record
-from hc_lafter.data.world import World, visible_classes
+from hc_lafter.data.world import grammar, painter, scene
+from hc_lafter.data.world.dataset import World, visible_classes
 from hc_lafter.model_card import model_card
 from hc_lafter.pretrain import Pool, Recipe, draw_batch, evaluate, paint_pool, train
 

@@ -19,9 +19,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from hc_lafter import claims, comparing, ledger, report, reporting
-from hc_lafter.claims import VERDICTS, Check, Results
-from hc_lafter.study import metric
+from hc_lafter.suite import claims, comparing, ledger, report, reporting
+from hc_lafter.suite.claims import VERDICTS, Check, Results
+from hc_lafter.suite.study import metric
 
 ROOT = Path(__file__).parents[1]
 COMMITTED = ROOT / "results" / "default"
@@ -269,7 +269,7 @@ def made(tmp_path_factory) -> Path:
     assert run.returncode == 0, run.stdout + run.stderr
     page = out / "results" / "default" / "report.html"
     environment = {**os.environ, "HC_LAFTER_OUTPUT": str(out)}
-    again = [sys.executable, "-m", "hc_lafter.report"]
+    again = [sys.executable, "-m", "hc_lafter.suite.report"]
     told = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment)
     assert told.stdout.strip() == str(page) and told.returncode == 0, told.stderr
     return page

@@ -18,7 +18,7 @@ import yaml
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
-from hc_lafter import readme
+from hc_lafter.suite import readme
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -96,7 +96,7 @@ def test_ci_runs_the_test_command_of_the_readme():
 def test_the_headline_comes_from_results():
     table = readme.headline(ROOT / "results" / "default")
     assert table.count("\n| ") == 13 + 16 + 9 + 31  # heads; layers, systems, those that give masks, claims
-    assert readme.updated(README, table) == README, "run python -m hc_lafter.readme"
+    assert readme.updated(README, table) == README, "run python -m hc_lafter.suite.readme"
 
 
 def test_the_headline_follows_the_results(tmp_path):
@@ -136,11 +136,11 @@ def test_ruff_finds_nothing():
     assert run.returncode == 0, run.stdout
 
 
-@pytest.mark.parametrize("room", ["analysis", "plots.py", "study.py"])
+@pytest.mark.parametrize("room", ["analysis", "suite/plots.py", "suite/study.py"])
 def test_rooms_that_stand_apart_import_no_model(room):
     """`analysis`, `plots` and `study` know no tower, no system and no data set."""
     place = ROOT / "hc_lafter" / room
-    barred = {"hc_lafter.clip", "hc_lafter.vit", "hc_lafter.features", "hc_lafter.data", "hc_lafter.systems"}
+    barred = {"hc_lafter.clip", "hc_lafter.tuning", "hc_lafter.data", "hc_lafter.systems"}
     files = sorted(place.glob("*.py")) if place.is_dir() else [place]
     for path in files:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -14,8 +14,8 @@ import nbformat
 import psutil
 import pytest
 
-from hc_lafter import runner, schedule
-from hc_lafter.runner import clip_fingerprint, compare, data_fingerprint, tidy
+from hc_lafter.suite import runner, schedule
+from hc_lafter.suite.runner import clip_fingerprint, compare, data_fingerprint, tidy
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SPEC = importlib.util.spec_from_file_location("run_all", REPOSITORY / "run_all.py")
@@ -516,7 +516,7 @@ def test_tidy_drops_dead_widgets_and_folders(tmp_path):
 
 def test_a_study_inside(chain):
     """The one notebook here that imports torch: a study's files land where the runner looks, its figure is shown."""
-    start = "from hc_lafter.study import Study\nimport matplotlib.pyplot as plt\n"
+    start = "from hc_lafter.suite.study import Study\nimport matplotlib.pyplot as plt\n"
     start += "study = Study('01-real', profile, seeds=seeds)"
     draw = "figure, axes = plt.subplots()\naxes.plot([1, 2])\n_ = study.save_figure(figure, 'line')"
     save = (

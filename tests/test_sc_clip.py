@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, VisionTransformer
 
 from hc_lafter.analysis.lof import lof, outliers
-from hc_lafter.clip import build_embedded
-from hc_lafter.data.world import World
-from hc_lafter.features import resized_transform, tap
+from hc_lafter.clip.load import build_embedded
+from hc_lafter.clip.vit import last_block, last_heads, last_out, project, value_path, walk
+from hc_lafter.data.world.dataset import World
 from hc_lafter.systems import sc_clip
 from hc_lafter.systems.sc_clip import (
     PRESETS,
@@ -26,7 +26,7 @@ from hc_lafter.systems.sc_clip import (
     preset,
     repair,
 )
-from hc_lafter.vit import last_block, last_heads, last_out, project, value_path, walk
+from hc_lafter.tuning.features import resized_transform, tap
 
 SMALL = SCClipConfig(pre=4, post=2, fusion=(2, 4), k=7)  # for the tower below, of 6 layers and 6 x 5 patches
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # float32 through another order of operations
@@ -228,7 +228,7 @@ def test_what_is_kept(visual, images, texts, off, gone):
 
 
 def test_the_head_works_from_features_that_were_computed_before(texts):
-    """Taps of `hc_lafter.features`, other settings on the same taps, and another size of the logits."""
+    """Taps of `hc_lafter.tuning.features`, other settings on the same taps, and another size of the logits."""
     clip = build_embedded(seed=0)
     world = World(3, 0, 0, side=96, seed=1)
     config = replace(preset("embedded"), pre=8, post=3, position="bicubic")  # as `tap` has it

@@ -14,15 +14,15 @@ import torch
 from PIL import Image
 
 from hc_lafter.data import open_data
-from hc_lafter.data import segmentation_names as names
 from hc_lafter.data.decode import BadImage
 from hc_lafter.data.doctor import examine, main
+from hc_lafter.data.masks import names
+from hc_lafter.data.masks.doctor import context_order
+from hc_lafter.data.masks.formats import list_context, read_indices
+from hc_lafter.data.masks.sets import SETS, MaskFiles, is_mask_spec, mask_split, names_of, templates_of
 from hc_lafter.data.record import IGNORE, SPLITS
-from hc_lafter.data.segmentation_doctor import context_order
-from hc_lafter.data.segmentation_formats import list_context, read_indices
-from hc_lafter.data.segmentation_sets import SETS, MaskFiles, is_mask_spec, mask_split, names_of, templates_of
-from hc_lafter.data.world import World
-from hc_lafter.runner import data_fingerprint
+from hc_lafter.data.world.dataset import World
+from hc_lafter.suite.runner import data_fingerprint
 
 ALL = {"n_train": 10_000, "n_val": 10_000, "n_test": 10_000}
 WIDTH, HEIGHT = 8, 6

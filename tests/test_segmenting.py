@@ -12,20 +12,20 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from hc_lafter import segmenting as masks
 from hc_lafter.analysis import segmentation
-from hc_lafter.data import grammar, painter
+from hc_lafter.clip.text import class_embeddings
+from hc_lafter.clip.vit import project, value_path, walk
 from hc_lafter.data.record import Dataset, Record
-from hc_lafter.data.world import World
-from hc_lafter.regimes import SeenMasks, SeenPixels
-from hc_lafter.study import Study
+from hc_lafter.data.world import grammar, painter
+from hc_lafter.data.world.dataset import World
+from hc_lafter.suite.study import Study
 from hc_lafter.systems import Masks
 from hc_lafter.systems.cascade_clip import CascadeCLIP, CascadeCLIPConfig
 from hc_lafter.systems.hybrid_cascade import DenseHybridCascade, HybridCascadeConfig
 from hc_lafter.systems.zero_shot import ZeroShotMasks
-from hc_lafter.text import class_embeddings
-from hc_lafter.training import Phase, fit
-from hc_lafter.vit import project, value_path, walk
+from hc_lafter.tuning import segmenting as masks
+from hc_lafter.tuning.regimes import SeenMasks, SeenPixels
+from hc_lafter.tuning.training import Phase, fit
 
 ROOT = Path(__file__).parents[1]
 NAMES = painter.MASK_CLASSES
@@ -56,7 +56,7 @@ class Sizes(Dataset):
 
 @pytest.fixture(scope="module")
 def clip():
-    from hc_lafter.clip import load_clip
+    from hc_lafter.clip.load import load_clip
 
     return load_clip("embedded")
 

@@ -10,18 +10,18 @@ import torch
 from PIL import Image
 from test_segmentation_sets import write_list, write_mask
 
-from hc_lafter import segmenting
 from hc_lafter.analysis.segmentation import interval_of, measure
-from hc_lafter.clip import load_clip
+from hc_lafter.clip.load import load_clip
+from hc_lafter.clip.text import class_embeddings
 from hc_lafter.data import open_data
-from hc_lafter.data.segmentation_names import VOC
-from hc_lafter.data.segmentation_sets import mask_split, names_of, templates_of
-from hc_lafter.regimes import SeenMasks
+from hc_lafter.data.masks.names import VOC
+from hc_lafter.data.masks.sets import mask_split, names_of, templates_of
 from hc_lafter.systems.cascade_clip import CascadeCLIP, CascadeCLIPConfig, account
 from hc_lafter.systems.sc_clip import SCClip, preset
-from hc_lafter.text import class_embeddings
-from hc_lafter.training import Phase, fit
-from hc_lafter.windows import sliding
+from hc_lafter.systems.windows import sliding
+from hc_lafter.tuning import segmenting
+from hc_lafter.tuning.regimes import SeenMasks
+from hc_lafter.tuning.training import Phase, fit
 
 pytestmark = pytest.mark.slow
 

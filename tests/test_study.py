@@ -13,10 +13,11 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
-from hc_lafter import paths, profiles, study
-from hc_lafter.paths import code_hash, find_root, write_whole
-from hc_lafter.profiles import Profile, load_profile, parse_value, profile_names
-from hc_lafter.study import DIGITS, Study, metric
+from hc_lafter.files import code_hash, write_whole
+from hc_lafter.suite import paths, profiles, study
+from hc_lafter.suite.paths import find_root
+from hc_lafter.suite.profiles import Profile, load_profile, parse_value, profile_names
+from hc_lafter.suite.study import DIGITS, Study, metric
 
 NAME = "01-feature-tapping"
 ROW = {"system": "layer 1", "dataset": "world", "split": "test", "metric": "top-1 accuracy", "unit": "fraction"}
@@ -135,8 +136,8 @@ def test_root_is_found(tmp_path, monkeypatch):
 def test_root_is_missing(tmp_path, monkeypatch):
     monkeypatch.delenv("HC_LAFTER_ROOT", raising=False)
     monkeypatch.chdir(tmp_path)
-    assert find_root() == Path(paths.__file__).resolve().parents[1]  # imported from a checkout: that one
-    monkeypatch.setattr(paths, "__file__", str(tmp_path / "site-packages" / "hc_lafter" / "paths.py"))
+    assert find_root() == Path(paths.__file__).resolve().parents[2]  # imported from a checkout: that one
+    monkeypatch.setattr(paths, "__file__", str(tmp_path / "site-packages" / "hc_lafter" / "suite" / "paths.py"))
     with pytest.raises(FileNotFoundError, match="outside the repository: start from inside it, or set HC_LAFTER_ROOT"):
         find_root()
 
@@ -347,7 +348,7 @@ def test_provenance_gathers_and_keeps_places_to_itself(place):
     assert list(whole["notebooks"]) == [NAME, "02-nga-weights"]
     assert whole["notebooks"][NAME] == entry
     text = path.read_text(encoding="utf-8")
-    for private in (str(place), "somebody", str(Path(study.__file__).parent)):
+    for private in (str(place), "somebody", str(Path(study.__file__).parents[1])):
         assert private not in text, private
     path.write_text("{half")
     with pytest.raises(ValueError, match=r"provenance\.json is damaged .*: delete it"):

@@ -10,16 +10,16 @@ from open_clip.transformer import VisionTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from hc_lafter.costs import parameters
-from hc_lafter.losses import consistency, distillation
-from hc_lafter.regimes import LabelFree, Supervised
+from hc_lafter.analysis.costs import parameters
+from hc_lafter.clip.vit import Prompts, walk
 from hc_lafter.systems import split_epochs
 from hc_lafter.systems.baselines import LinearProbe, LinearProbeConfig, MeanOfLayers, MeanOfLayersConfig
 from hc_lafter.systems.hybrid_cascade import HybridCascade, HybridCascadeConfig
 from hc_lafter.systems.lafter import LaFTer, LaFTerConfig
+from hc_lafter.systems.losses import consistency, distillation
 from hc_lafter.systems.multilayer import SEGMENTS, MultiLayerConfig, MultiLayerLaFTer
 from hc_lafter.systems.zero_shot import ZeroShot
-from hc_lafter.vit import Prompts, walk
+from hc_lafter.tuning.regimes import LabelFree, Supervised
 
 C, W, D, S = 5, 24, 16, 32
 

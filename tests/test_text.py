@@ -8,11 +8,9 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
-from hc_lafter.clip import build_embedded, load_clip
-from hc_lafter.data import grammar, scene
-from hc_lafter.descriptions import load_descriptions
-from hc_lafter.emotions import MIKELS
-from hc_lafter.text import (
+from hc_lafter.clip.descriptions import load_descriptions
+from hc_lafter.clip.load import build_embedded, load_clip
+from hc_lafter.clip.text import (
     EMOTION_TEMPLATES,
     OBJECT_TEMPLATES,
     SOURCES,
@@ -31,6 +29,8 @@ from hc_lafter.text import (
     train_text_classifier,
     untold_classes,
 )
+from hc_lafter.data.emotion.wheels import MIKELS
+from hc_lafter.data.world import grammar, scene
 
 
 @pytest.fixture(scope="module")

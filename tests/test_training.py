@@ -22,8 +22,8 @@ from torch import nn
 from torch.utils.data import Dataset, Subset
 from training_runs import Line, clusters, cross_entropy, killed_run, one_of_two, train_line, train_prompts
 
-from hc_lafter.batches import order
-from hc_lafter.training import History, Phase, Rows, fit
+from hc_lafter.tuning.batches import order
+from hc_lafter.tuning.training import History, Phase, Rows, fit
 
 BOTH = Phase("both", 3, ("first", "last"))
 # Half a batch each, summed: another order of summation, float32, parameters of order 1 after some tens of steps.
@@ -577,7 +577,7 @@ def context():
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["torch._dynamo", "hc_lafter.training", "hc_lafter.views"])
+    server.set_forkserver_preload(["torch._dynamo", "hc_lafter.tuning.training", "hc_lafter.tuning.views"])
     return server
 
 

@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode, RandomApply, RandomResizedCrop
 from torchvision.transforms.functional import hflip, to_tensor
 
-from hc_lafter import views
-from hc_lafter.clip import load_clip
-from hc_lafter.data.world import World
-from hc_lafter.views import Blur, Views, strong_view, weak_view
+from hc_lafter.clip.load import load_clip
+from hc_lafter.data.world.dataset import World
+from hc_lafter.tuning import views
+from hc_lafter.tuning.views import Blur, Views, strong_view, weak_view
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,18 @@ import torch.nn.functional as F
 from open_clip.model import convert_weights_to_lp, resize_pos_embed
 from open_clip.transformer import QuickGELU, VisionTransformer
 
-from hc_lafter import vit
-from hc_lafter.vit import POSITIONS, Prompts, check_tower, embed, position_embedding, project, through, value_path, walk
+from hc_lafter.clip import vit
+from hc_lafter.clip.vit import (
+    POSITIONS,
+    Prompts,
+    check_tower,
+    embed,
+    position_embedding,
+    project,
+    through,
+    value_path,
+    walk,
+)
 
 SMALL = {
     "embed_dim": 128,

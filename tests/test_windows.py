@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hc_lafter.windows import sliding, starts
+from hc_lafter.systems.windows import sliding, starts
 
 
 def predict(images: torch.Tensor) -> torch.Tensor:

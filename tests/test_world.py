@@ -12,14 +12,14 @@ import pytest
 import scipy.stats
 from torch.utils.data import DataLoader
 
-import hc_lafter.data.world as world_module
-from hc_lafter.data import grammar, painter, scene
-from hc_lafter.data.pen import Pen
-from hc_lafter.data.world import VISIBLE, World, ceiling, class_areas, visible_classes
+import hc_lafter.data.world.dataset as world_module
+from hc_lafter.clip.text import EMOTION_TEMPLATES
+from hc_lafter.data.world import grammar, painter, scene
+from hc_lafter.data.world.dataset import VISIBLE, World, ceiling, class_areas, visible_classes
+from hc_lafter.data.world.pen import Pen
 from hc_lafter.pretrain import FACTS
-from hc_lafter.text import EMOTION_TEMPLATES
 
-EMBEDDED = Path(scene.__file__).parents[1] / "embedded"
+EMBEDDED = Path(scene.__file__).parents[2] / "embedded"
 SCENES = 3000
 
 
@@ -543,7 +543,9 @@ def test_card_tells_factors_and_values():
 
 @pytest.mark.slow
 def test_command_prints_the_tables():
-    run = subprocess.run([sys.executable, "-m", "hc_lafter.data.world"], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-m", "hc_lafter.data.world.dataset"], capture_output=True, text=True, check=True
+    )
     text = (EMBEDDED / "DATA_CARD.md").read_text(encoding="utf-8")
     assert all(line in text for line in run.stdout.splitlines() if line)
     assert len(run.stdout.splitlines()) > 40

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hc_lafter import checkpoint
-from hc_lafter.clip import load_clip
-from hc_lafter.data.world import World
-from hc_lafter.text import EMOTION_TEMPLATES, class_embeddings
-from hc_lafter.training import History, Phase, Rows, fit
-from hc_lafter.views import Views, strong_view
-from hc_lafter.vit import Prompts, walk
+from hc_lafter.clip.load import load_clip
+from hc_lafter.clip.text import EMOTION_TEMPLATES, class_embeddings
+from hc_lafter.clip.vit import Prompts, walk
+from hc_lafter.data.world.dataset import World
+from hc_lafter.tuning import checkpoint
+from hc_lafter.tuning.training import History, Phase, Rows, fit
+from hc_lafter.tuning.views import Views, strong_view
 
 
 class Prompted(nn.Module):

@@ -1,7 +1,7 @@
 """How good predictions are: per class, as a confusion matrix, as probabilities; and an alarm. Arrays in, numbers out.
 
 B images, C classes. NumPy arrays or CPU tensors of labels [B] (indices 0..C-1), logits or probabilities [B, C].
-How far label distributions lie apart is measured by ``hc_lafter.emotions.distribution_metrics``.
+How far label distributions lie apart is measured by ``hc_lafter.data.emotion.wheels.distribution_metrics``.
 """
 
 from __future__ import annotations

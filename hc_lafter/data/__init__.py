@@ -1,4 +1,8 @@
-"""Data sets of one record type (`record.Record`): the embedded world, images of your own, published sets."""
+"""Data sets of one record type (`record.Record`): the embedded world, images of your own, published sets.
+
+Each kind has a folder of its own (`world`, `emotion`, `masks`, `own`); `record` is what they all give, `decode` reads
+one file, `doctor` says what is wrong with a set. Nothing here knows a CLIP, a system, tuning or the suite.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +28,8 @@ def open_data(
 
     Args:
         spec: ``world``, a folder of class folders, a csv with the columns path, label and perhaps split, or a published
-            emotion set: its folder, or ``emoset:FOLDER`` and the like (`emotion_sets.SETS`); or a published
-            segmentation set, ``voc:FOLDER`` and the like (`segmentation_sets.SETS`).
+            emotion set: its folder, or ``emoset:FOLDER`` and the like (`emotion.sets.SETS`); or a published
+            segmentation set, ``voc:FOLDER`` and the like (`masks.sets.SETS`).
         n_train, n_val, n_test: images per split; for images of your own an upper limit, above which a seeded sample is
             taken that keeps the shares of the classes.
         side: pixels at which the world is drawn.
@@ -37,11 +41,11 @@ def open_data(
     Raises:
         ValueError: the data cannot be used; one sentence with the path and the mend.
     """
-    # here, so that `python -m hc_lafter.data.world` and `.doctor` start clean
-    from .emotion_sets import EmotionSet, recognise, split_spec
-    from .folder import ImageFiles
-    from .segmentation_sets import MaskFiles, is_mask_spec
-    from .world import World
+    # here, so that `python -m hc_lafter.data.world.dataset` and `.doctor` start clean
+    from .emotion.sets import EmotionSet, recognise, split_spec
+    from .masks.sets import MaskFiles, is_mask_spec
+    from .own.folder import ImageFiles
+    from .world.dataset import World
 
     limits = dict(zip(SPLITS, (n_train, n_val, n_test), strict=True))
     if spec == "world":

@@ -17,11 +17,11 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from hc_lafter.data.decode import MAX_PIXELS, BadImage, pixel_hash
-from hc_lafter.data.emotion_sets import list_data
-from hc_lafter.data.folder import ImageFiles, Listing, Scan, class_order, divide, placeholders, scan
+from hc_lafter.data.emotion.sets import list_data
+from hc_lafter.data.masks.doctor import MaskReport, examine_masks
+from hc_lafter.data.masks.sets import is_mask_spec
+from hc_lafter.data.own.folder import ImageFiles, Listing, Scan, class_order, divide, placeholders, scan
 from hc_lafter.data.record import SPLITS, Dataset
-from hc_lafter.data.segmentation_doctor import MaskReport, examine_masks
-from hc_lafter.data.segmentation_sets import is_mask_spec
 
 FEW = 10  # images per class below which one image moves its accuracy by ten points or more
 THIN = (

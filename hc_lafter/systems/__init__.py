@@ -4,6 +4,9 @@
 says what it takes), and returns an `Output`. ``parameter_groups()`` names what can be trained, in torch.optim's form;
 ``schedule(epochs)`` gives the phases as (name, epochs, groups in training, weight of each loss term).
 B images, S stages, C classes, D embedding size.
+
+Beside the systems live the parts that several of them share: `nga`, `losses`, `masks`, `windows`. Nothing here opens
+data, runs a loop of training or knows the suite.
 """
 
 from __future__ import annotations

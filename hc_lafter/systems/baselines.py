@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hc_lafter.analysis.probe import ProbeResult, linear_probe
+from hc_lafter.clip.vit import project, walk
 from hc_lafter.systems import Group, Output, PhaseRow, frozen
-from hc_lafter.vit import project, walk
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ the defaults here and each is a setting: the class embedding enters twice (``pos
 acts on block outputs, so that two LayerNorms follow each other (``double_norm``); the projections of layers 6-11 are
 drawn at random and never trained, since the release's optimiser thaws what is called "prompt" and the head
 (``projections``, ``train_projections``); focal loss counts ignored pixels as negatives and is divided by the classes
-present (`hc_lafter.losses.focal_dice`). Not kept: an even, square grid. One decoder on the last layer, the setting
-``levels=((12,),)``, is what ZegCLIP (Zhou et al., CVPR 2023) does with the same prompts.
+present (`hc_lafter.systems.losses.focal_dice`). Not kept: an even, square grid. One decoder on the last layer, the
+setting ``levels=((12,),)``, is what ZegCLIP (Zhou et al., CVPR 2023) does with the same prompts.
 
 B images, C classes, W tower width, D embedding size, N = h x w patches, P prompts, Q queries (one per class).
 """
@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hc_lafter.nga import NGA
+from hc_lafter.clip.vit import Prompts, walk
 from hc_lafter.systems import Group, Masks, PhaseRow, frozen, parameter_groups, prompt_tokens, split_epochs
-from hc_lafter.vit import Prompts, walk
+from hc_lafter.systems.nga import NGA
 
 PROJECTIONS = ("random", "tower")
 
@@ -35,8 +35,8 @@ class CascadeCLIPConfig:
             every other through a LayerNorm and a projection of its own.
         tokens: P, prompt tokens before each block, replaced at the next.
         decoder_layers, heads: of each decoder, whose MLP is four times as wide as D.
-        nga: how the layers of a level are summed, see `hc_lafter.nga.NGA`; ``free`` is the release's.
-        position: of the position embedding, see `hc_lafter.vit.position_embedding`; ``cascade`` adds the class
+        nga: how the layers of a level are summed, see `hc_lafter.systems.nga.NGA`; ``free`` is the release's.
+        position: of the position embedding, see `hc_lafter.clip.vit.position_embedding`; ``cascade`` adds the class
             embedding to CLS a second time and interpolates bilinearly.
         double_norm: a LayerNorm (eps 1e-6, trained) on the block outputs before LN_post or a layer's own.
         projections: ``random``, W^-1/2 N(0, 1) as released, or ``tower``: copies of LN_post and P.
@@ -46,7 +46,7 @@ class CascadeCLIPConfig:
         margin: taken off the sigmoid of seen classes when masks are decided (calibrated stacking; Chao et al., ECCV
             2016). 0 for a system trained transductively.
         dropout: of prompts, attention and decoder layers, in training mode alone.
-        present_only, ignored_negative: of the focal loss, see `hc_lafter.losses.focal_dice`.
+        present_only, ignored_negative: of the focal loss, see `hc_lafter.systems.losses.focal_dice`.
         lr, weight_decay: AdamW's; LayerNorms and NGA weights are not decayed. batch_size: 4 on each of 4 GPUs.
     """
 

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hc_lafter.nga import stages_nga
+from hc_lafter.clip.vit import Prompts, project, walk
 from hc_lafter.systems import Group, Masks, Output, PhaseRow, frozen, parameter_groups, prompt_tokens, split_epochs
-from hc_lafter.vit import Prompts, project, walk
+from hc_lafter.systems.nga import stages_nga
 
 CLASSIFIERS = ("shared", "independent")
 FUSIONS = ("learned", "equal")
@@ -26,7 +26,7 @@ class HybridCascadeConfig:
 
     Attributes:
         stages: layers of each stage, from shallow to deep, none in two stages.
-        nga, sigma: see `hc_lafter.nga.NGA`.
+        nga, sigma: see `hc_lafter.systems.nga.NGA`.
         stage_adapters: Linear(D, D) - ReLU - Linear(D, D) without biases, residual, zero at the start.
         classifier: ``shared`` by the stages, or ``independent`` copies that part in training.
         fusion: ``learned`` weights through a softmax, or ``equal`` ones.

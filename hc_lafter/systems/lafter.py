@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hc_lafter.clip.vit import Prompts, walk
 from hc_lafter.systems import Group, Output, PhaseRow, frozen, parameter_groups, prompt_tokens
-from hc_lafter.vit import Prompts, walk
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class LaFTer(nn.Module):
 
     Args:
         visual: the vision tower; a copy is tuned.
-        classifier: [C, D], trained on texts (`hc_lafter.text.train_text_classifier`); the teacher keeps it as it is.
+        classifier: [C, D], trained on texts (`hc_lafter.clip.text.train_text_classifier`); the teacher keeps it as it
+            is.
         seed: of the prompts' start.
     """
 

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hc_lafter.nga import stages_nga
+from hc_lafter.clip.vit import Prompts, project, walk
 from hc_lafter.systems import Group, Output, PhaseRow, frozen, parameter_groups, prompt_tokens, split_epochs
-from hc_lafter.vit import Prompts, project, walk
+from hc_lafter.systems.nga import stages_nga
 
 SEGMENTS = {  # layers counted from 1, all for 12 blocks
     "ViT-B/32": ((1, 2, 3, 4), (5, 6, 7, 8), (9, 10, 11), (12,)),
@@ -31,7 +31,7 @@ class MultiLayerConfig:
         segments: layers of each, from shallow to deep, none left out between the first and the last.
         tokens: P, prompt tokens per segment.
         pooled: what a block says: its CLS, or the mean of its patch tokens.
-        nga, sigma: see `hc_lafter.nga.NGA`.
+        nga, sigma: see `hc_lafter.systems.nga.NGA`.
         lr: of prompts, classifier and segment weights. nga_lr: of the sigmas. weight_decay: AdamW's; sigmas have none.
     """
 

@@ -30,9 +30,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hc_lafter.analysis.lof import lof, outliers
-from hc_lafter.masks import mask_logits
+from hc_lafter.clip.vit import last_block, last_heads, last_out, project, walk
 from hc_lafter.systems import Group, Masks, frozen
-from hc_lafter.vit import last_block, last_heads, last_out, project, walk
+from hc_lafter.systems.masks import mask_logits
 
 STEPS = ("repair", "aggregate", "attention", "aggregate_again", "fuse")
 SCORES = ("kk", "qk")
@@ -57,7 +57,7 @@ class SCClipConfig:
         sharpness: factor on likeness - its mean over the image, before the softmax.
         cls_residual: share of CLS that step 3 adds to every patch.
         logit_scale: factor on the cosine with a class. The release has 40 (50 on VOC21, 55 on COCO-Object).
-        position: see `hc_lafter.vit.position_embedding`.
+        position: see `hc_lafter.clip.vit.position_embedding`.
     """
 
     repair: bool = True

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hc_lafter.masks import mask_logits
+from hc_lafter.clip.vit import project, value_path, walk
 from hc_lafter.systems import Group, Masks, Output, frozen
-from hc_lafter.vit import project, value_path, walk
+from hc_lafter.systems.masks import mask_logits
 
 
 @dataclass(frozen=True)
 class ZeroShotConfig:
-    """``source``: what the class texts are made of, one of `hc_lafter.text.SOURCES`."""
+    """``source``: what the class texts are made of, one of `hc_lafter.clip.text.SOURCES`."""
 
     source: str = "templates"
 
@@ -27,7 +27,7 @@ class ZeroShot(nn.Module):
 
     Args:
         visual: the vision tower.
-        class_text: [C, D], `hc_lafter.text.Texts.means`.
+        class_text: [C, D], `hc_lafter.clip.text.Texts.means`.
         logit_scale: the multiplier itself (100 for CLIP).
 
     ``forward`` takes images [B, 3, H, W] or the tower's final features [B, D].
@@ -53,7 +53,7 @@ class ZeroShotMasks(nn.Module):
         visual: the vision tower.
         class_text: [C, D].
         values: read the last block's value path (MaskCLIP); False reads its plain output, as CLIP was trained.
-        position: of the position embedding, see `hc_lafter.vit.position_embedding`.
+        position: of the position embedding, see `hc_lafter.clip.vit.position_embedding`.
     """
 
     def __init__(self, visual: nn.Module, class_text: Tensor, *, values: bool = True, position: str = "bicubic"):

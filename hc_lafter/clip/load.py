@@ -1,0 +1,594 @@
+"""A CLIP in hand: open_clip by tag, a local file, an OpenAI archive, or the embedded one; its transform, its tokenizer.
+
+Offline first: what lies on this machine is taken without asking the network, and what does not is one sentence, not
+minutes of retries. Nothing that decides a number is silent: ``describe`` tells activation, preprocessing and weights.
+
+Which activation has a file? QuickGELU weights run through GELU give wrong features without any error (open_clip's
+issues 441 and 771), so the first that speaks decides: the file's own metadata (``save_clip``); an
+``open_clip_config.json`` beside it (as in open_clip's hub repositories); a TorchScript archive or its state dict with
+``input_resolution`` (OpenAI's: QuickGELU); ``activation=``; matrices in half precision beside float32 LayerNorms (most
+likely OpenAI's); the architecture that the caller named. A file that tells nothing is taken as GELU, with a warning.
+The preprocessing (issue 1068) comes from the same sources and else is the one that all of open_clip's weights of that
+architecture and activation share; where they differ it is OpenAI's, with a warning.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import socket
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import open_clip
+import torch
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from open_clip.pretrained import download_pretrained
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from hc_lafter.clip.weights import Weights, read_weights, weight_hash
+
+ACTIVATIONS = ("GELU", "QuickGELU")
+_EMBEDDED = Path(__file__).parents[1] / "embedded"
+_CONFIG_BESIDE = "open_clip_config.json"
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+_FORMAT = "hc_lafter.clip"
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A frozen CLIP with all that is needed to feed it and to say what it is.
+
+    Attributes:
+        model: open_clip's CLIP, in eval mode, no parameter asking for a gradient, float32.
+        transform: PIL image -> float32 [3, image_size, image_size], normalised. It can be pickled.
+        tokenizer: list of B texts -> int64 [B, context length].
+        name: short, what figures call it. ``source``: where the weights came from.
+        activation: ``GELU`` or ``QuickGELU``.
+        image_size, patch_size: px. ``layers``, ``width``, ``embed_dim``: blocks, W and D of the vision tower.
+        weight_hash: hex sha256 over the weights in use, the same whatever file they came in.
+        parameters: how many numbers the whole model has.
+        transform_id: stable text that decides the pixels, for cache keys.
+        notes: what had to be assumed or corrected.
+        config, preprocess: open_clip's model and preprocessing configurations.
+    """
+
+    model: nn.Module = field(repr=False)
+    transform: Callable = field(repr=False)
+    tokenizer: Callable = field(repr=False)
+    name: str
+    source: str
+    activation: str
+    image_size: int
+    patch_size: int
+    layers: int
+    width: int
+    embed_dim: int
+    weight_hash: str
+    parameters: int
+    transform_id: str = field(repr=False)
+    notes: tuple[str, ...]
+    config: Mapping[str, Any] = field(repr=False)
+    preprocess: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def visual(self) -> nn.Module:
+        """The vision tower, for ``vit.walk``."""
+        return self.model.visual
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """B texts -> [B, D] float32 of unit length, on the model's device."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        device = self.model.logit_scale.device
+        parts = [
+            self.model.encode_text(self.tokenizer(texts[i : i + batch_size]).to(device)).float()
+            for i in range(0, len(texts), batch_size)
+        ]
+        features = torch.cat(parts) if parts else torch.empty(0, self.embed_dim, device=device)
+        return torch.nn.functional.normalize(features, dim=-1)
+
+    def to(self, device: str | torch.device) -> Clip:
+        """Move the model, in place, and return this Clip."""
+        self.model.to(device)
+        return self
+
+    def describe(self) -> str:
+        """What was loaded, for a person to read: sizes, activation, preprocessing, hash of the weights, notes."""
+        p = self.preprocess
+        side = {"shortest": "the shorter side", "longest": "the longer side", "squash": "both sides"}[p["resize_mode"]]
+        mean, std = ([round(value, 4) for value in p[key]] for key in ("mean", "std"))
+        lines = [
+            f"{self.name}: vision transformer, {self.layers} blocks of width {self.width}, patch {self.patch_size} px, "
+            f"image {self.image_size} px, embedding {self.embed_dim}, {self.parameters:,} parameters in all",
+            f"activation: {self.activation}",
+            f"preprocessing: {side} to {self.image_size} px ({p['interpolation']}), mean {mean}, std {std}",
+            f"weights: sha256 {self.weight_hash[:16]} from {self.source}",
+        ]
+        return "\n".join(lines + [f"note: {note}" for note in self.notes])
+
+
+class WordTokenizer:
+    """Whole words of a closed vocabulary: lower case, runs of a-z, unknown words skipped.
+
+    Id 0 pads, 1 starts, 2.. are the words in their order, and the last id ends: open_clip's text tower reads its
+    feature at the highest id.
+
+    Args:
+        words: the vocabulary, each word once.
+        context_length: ids per text; a longer text loses its tail but keeps its end token.
+    """
+
+    def __init__(self, words: Sequence[str], context_length: int = 32):
+        self.words, self.context_length = tuple(words), context_length
+        self._ids = {word: i for i, word in enumerate(self.words, start=2)}
+        self.vocab_size = len(self.words) + 3
+        if len(self._ids) != len(self.words):
+            raise ValueError("the vocabulary names a word twice: list each word once.")
+
+    def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> Tensor:
+        """One text or B texts -> int64 [B, context_length]."""
+        texts, length = [texts] if isinstance(texts, str) else texts, context_length or self.context_length
+        ids = torch.zeros(len(texts), length, dtype=torch.long)
+        for row, text in zip(ids, texts, strict=True):
+            words = [self._ids[word] for word in _words(text) if word in self._ids]
+            sentence = [1, *words[: length - 2], self.vocab_size - 1]
+            row[: len(sentence)] = torch.tensor(sentence)
+        return ids
+
+    def coverage(self, texts: str | Sequence[str]) -> float:
+        """Share of the words in ``texts`` that the vocabulary knows, 0 to 1 (1 where there are no words)."""
+        words = [word for text in ([texts] if isinstance(texts, str) else texts) for word in _words(text)]
+        return sum(word in self._ids for word in words) / len(words) if words else 1.0
+
+
+def load_clip(
+    spec: str | Path = "embedded", *, activation: str | None = None, device: str | torch.device = "cpu"
+) -> Clip:
+    """A frozen CLIP with a vision transformer.
+
+    Args:
+        spec: one of
+            ``embedded``;
+            ``<arch>/<tag>``, such as ``ViT-B-32/laion2b_s34b_b79k``;
+            ``<arch>/random`` or ``<arch>/random:SEED``;
+            the path of a file: safetensors, a torch state dict (also in a training checkpoint, also with ``module.``
+            prefixes), OpenAI's archive;
+            ``<arch>@<path>`` where the file cannot tell its architecture.
+        activation: ``GELU`` or ``QuickGELU`` for weights that do not tell their own; see the head of this module.
+        device: where the model goes.
+
+    Raises:
+        FileNotFoundError: no such file, or weights that are neither on this machine nor to be had from the network.
+        ValueError: anything else that cannot be loaded; one sentence with what to do.
+    """
+    if activation not in (None, *ACTIVATIONS):
+        raise ValueError(f"activation {activation!r} is unknown: choose GELU or QuickGELU.")
+    spec = str(spec)
+    arch, _, weights = spec.partition("/")
+    named, _, path = spec.partition("@")
+    known = {*open_clip.list_models(), "embedded"}
+    if spec == "embedded":
+        clip = _from_file(_EMBEDDED / "model.safetensors", "embedded", activation)
+    elif Path(spec).expanduser().exists():
+        clip = _from_file(Path(spec).expanduser(), None, activation)
+    elif path and named in known:
+        clip = _from_file(Path(path).expanduser(), named, activation)
+    elif arch in known and re.fullmatch(r"random(:\d+)?", weights):
+        # random weights are asked for by that word, so there is nothing to warn of
+        return _random(arch, int(weights.partition(":")[2] or 0), activation).to(device)
+    elif Path(spec).suffix in _SUFFIXES and arch not in known and not path:
+        raise FileNotFoundError(f"there is no file {spec}: check the path.")
+    else:
+        clip = _from_tag(named if path else arch, weights, activation)
+    for note in clip.notes:
+        warnings.warn(f"{clip.name}: {note}", stacklevel=2)
+    return clip.to(device)
+
+
+def build_embedded(seed: int = 0) -> Clip:
+    """The embedded CLIP before its training: its architecture, vocabulary and preprocessing with random weights."""
+    return _random("embedded", seed, None)
+
+
+def save_clip(clip: Clip, path: str | Path, dtype: torch.dtype | None = None) -> None:
+    """Write a CLIP to one safetensors file that tells its own architecture, activation, preprocessing and vocabulary.
+
+    The file appears whole or not at all.
+
+    Args:
+        clip: what to write.
+        path: the file; its folder must exist.
+        dtype: what the tensors are stored as, such as ``torch.float16`` for half the size; None keeps theirs. Whatever
+            it is, ``load_clip`` gives float32.
+    """
+    path = Path(path)
+    metadata = {
+        "format": _FORMAT,
+        "config": json.dumps(dict(clip.config), sort_keys=True),
+        "preprocess": json.dumps(dict(clip.preprocess), sort_keys=True),
+    }
+    if isinstance(clip.tokenizer, WordTokenizer):
+        metadata["vocabulary"] = "\n".join(clip.tokenizer.words)
+    state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in clip.model.state_dict().items()}
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        save_file(state, temporary, metadata=metadata)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# --- where the weights come from ---
+
+
+def _random(arch: str, seed: int, asked: str | None) -> Clip:
+    config = _config(arch)
+    activation = asked or _activation(config)
+    return _assemble(
+        config,
+        activation,
+        _usual_preprocess(arch, activation)[0],
+        name=f"{arch}/random" + (f":{seed}" if seed else ""),
+        source="a random generator",
+        notes=[f"the weights are random (seed {seed}): nothing here was trained"],
+        words=_embedded_words() if arch == "embedded" else None,
+        seed=seed,
+    )
+
+
+def _from_tag(arch: str, tag: str, asked: str | None) -> Clip:
+    config, tags = _config(arch), open_clip.list_pretrained_tags_by_model(arch)
+    if tag not in tags:
+        raise ValueError(f"{arch} has no weights {tag!r}: choose {arch}/ and one of {', '.join([*tags, 'random'])}.")
+    entry = open_clip.get_pretrained_cfg(arch, tag)
+    activation, notes = _settle(_activation(entry), asked, config, f"{arch}/{tag}")
+    return _assemble(
+        config,
+        activation,
+        entry,
+        weights=read_weights(_fetch(arch, tag, entry)),
+        name=f"{arch}/{tag}",
+        source=entry["hf_hub"].strip("/") or entry["url"],
+        notes=notes,
+    )
+
+
+def _from_file(path: Path, arch: str | None, asked: str | None) -> Clip:
+    """Asks the file, its neighbour and its caller in the order that the head of the module gives."""
+    named = _config(arch) if arch else None
+    weights, beside = read_weights(path), path.with_name(_CONFIG_BESIDE)
+    preprocess, words = None, _embedded_words() if arch == "embedded" else None
+    if weights.metadata.get("format") == _FORMAT:
+        config, preprocess = (json.loads(weights.metadata[key]) for key in ("config", "preprocess"))
+        words = weights.metadata["vocabulary"].split() if "vocabulary" in weights.metadata else None
+        known = _activation(config)
+    elif beside.is_file():
+        content = _read_json(beside)
+        config, preprocess = content.get("model_cfg", content), content.get("preprocess_cfg")
+        _check_config(config, str(beside))
+        known = _activation(config)
+    else:
+        known = weights.activation
+        arch, config = (arch, named) if named else _recognise(weights)
+    if named and _architecture(named) != _architecture(config):
+        raise ValueError(f"{path} tells its own architecture, and it is not {arch}: load it by its path alone.")
+    likely = None if known or asked else weights.likely
+    activation, notes = _settle(known or likely, asked, named, path.name)
+    if likely:
+        notes.append("the file only looks like OpenAI's, by its half-precision matrices: say activation= to be sure")
+    elif not (known or asked or named):
+        notes.append(
+            f"the file does not tell its activation, so {activation} is assumed: if it goes back to OpenAI's weights "
+            f"say activation='QuickGELU', otherwise name it {arch}@{path.name}"
+        )
+    if preprocess is None:
+        preprocess, agreed = _usual_preprocess(arch or "", activation)
+        if not agreed:
+            notes.append(
+                f"the file does not tell its preprocessing, open_clip's weights of {arch} differ in theirs, and "
+                f"OpenAI's is assumed: put the {_CONFIG_BESIDE} of its weights beside it"
+            )
+    return _assemble(
+        config,
+        activation,
+        preprocess,
+        weights=weights,
+        name="embedded" if arch == "embedded" else f"{arch}@{path.name}" if arch else path.name,
+        source="hc_lafter/embedded" if arch == "embedded" else str(path),
+        notes=notes,
+        words=words,
+    )
+
+
+def _settle(known: str | None, asked: str | None, named: Mapping[str, Any] | None, what: str) -> tuple[str, list[str]]:
+    """The activation to use, and a note where the name that the caller gave the architecture would have misled."""
+    if known and asked and known != asked:
+        raise ValueError(f"{what} was trained with {known}: leave out activation={asked!r}.")
+    by_name = _activation(named or {})
+    if known and named and known != by_name:
+        return known, [
+            f"the weights go with {known}, so that is used, and not the {by_name} of the architecture's name"
+        ]
+    return known or asked or by_name, []
+
+
+def _assemble(
+    config: Mapping[str, Any],
+    activation: str,
+    preprocess: Mapping[str, Any],
+    *,
+    name: str,
+    source: str,
+    notes: list[str],
+    weights: Weights | None = None,
+    words: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Clip:
+    config = {**deepcopy(dict(config)), "quick_gelu": activation == "QuickGELU"}
+    with torch.random.fork_rng(devices=[]):  # whoever loads a CLIP keeps the random numbers that were to come
+        torch.manual_seed(seed)
+        model = _build(config)
+    if weights:
+        _fill(model, weights)
+    visual, text = model.visual, config["text_cfg"]
+    preprocess = {**merge_preprocess_dict(PreprocessCfg(), preprocess), "size": visual.image_size[0]}
+    preprocess = json.loads(json.dumps(preprocess))  # tuples become lists, as they would in a file
+    open_clip.model.set_model_preprocess_cfg(model, preprocess)
+    return Clip(
+        model=model.eval().requires_grad_(False),
+        transform=image_transform_v2(PreprocessCfg(**preprocess), is_train=False),
+        tokenizer=_tokenizer(text, words, name),
+        name=name,
+        source=source,
+        activation=activation,
+        image_size=visual.image_size[0],
+        patch_size=visual.patch_size[0],
+        layers=len(visual.transformer.resblocks),
+        width=visual.conv1.out_channels,
+        embed_dim=visual.output_dim,
+        weight_hash=weight_hash(model.state_dict()),
+        parameters=sum(p.numel() for p in model.parameters()),
+        transform_id=json.dumps(preprocess, sort_keys=True),
+        notes=tuple(notes),
+        config=config,
+        preprocess=preprocess,
+    )
+
+
+# --- architectures ---
+
+
+def _config(arch: str) -> dict[str, Any]:
+    """open_clip's configuration of an architecture, without what it would download by itself.
+
+    Raises:
+        ValueError: unknown (with the nearest known names), or without a plain vision transformer.
+    """
+    if arch == "embedded":
+        return _read_json(_EMBEDDED / "config.json")
+    config = open_clip.get_model_config(arch)
+    if config is None:
+        names = {name.lower(): name for name in [*open_clip.list_models(), "embedded"]}
+        near = difflib.get_close_matches(arch.lower(), names, n=3, cutoff=0.5)
+        hint = "open_clip.list_models() names them all."
+        if near:
+            hint = f"did you mean {' or '.join(names[name] for name in near)}?"
+        raise ValueError(f"{arch!r} is neither a file nor an architecture that open_clip knows: {hint}")
+    _check_config(config, arch)
+    return config
+
+
+def _check_config(config: Mapping[str, Any], what: str) -> None:
+    why = _unusable(config)
+    if why:
+        raise ValueError(
+            f"{what} cannot be walked layer by layer: {why}; choose a plain one such as ViT-B-32 or ViT-B-16."
+        )
+
+
+def _unusable(config: Mapping[str, Any]) -> str | None:
+    vision, text = config.get("vision_cfg"), config.get("text_cfg")
+    if not vision or not text:
+        return "it is no open_clip configuration with a vision_cfg and a text_cfg"
+    if "timm_model_name" in vision:
+        return f"its vision tower is timm's {vision['timm_model_name']}"
+    if not isinstance(vision.get("layers", 12), int):
+        return "its vision tower is a ResNet"
+    if "hf_model_name" in text:
+        return f"its text tower is the Hugging Face model {text['hf_model_name']}"
+    if "multimodal_cfg" in config:
+        return "it is a CoCa, which pools by attention"
+    return None
+
+
+def _build(config: Mapping[str, Any]) -> open_clip.CLIP:
+    """A model with fresh weights. ``custom_text`` only moves the text tower to other names, so it is left out."""
+    return open_clip.CLIP(**{key: value for key, value in deepcopy(dict(config)).items() if key != "custom_text"})
+
+
+def _activation(config: Mapping[str, Any]) -> str:
+    return "QuickGELU" if config.get("quick_gelu", False) else "GELU"
+
+
+def _architecture(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "quick_gelu"}
+
+
+def _usual_preprocess(arch: str, activation: str) -> tuple[dict[str, Any], bool]:
+    """The preprocessing that open_clip's weights of this architecture and activation share, and whether they do."""
+    entries = [open_clip.get_pretrained_cfg(arch, tag) for tag in open_clip.list_pretrained_tags_by_model(arch)]
+    usual = asdict(PreprocessCfg())
+    kinds = [merge_preprocess_dict(usual, entry) for entry in entries if _activation(entry) == activation]
+    agreed = all(kind == kinds[0] for kind in kinds)
+    return (kinds[0] if kinds and agreed else usual), agreed
+
+
+def _sizes(weights: Weights) -> dict[str, Any]:
+    """What the shapes of a state dict tell of its configuration (not the number of heads)."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.state.items()}
+    try:
+        width, _, patch, _ = shapes["visual.conv1.weight"]
+        side = round((shapes["visual.positional_embedding"][0] - 1) ** 0.5)
+        context, text_width = shapes["positional_embedding"]
+        embed_dim, vocabulary = shapes["text_projection"][1], shapes["token_embedding.weight"][0]
+    except (KeyError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"{weights.path} holds no CLIP with a vision transformer under open_clip's names: {_guess(shapes)}."
+        ) from error
+    blocks = {
+        prefix: sum(name.startswith(prefix) and name.endswith(".ln_1.weight") for name in shapes)
+        for prefix in ("visual.", "transformer.")
+    }
+    return {
+        "embed_dim": embed_dim,
+        "vision_cfg": {"image_size": side * patch, "layers": blocks["visual."], "width": width, "patch_size": patch},
+        "text_cfg": {
+            "context_length": context,
+            "vocab_size": vocabulary,
+            "width": text_width,
+            "layers": blocks["transformer."],
+        },
+    }
+
+
+def _guess(shapes: Mapping[str, Any]) -> str:
+    """What a state dict may be instead."""
+    names = " ".join(shapes)
+    if "vision_model.encoder" in names:
+        return "its names are those of Hugging Face transformers, so take the open_clip file of the same weights"
+    if "visual.trunk." in names or "visual.layer1." in names:
+        return "its vision tower is a timm model or a ResNet"
+    return f"its first tensors are {', '.join(list(shapes)[:3]) or 'none'}"
+
+
+def _recognise(weights: Weights) -> tuple[str | None, dict[str, Any]]:
+    """The one open_clip architecture, activation aside, whose tensors have just these names and shapes.
+
+    OpenAI's files need none: in its release (``build_model``) the heads are 64 wide in both towers.
+    """
+    sizes, found = _sizes(weights), []
+    told = {name: tensor.shape for name, tensor in weights.state.items()}
+    for arch in open_clip.list_models():
+        config = open_clip.get_model_config(arch)
+        if _unusable(config) or config.get("quick_gelu") or not _fits(sizes, config):
+            continue
+        with torch.device("meta"):  # names and shapes, no numbers
+            if {name: tensor.shape for name, tensor in _build(config).state_dict().items()} == told:
+                found.append(arch)
+    if len(found) == 1:
+        return found[0], _config(found[0])
+    if not found and "QuickGELU" in (weights.activation, weights.likely):
+        sizes["text_cfg"]["heads"] = sizes["text_cfg"]["width"] // 64
+        return None, sizes
+    vision, text = sizes["vision_cfg"], sizes["text_cfg"]
+    why = f"{' and '.join(found)} share its shapes" if found else "none of open_clip has its tensors"
+    what = (
+        f"{vision['layers']} blocks of width {vision['width']}, patch {vision['patch_size']} and image "
+        f"{vision['image_size']} px, embedding {sizes['embed_dim']}, text {text['layers']} x {text['width']}, "
+        f"{text['vocab_size']} ids"
+    )
+    mend = f"name it, as in ViT-B-32@{weights.path.name}"
+    raise ValueError(f"{weights.path} ({what}) does not tell its architecture and {why}: {mend}.")
+
+
+def _fits(sizes: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """A quick look at the numbers that both name, before any model is built."""
+    return sizes["embed_dim"] == config["embed_dim"] and all(
+        config[tower].get(key, value) == value
+        for tower in ("vision_cfg", "text_cfg")
+        for key, value in sizes[tower].items()
+    )
+
+
+def _fill(model: nn.Module, weights: Weights) -> None:
+    """Put a checkpoint into a model: every tensor, and each of the right shape."""
+    wanted, given = model.state_dict(), weights.state
+    reshaped = [name for name in wanted.keys() & given.keys() if wanted[name].shape != given[name].shape]
+    faults = {
+        "missing": wanted.keys() - given.keys(),
+        "too many": given.keys() - wanted.keys(),
+        "of another shape": [f"{n} {tuple(given[n].shape)} for {tuple(wanted[n].shape)}" for n in reshaped],
+    }
+    told = [f"{len(names)} tensors {fault} (such as {min(names)})" for fault, names in faults.items() if names]
+    if told:
+        raise ValueError(f"{weights.path} is not of this architecture: {', '.join(told)}; name the right one.")
+    model.load_state_dict(given)
+
+
+# --- tokenizers ---
+
+
+def _words(text: str) -> list[str]:
+    return re.findall("[a-z]+", text.lower())
+
+
+def _embedded_words() -> list[str]:
+    return (_EMBEDDED / "vocabulary.txt").read_text(encoding="utf-8").split()
+
+
+def _tokenizer(text: Mapping[str, Any], words: Sequence[str] | None, name: str) -> Callable:
+    length, extra = text.get("context_length", 77), text.get("tokenizer_kwargs", {})
+    if words is not None:
+        tokenizer = WordTokenizer(words, length)
+        if tokenizer.vocab_size != text["vocab_size"]:
+            raise ValueError(
+                f"{name} has a vocabulary of {len(words)} words, which makes {tokenizer.vocab_size} ids, and its "
+                f"text tower has {text['vocab_size']}: take both from the same training run."
+            )
+        return tokenizer
+    if "hf_tokenizer_name" not in text:
+        return SimpleTokenizer(context_length=length, **extra)
+    try:
+        return HFTokenizer(
+            text["hf_tokenizer_name"], context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **extra
+        )
+    except (ImportError, OSError) as error:
+        raise ValueError(
+            f"{name} needs the tokenizer {text['hf_tokenizer_name']}, which could not be had: install transformers "
+            "and load it once with a network."
+        ) from error
+
+
+# --- files ---
+
+
+def _fetch(arch: str, tag: str, entry: Mapping[str, Any]) -> Path:
+    """The file of a tag: from the cache without asking anybody, else from the network if one answers at once."""
+    repository, file = os.path.split(entry["hf_hub"])
+    for name in ([file] if file else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]) if repository else []:
+        cached = huggingface_hub.try_to_load_from_cache(repository, name)
+        if isinstance(cached, str):
+            return Path(cached)
+    patience = socket.getdefaulttimeout()
+    try:
+        if repository:  # one question with little patience: the hub's own download retries for a minute
+            huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=5)
+        socket.setdefaulttimeout(20)  # a download from a plain address would wait for ever
+        return Path(download_pretrained(entry))
+    except Exception as error:  # each client has its own errors, and all of them mean that the weights are not here
+        raise FileNotFoundError(
+            f"the weights {arch}/{tag} are neither in the cache nor to be had from the network "
+            f"({type(error).__name__}): load them once where there is a network, or give a file as {arch}@<path>."
+        ) from error
+    finally:
+        socket.setdefaulttimeout(patience)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be read as JSON ({type(error).__name__}): mend it or take another copy."
+        ) from error

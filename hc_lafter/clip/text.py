@@ -1,0 +1,350 @@
+"""The text side: what is said of each class, and the classifiers that are made of nothing but that.
+
+LaFTer's central claim (Mirza et al., NeurIPS 2023, section 3.1) is that a linear classifier trained on sentences reads
+images. Its rivals cost no training: zero-shot CLIP, the mean of a class's text embeddings, with one prompt set or
+another. T texts, C classes, D embedding size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from hc_lafter import __version__
+from hc_lafter.clip.cache import stored
+from hc_lafter.clip.descriptions import load_descriptions
+from hc_lafter.clip.load import Clip, WordTokenizer
+from hc_lafter.files import write_whole
+
+EMOTION_TEMPLATES = (
+    "a scene of {}",
+    "a picture that evokes {}",
+    "a feeling of {}",
+    "an image full of {}",
+    "the mood is {}",
+    "{}",
+)
+OBJECT_TEMPLATES = (
+    "a picture of a {}",
+    "a photo of a {}",
+    "{}",
+    "there is a {}",
+    "an image with a {}",
+    "a drawing of a {}",
+)
+# Mikels' eight and Ekman's six, in the words that the public emotion sets use for them.
+EMOTION_NAMES = frozenset({
+    "amusement", "awe", "contentment", "content", "excitement", "anger", "angry", "disgust", "disgusted", "fear",
+    "sadness", "sad", "joy", "happiness", "happy", "surprise", "surprised", "neutral",
+})  # fmt: skip
+
+
+def templates_for(classes: Sequence[str]) -> tuple[str, ...]:
+    """Emotion templates if every class is named like an emotion (case aside), else object templates."""
+    return EMOTION_TEMPLATES if {name.lower() for name in classes} <= EMOTION_NAMES else OBJECT_TEMPLATES
+
+
+def untold_classes(clip: Clip, classes: Sequence[str]) -> str | None:
+    """Why the text tower cannot tell the classes apart by their names, in one sentence; None where it can.
+
+    A closed vocabulary skips words that it does not know: a class of unknown words alone would be no text at all, and
+    two classes that differ only in unknown words one and the same.
+    """
+    if not isinstance(clip.tokenizer, WordTokenizer):
+        return None
+    seen: dict[tuple[int, ...], str] = {}
+    mend = "rename the class, or take a CLIP with a full vocabulary"
+    for name in classes:
+        ids = tuple(clip.tokenizer([_words(name)])[0].tolist())
+        if sum(i > 0 for i in ids) <= 2:  # start and end
+            return f"the vocabulary of {clip.name} ({len(clip.tokenizer.words)} words) has no word of {name!r}: {mend}."
+        if ids in seen:
+            return f"to the vocabulary of {clip.name} {seen[ids]!r} and {name!r} are the same words: {mend}."
+        seen[ids] = name
+    return None
+
+
+# What a class's texts are: its bare name; one template, as users write it; the template ensemble; prose alone; both.
+SOURCES = ("names", "single template", "templates", "descriptions", "descriptions + templates")
+SINGLE_TEMPLATE = "a photo of {}"
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """The texts of every class and what the text tower says of them.
+
+    Attributes:
+        classes: C names. source: one of `SOURCES`.
+        texts: T texts, class after class.
+        labels: [T] int64, the class of each text.
+        features: [T, D] float32 of unit length, on the CPU.
+        key: hex sha256 of everything that decides the features.
+    """
+
+    classes: tuple[str, ...]
+    source: str
+    texts: tuple[str, ...]
+    labels: Tensor
+    features: Tensor
+    key: str
+
+    def means(self) -> Tensor:
+        """[C, D] unit rows: the mean of a class's normalised embeddings, normalised again: zero-shot CLIP's classes.
+
+        Radford et al., ICML 2021, section 3.1.4 (prompt ensembling in embedding space).
+        """
+        parts = [self.features[self.labels == c].mean(dim=0) for c in range(len(self.classes))]
+        return F.normalize(torch.stack(parts), dim=-1)
+
+
+def descriptions_for(
+    clip: Clip, classes: Sequence[str], given: str | os.PathLike[str] | None = None
+) -> Mapping[str, tuple[str, ...]] | None:
+    """Sentences for these classes: from ``given``, else ours where all of them are Mikels' or Ekman's; None else.
+
+    A CLIP of a closed vocabulary, as the embedded one is, gets those written in its words (``world``): it would skip
+    most words of the others.
+
+    Raises:
+        ValueError, OSError, TypeError: as `load_descriptions`.
+    """
+    if given is not None:
+        return load_descriptions(given, classes)
+    wanted = {name: {"happiness": "joy"}.get(name.lower(), name.lower()) for name in classes}
+    for bundled in ("world",) if isinstance(clip.tokenizer, WordTokenizer) else ("mikels", "ekman"):
+        ours = load_descriptions(bundled)
+        if set(wanted.values()) <= set(ours):  # that a data set lacks some of our classes is no news
+            return {name: ours[key] for name, key in wanted.items()}
+    return None
+
+
+def encode_texts(
+    clip: Clip,
+    classes: Sequence[str],
+    source: str,
+    *,
+    descriptions: Mapping[str, Sequence[str]] | None = None,
+    templates: Sequence[str] | None = None,
+    cache: Path | None = None,
+) -> Texts:
+    """What is said of the classes, through the text tower; kept in ``<cache>/texts`` under a key of its inputs.
+
+    Args:
+        clip: its text tower and tokenizer.
+        classes: C names in label order; ``_`` counts as a space.
+        source: one of `SOURCES`.
+        descriptions: class name -> sentences, for the two sources that hold prose (`descriptions_for`).
+        templates: each with one ``{}``; by default `templates_for` the classes. Other sources leave them aside.
+        cache: folder of the cache; None encodes anew.
+
+    Raises:
+        ValueError: an unknown source, a template without its place, classes that `untold_classes` names, no sentences
+            for a source that needs them, or a class that they lack.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"text source {source!r} is unknown: choose one of {', '.join(SOURCES)}.")
+    templates = templates_for(classes) if templates is None else tuple(templates)
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ValueError(f"template {template!r} has {template.count('{}')} places for the class: write one {{}}.")
+    if source != "descriptions" and (problem := untold_classes(clip, classes)):
+        raise ValueError(problem)
+    by_class = [_texts_of(name, source, descriptions, templates) for name in classes]
+    texts = tuple(text for group in by_class for text in group)
+    labels = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(group) for group in by_class]))
+    inputs = {
+        "package": __version__,
+        "weights": clip.weight_hash,
+        "tokens": hashlib.sha256(clip.tokenizer(list(texts)).numpy().tobytes()).hexdigest(),
+        "activation": clip.activation,
+        "config": json.dumps(dict(clip.config), sort_keys=True, default=str),
+        "device": clip.model.logit_scale.device.type,
+        "versions": [torch.__version__, version("open_clip_torch")],
+    }
+    shapes = {"features": (len(texts), clip.embed_dim)}
+    folder = None if cache is None else Path(cache) / "texts"
+    key, tensors = stored(folder, inputs, shapes, lambda: {"features": clip.encode_text(texts).cpu()})
+    return Texts(tuple(classes), source, texts, labels, tensors["features"], key)
+
+
+def _texts_of(
+    name: str, source: str, descriptions: Mapping[str, Sequence[str]] | None, templates: Sequence[str]
+) -> list[str]:
+    filled = {
+        "names": [_words(name)],
+        "single template": [SINGLE_TEMPLATE.format(_words(name))],
+        "descriptions": [],
+    }.get(source, [template.format(_words(name)) for template in templates])
+    if not source.startswith("descriptions"):
+        return filled
+    sentences = (descriptions or {}).get(name)
+    if not sentences:
+        raise ValueError(
+            f"text source {source!r} needs sentences and there are none of {name!r}: give descriptions in LaFTer's "
+            "JSON form, or take 'templates'."
+        )
+    return [*sentences, *filled]
+
+
+def class_embeddings(
+    clip: Clip, classes: Sequence[str], templates: Sequence[str], *, cache: Path | None = None
+) -> Tensor:
+    """[C, D] unit rows on the CPU: `Texts.means` of the filled templates; ``cache`` as for `encode_texts`.
+
+    Raises:
+        ValueError: a template without its place, or classes that `untold_classes` names.
+    """
+    return encode_texts(clip, classes, "templates", templates=templates, cache=cache).means()
+
+
+def known_words(clip: Clip, texts: Sequence[str]) -> float | None:
+    """Share of the words of these texts that a closed vocabulary holds; None for a tokenizer that knows all words."""
+    if not isinstance(clip.tokenizer, WordTokenizer):
+        return None
+    words = [word for text in texts for word in re.findall("[a-z]+", text.lower())]
+    return sum(word in clip.tokenizer.words for word in words) / len(words)
+
+
+@dataclass(frozen=True)
+class TextClassifierConfig:
+    """How the classifier is trained on texts (the paper gives no rate or step count for it).
+
+    Attributes:
+        noise: standard deviation of the Gaussian noise on the unit text features, drawn anew at each step.
+        smoothing: of the labels.
+        lr, weight_decay: AdamW's.
+        steps: each over all texts at once.
+    """
+
+    noise: float = 0.1
+    smoothing: float = 0.1
+    lr: float = 5e-3
+    weight_decay: float = 0.01
+    steps: int = 400
+
+
+@dataclass(frozen=True, eq=False)
+class TextClassifier:
+    """A bias-free linear classifier that has seen texts alone.
+
+    Attributes:
+        weight: [C, D] float32.
+        classes: C names in the order of its rows.
+        curve: one dict per recorded step: step, loss (nats, over the texts with this step's noise), and what the
+            caller's ``watch`` measured.
+    """
+
+    weight: Tensor
+    classes: tuple[str, ...]
+    curve: tuple[dict[str, float], ...] = field(default=(), repr=False)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """[B, D] -> [B, C]; features are normalised first, as the texts were."""
+        return F.normalize(features, dim=-1) @ self.weight.T
+
+
+def text_loss(weight: Tensor, features: Tensor, labels: Tensor, noise: Tensor, smoothing: float) -> Tensor:
+    """Label-smoothed cross-entropy (nats) of a linear classifier [C, D] on noisy text features [T, D]."""
+    return F.cross_entropy((features + noise) @ weight.T, labels, label_smoothing=smoothing)
+
+
+def train_text_classifier(
+    texts: Texts,
+    config: TextClassifierConfig = TextClassifierConfig(),
+    *,
+    seed: int,
+    watch: Callable[[Tensor], Mapping[str, float]] | None = None,
+    every: int = 20,
+) -> TextClassifier:
+    """LaFTer's text-only training (Mirza et al., NeurIPS 2023, section 3.1).
+
+    Start: uniform within 1 / sqrt(D), ``nn.Linear``'s. Start and noise are drawn on the CPU from ``seed`` alone.
+
+    Args:
+        texts: the training texts; a class with more texts counts for more, as in the release.
+        watch: [C, D] -> named numbers to keep in the curve beside the loss, at every ``every``-th step and the last.
+
+    Raises:
+        ValueError: noise, smoothing, rate or steps out of range.
+    """
+    if config.noise < 0 or not 0 <= config.smoothing < 1 or config.lr <= 0 or config.steps < 1:
+        raise ValueError(f"{config} is not usable: noise from 0, smoothing in [0, 1), lr above 0 and steps from 1.")
+    generator = torch.Generator().manual_seed(seed)
+    classes, width = len(texts.classes), texts.features.shape[1]
+    weight = torch.empty(classes, width).uniform_(-(width**-0.5), width**-0.5, generator=generator).requires_grad_()
+    optimiser = torch.optim.AdamW([weight], lr=config.lr, weight_decay=config.weight_decay)
+    curve = []
+    for step in range(config.steps):
+        noise = config.noise * torch.randn(texts.features.shape, generator=generator)
+        loss = text_loss(weight, texts.features, texts.labels, noise, config.smoothing)
+        if step % every == 0 or step == config.steps - 1:
+            watched = {} if watch is None else watch(weight.detach())
+            curve.append({"step": step, "loss": loss.item(), **watched})
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return TextClassifier(weight.detach().clone(), texts.classes, tuple(curve))
+
+
+def save_text_classifier(classifier: TextClassifier, path: Path, clip: Clip, **told: str) -> Path:
+    """A safetensors file with the weight, the class names, whose texts it has seen and what else is ``told`` of it."""
+    metadata = {"classes": json.dumps(classifier.classes), "clip": _identity(clip), **told}
+    return write_whole(path, save({"weight": classifier.weight.contiguous()}, metadata=metadata))
+
+
+def load_text_classifier(path: Path, classes: Sequence[str], clip: Clip) -> TextClassifier:
+    """What `save_text_classifier` wrote, its rows in the order of ``classes``.
+
+    Raises:
+        FileNotFoundError: notebook 03 has not left it there.
+        ValueError: the file is damaged, of other classes or of another CLIP.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is missing: run notebook 03-text-adapter under the same profile first.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            told, weight = file.metadata() or {}, file.get_tensor("weight")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): run notebook 03-text-adapter again.") from None
+    theirs = json.loads(told.get("classes", "[]"))
+    if set(theirs) != set(classes):
+        raise ValueError(
+            f"{path} is a classifier of {', '.join(theirs)}, not of {', '.join(classes)}: run notebook 03 on this data."
+        )
+    if told.get("clip") != _identity(clip):
+        raise ValueError(
+            f"{path} was trained on texts of another CLIP ({told.get('clip')}) than {clip.name} ({_identity(clip)}): "
+            "run notebook 03 with this one."
+        )
+    order = [theirs.index(name) for name in classes]
+    return TextClassifier(weight[order].clone(), tuple(classes))
+
+
+def _identity(clip: Clip) -> str:
+    return f"{clip.weight_hash[:16]}, {clip.activation}"
+
+
+def modality_gap(images: Tensor, texts: Tensor) -> float:
+    """Distance between the centres of unit image features [B, D] and unit text features [T, D], from 0 to 2.
+
+    Liang et al., "Mind the gap", NeurIPS 2022, section 2.
+    """
+    images, texts = (F.normalize(x.double(), dim=-1).mean(dim=0) for x in (images, texts))
+    return float(np.linalg.norm((images - texts).numpy()))
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

@@ -1,0 +1,197 @@
+"""The published emotion sets as one data set type: what a spec names, told by its prefix or by its files.
+
+``emoset:FOLDER``, ``fi:FOLDER`` and so on say what a folder is; without the prefix a folder is recognised where its
+files leave no doubt. The folder may also be the one above.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hc_lafter.data.emotion import faces, ldl, votes
+from hc_lafter.data.emotion import formats as labels
+from hc_lafter.data.own.folder import ImageFiles, Listing, list_images
+from hc_lafter.refusals import nearest
+
+
+@dataclass(frozen=True)
+class _Format:
+    """``marks``: what it is told by, in words; ``fits``: whether a path has them; ``sure``: whether they are enough
+    without a prefix, for class folders named after emotions may be anybody's."""
+
+    title: str
+    marks: str
+    fits: Callable[[Path], bool]
+    listing: Callable[[Path], Listing]
+    sure: Callable[[Path], bool] = lambda path: True
+
+
+def _called(*stems: str) -> Callable[[Path], bool]:
+    """Whether a folder's name, letters and digits alone, starts with one of the stems, or is it where it is short."""
+
+    def test(path: Path) -> bool:
+        name = re.sub("[^a-z0-9]", "", path.name.lower())
+        return any(name == stem or (len(stem) > 4 and name.startswith(stem)) for stem in stems)
+
+    return test
+
+
+SETS = {
+    "emoset": _Format("EmoSet-118K", "image/ beside train.json", labels.is_emoset, labels.list_emoset),
+    "fi": _Format(
+        "FI",
+        "folders named after Mikels' eight emotions, or lists of name and emotion",
+        labels.is_fi,
+        labels.list_fi,
+        _called("fi", "fi8", "fidataset", "emotiondataset", "flickrinstagram"),
+    ),
+    "emotion6": _Format(
+        "Emotion6",
+        "ground_truth.txt with columns [prob. ...], or Emotion6.json",
+        votes.is_emotion6,
+        votes.list_emotion6,
+    ),
+    "flickr_ldl": _Format(
+        "Flickr_LDL",
+        "ground_truth.txt with a column for each of Mikels' eight emotions",
+        ldl.is_ldl,
+        ldl.list_flickr_ldl,
+        lambda path: ldl.is_ldl(path) and ldl.annotators(path) == 11,
+    ),
+    "twitter_ldl": _Format(
+        "Twitter_LDL",
+        "ground_truth.txt with a column for each of Mikels' eight emotions",
+        ldl.is_ldl,
+        ldl.list_twitter_ldl,
+        lambda path: ldl.is_ldl(path) and ldl.annotators(path) == 8,
+    ),
+    "artphoto": _Format(
+        "ArtPhoto",
+        "images named like amusement_0001.jpg",
+        labels.is_artphoto,
+        labels.list_artphoto,
+        _called("testimagesartphoto", "artphoto"),
+    ),
+    "abstract": _Format("Abstract", "ABSTRACT_groundTruth.csv", votes.is_abstract, votes.list_abstract),
+    "fer2013": _Format(
+        "FER2013",
+        "a csv with the columns emotion and pixels, or train/angry and the like",
+        faces.is_fer2013,
+        faces.list_fer2013,
+        lambda path: faces.fer_table(path) is not None or _called("fer2013")(path),
+    ),
+    "rafdb": _Format("RAF-DB", "EmoLabel/list_patition_label.txt", faces.is_rafdb, faces.list_rafdb),
+}
+
+
+def split_spec(spec: str | Path) -> tuple[str | None, Path]:
+    """The name of the set before the colon, or None, and the path, with ``~`` resolved.
+
+    A path that exists is a path, colon or not, and a single letter before a colon is a drive of Windows.
+
+    Raises:
+        ValueError: the name is unknown, or there is no path behind it.
+    """
+    match = re.fullmatch(r"([A-Za-z][\w-]+):(.*)", str(spec), re.DOTALL)
+    if not match:
+        return None, Path(spec).expanduser()
+    name, path = match[1].lower().replace("-", "_"), match[2]
+    if name not in SETS:
+        if Path(spec).exists():
+            return None, Path(spec)
+        raise ValueError(
+            f"data={spec} starts with {match[1]!r}, no data set that is known{nearest(name, SETS)}: choose one of "
+            f"{', '.join(SETS)}, or give a path alone."
+        )
+    if not path.strip():
+        raise ValueError(f"data={spec} has no path: write {name}:FOLDER, the folder of {SETS[name].title}.")
+    return name, Path(path).expanduser()
+
+
+def recognise(spec: str | Path) -> tuple[str, Path] | None:
+    """The set's name in `SETS` and its folder (FER2013: or csv); None for a path that is none of them.
+
+    Raises:
+        ValueError: as `split_spec`; a prefix whose set is not there; a folder that holds two sets.
+    """
+    name, path = split_spec(spec)
+    if name is None and not path.exists():
+        return None  # whoever opens it says so
+    if not path.exists():
+        near = nearest(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
+        raise ValueError(f"{path} does not exist{near}: correct the path behind {name}.")
+    path = Path(os.path.abspath(path))
+    sets = SETS if name is None else {name: SETS[name]}
+    for places in ([path], labels.folders(path)):
+        found = [(n, p) for p in places for n, f in sets.items() if (name or f.sure(p)) and f.fits(p)]
+        if len(found) > 1:
+            both = ", ".join(f"{n}:{p}" for n, p in found)
+            raise ValueError(f"{path} holds more than one data set: name the one that you mean ({both}).")
+        if found:
+            return found[0]
+        unsure = next((p for p in places if name is None and ldl.is_ldl(p)), None)
+        if unsure is not None:
+            raise ValueError(
+                f"{unsure} may be Flickr_LDL or Twitter_LDL: write flickr_ldl:{unsure} or twitter_ldl:{unsure}."
+            )
+    if name:
+        fmt = SETS[name]
+        raise ValueError(f"{path} is no {fmt.title}, nor holds it one folder below ({fmt.marks}): correct the path.")
+    return None
+
+
+def list_emotion_set(spec: str | Path) -> Listing:
+    """The images of a published set; no image is read.
+
+    Raises:
+        ValueError: as `recognise`; ``spec`` is none; a file of the set is not as it was published.
+    """
+    found = recognise(spec)
+    if found is None:
+        raise ValueError(f"{spec} is no emotion set that is known: write its name before it, one of {', '.join(SETS)}.")
+    name, path = found
+    listing = SETS[name].listing(path)
+    if not listing.items:
+        raise ValueError(f"{path} names no image of {SETS[name].title}: fetch its files again.")
+    if split_spec(spec)[0] is None:
+        listing = replace(listing, notes=(f"this is {listing.name}, told by {SETS[name].marks}.", *listing.notes))
+    return listing
+
+
+def list_data(spec: str | Path) -> Listing:
+    """What any spec of files names: a published emotion set, else a folder of class folders or a csv.
+
+    Raises:
+        ValueError: as `list_emotion_set` and `folder.list_images`.
+    """
+    return list_emotion_set(spec) if recognise(spec) else list_images(split_spec(spec)[1])
+
+
+class EmotionSet(ImageFiles):
+    """A published emotion set; options and attributes as in `ImageFolder`.
+
+    Classes are canonical names in one order per wheel (Mikels' as in EmoSet-118K's info.json, Ekman's as in Emotion6's
+    header, with joy for happiness), whatever the release calls and numbers them. Published splits are used where there
+    are any; a missing one is a seeded, stratified piece of train, never of test. Where the release has
+    counts, ``votes`` holds them and ``distributions`` their shares; where it has frequencies, there are no ``votes``.
+    """
+
+    def _list(self, source: str | Path) -> Listing:
+        return list_emotion_set(source)
+
+
+def open_emotion_set(spec: str | Path, **options: Any) -> EmotionSet:
+    """The published emotion set that a folder is, or that ``emoset:FOLDER``, ``fi:FOLDER`` and so on name.
+
+    Args:
+        options: of `ImageFolder`: classes, seed, fractions, on_error, name, max_pixels, cache, workers, progress.
+
+    Raises:
+        ValueError: as `list_emotion_set`, or one sentence on the images; unreadable files: its subclass `BadImage`.
+    """
+    return EmotionSet(spec, **options)

@@ -1,0 +1,222 @@
+"""The layouts of the segmentation sets, as mmsegmentation has them: which image goes with which mask, and index images.
+
+Only directory entries and lists are read here, and single masks when they are asked for.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from hc_lafter.data.decode import BadImage, read
+from hc_lafter.data.emotion.formats import read_text
+from hc_lafter.data.masks import names
+from hc_lafter.refusals import nearest
+
+_AGAIN = "fetch or convert it again"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its mask, neither of them read. ``split``: "train" or "test"; ``where``: what names it; ``finely``:
+    whether the mask was drawn for the set itself, so that validation may use it."""
+
+    id: str
+    split: str
+    image: Path
+    mask: Path
+    where: str
+    finely: bool = True
+
+
+@dataclass(frozen=True)
+class MaskListing:
+    """What a folder holds. ``numbers``: value in a mask -> class, in the order of mask indices, background included
+    where the set has it; every other value but 255 is an error."""
+
+    source: Path
+    title: str
+    pairs: tuple[Pair, ...]
+    numbers: dict[int, str]
+    notes: tuple[str, ...] = ()
+
+
+def list_voc(path: Path, aug: bool = False) -> MaskListing:
+    """PASCAL VOC 2012; with ``aug`` its 10,582 training images, of which SBD (Hariharan et al., ICCV 2011) has 9,118.
+
+    As in mmsegmentation, train.txt takes its masks from SegmentationClass and only the added images from
+    SegmentationClassAug; the additions are those of trainaug.txt, or of aug.txt where that is missing.
+    """
+    folders = ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation", *(["SegmentationClassAug"] if aug else []))
+    root = locate(path, "PASCAL VOC 2012", ("VOC2012", "VOCdevkit/VOC2012"), folders)
+    lists = root / "ImageSets" / "Segmentation"
+    images, masks = root / "JPEGImages", root / "SegmentationClass"
+    pairs = _listed(lists / "train.txt", "train", images, masks)
+    if aug:
+        more = next((lists / n for n in ("trainaug.txt", "aug.txt") if (lists / n).is_file()), lists / "trainaug.txt")
+        known = {pair.id for pair in pairs}
+        added = _listed(more, "train", images, root / "SegmentationClassAug", finely=False)
+        pairs += [pair for pair in added if pair.id not in known]
+    pairs += _listed(lists / "val.txt", "test", images, masks)
+    title = "PASCAL VOC 2012, augmented" if aug else "PASCAL VOC 2012"
+    return MaskListing(root, title, once(pairs), dict(enumerate((names.BACKGROUND, *names.VOC))))
+
+
+def list_context(path: Path, order: str = "alphabetical") -> MaskListing:
+    """PASCAL Context with 59 classes, on the images of VOC 2010; ``order``: what its PNGs number, see `names`."""
+    if order not in names.CONTEXT_ORDERS:
+        raise ValueError(f"order {order!r} is unknown: choose one of {', '.join(names.CONTEXT_ORDERS)}.")
+    folders = ("JPEGImages", "SegmentationClassContext", "ImageSets/SegmentationContext")
+    root = locate(path, "PASCAL Context", ("VOC2010", "VOCdevkit/VOC2010"), folders)
+    lists = root / "ImageSets" / "SegmentationContext"
+    places = root / "JPEGImages", root / "SegmentationClassContext"
+    pairs = [*_listed(lists / "train.txt", "train", *places), *_listed(lists / "val.txt", "test", *places)]
+    numbers = dict(enumerate((names.BACKGROUND, *names.CONTEXT_ORDERS[order])))
+    note = f"the values 1 to 59 of the masks are read in the order {order!r}, so that 2 is {numbers[2]!r}."
+    return MaskListing(root, "PASCAL Context", once(pairs), numbers, (note,))
+
+
+def list_coco_stuff(path: Path) -> MaskListing:
+    """COCO-Stuff 164k: ``*_labelTrainIds.png`` with 0 to 170 where there are any, else the raw maps with 0 to 181."""
+    root = _coco(path, "COCO-Stuff 164k", "coco_stuff164k")
+    converted = _has(root, "_labelTrainIds.png")
+    pairs, notes = _coco_pairs(root, "_labelTrainIds.png" if converted else ".png")
+    ids = range(171) if converted else names.COCO_RAW_IDS
+    told = "converted (*_labelTrainIds.png, 0 to 170)" if converted else "raw (0 to 181, of which 11 mean nothing)"
+    numbers = dict(zip(ids, names.COCO_STUFF, strict=True))
+    return MaskListing(root, "COCO-Stuff 164k", pairs, numbers, (f"the masks are {told}.", *notes))
+
+
+def list_coco_object(path: Path) -> MaskListing:
+    """COCO-Object: ``*_instanceTrainIds.png`` with background 0 and COCO's 80 things."""
+    root = _coco(path, "COCO-Object", "coco_object")
+    if not _has(root, "_instanceTrainIds.png"):
+        raise ValueError(
+            f"{root / 'annotations'} has no *_instanceTrainIds.png below it: convert COCO's instances to masks first."
+        )
+    pairs, notes = _coco_pairs(root, "_instanceTrainIds.png")
+    return MaskListing(root, "COCO-Object", pairs, dict(enumerate((names.BACKGROUND, *names.COCO_THINGS))), notes)
+
+
+def locate(path: Path, title: str, below: Sequence[str], parts: Sequence[str]) -> Path:
+    """The folder that holds all ``parts``: ``path`` itself or one of those ``below`` it.
+
+    Raises:
+        ValueError: there is none; where a folder above is the one, it is named.
+    """
+    path = Path(os.path.abspath(path))
+    if not path.exists():
+        near = nearest(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
+        raise ValueError(f"{path} does not exist{near}: correct the path of {title}.")
+    places = [path, *(path / name for name in below)]
+    lacking = {place: [part for part in parts if not (place / part).is_dir()] for place in places}
+    best = min(places, key=lambda place: len(lacking[place]))
+    if not lacking[best]:
+        return best
+    for above in list(path.parents)[:3]:
+        if all((above / part).is_dir() for part in parts):
+            raise ValueError(f"{path} is a part of {title}, not its folder: give {above}.")
+    raise ValueError(
+        f"{best} has no folder {lacking[best][0]}: give the folder of {title} that holds {', '.join(parts)}."
+    )
+
+
+def read_names(path: Path) -> list[str]:
+    """The image names of a list, one per line.
+
+    Raises:
+        ValueError: the list is missing, empty or no text, has more than a name in a line, or a name twice.
+    """
+    lines = [(n, line.strip()) for n, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
+    for n, line in lines:
+        if len(line.split()) > 1 or "/" in line or "\\" in line:
+            raise ValueError(f"row {n} of {path} is {line!r} and no image name alone: fetch the list again.")
+    twice = [line for line, count in Counter(line for _, line in lines).items() if count > 1]
+    if twice:
+        raise ValueError(f"{path} names {twice[0]!r} twice: remove one of the two lines.")
+    return [line for _, line in lines]
+
+
+def once(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
+    """The pairs in order of split and id.
+
+    Raises:
+        ValueError: the same image is in train and in the official val, our test.
+    """
+    pairs = tuple(sorted(pairs, key=lambda pair: (pair.split != "train", pair.id)))
+    train = {pair.image.name: pair for pair in pairs if pair.split == "train"}
+    for pair in pairs:
+        if pair.split == "test" and pair.image.name in train:
+            raise ValueError(
+                f"{pair.image.name} is named by {train[pair.image.name].where} and by {pair.where}: remove it from the "
+                "former, or the test measures memory."
+            )
+    return pairs
+
+
+def read_indices(path: Path) -> np.ndarray:
+    """[height, width] uint8: the values of an index image, as they stand in the file.
+
+    The indices of a palette image are its values; its colours only serve to look at it.
+
+    Raises:
+        BadImage: missing, damaged, no PNG, or an image of colours or grey shades instead of indices.
+    """
+    data = read(path)
+    # Pillow meets bytes of any origin here and raises nearly any exception over them: the file is what is to be mended.
+    try:
+        image = Image.open(io.BytesIO(data), formats=["PNG"])
+        image.load()
+    except Exception as error:
+        found = f"is no whole PNG ({' '.join(str(error).split())[:80]})"
+        raise BadImage(str(path), found, _AGAIN) from error
+    if image.mode not in ("P", "L") or (image.mode == "L" and data[24] != 8):  # byte 24: bits per value; Pillow
+        bits = "" if image.mode != "L" else f" of {data[24]} bits"  # stretches fewer bits of grey over 0..255
+        found = f"is an image of mode {image.mode}{bits}, but a mask holds indices (mode P, or L of 8 bits)"
+        raise BadImage(str(path), found, "take the set's own PNG, before anything turned its indices into colours")
+    return np.asarray(image)
+
+
+def _listed(path: Path, split: str, images: Path, masks: Path, finely: bool = True) -> list[Pair]:
+    return [
+        Pair(name, split, images / f"{name}.jpg", masks / f"{name}.png", str(path), finely) for name in read_names(path)
+    ]
+
+
+def _coco(path: Path, title: str, folder: str) -> Path:
+    return locate(path, title, (folder,), ("images/val2017", "annotations/val2017"))
+
+
+def _files(folder: Path, suffix: str) -> set[str]:
+    """Names without the suffix; converted masks lie beside the raw ones, whose names have no underscore."""
+    if not folder.is_dir():
+        return set()
+    found = {entry.name[: -len(suffix)] for entry in os.scandir(folder) if entry.name.endswith(suffix)}
+    return {name for name in found if not name.startswith(".") and "_" not in name}
+
+
+def _has(root: Path, suffix: str) -> bool:
+    return any(_files(root / "annotations" / folder, suffix) for folder in ("train2017", "val2017"))
+
+
+def _coco_pairs(root: Path, suffix: str) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
+    pairs, notes = [], []
+    for folder, split in (("train2017", "train"), ("val2017", "test")):
+        images, masks = root / "images" / folder, root / "annotations" / folder
+        found = sorted(_files(images, ".jpg") | _files(masks, suffix))  # one that lacks its other half is missed later
+        where = f"its other half below {root}"
+        pairs += [
+            Pair(f"{folder}/{name}", split, images / f"{name}.jpg", masks / f"{name}{suffix}", where) for name in found
+        ]
+        if not found and split == "test":
+            raise ValueError(f"{images} and {masks} hold no images and masks: fetch the set again.")
+        if not found:
+            notes.append("there is no train2017, so there is no val either, on which anything might be chosen.")
+    return once(pairs), tuple(notes)

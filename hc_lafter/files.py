@@ -1,0 +1,85 @@
+"""Files are written whole or not at all, and known by their hashes; what they were made with. Belongs to no room."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import secrets
+import subprocess
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+NOT_CODE = {"__pycache__", ".ipynb_checkpoints"}
+
+
+def code_hash(folder: Path) -> str:
+    """Hex sha256 over every file of a package: names and bytes of code, profiles and embedded weights."""
+    digest = hashlib.sha256()
+    files = (p for p in folder.rglob("*") if p.is_file() and not NOT_CODE & set(p.relative_to(folder).parts))
+    for path in sorted(files, key=lambda p: p.relative_to(folder).as_posix()):
+        digest.update(f"{path.relative_to(folder).as_posix()} {file_hash(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Python's version, ours, and that of every library which we ask for by name."""
+    asked = (re.match(r"[\w.-]+", line)[0] for line in metadata.requires("hc-lafter") or () if "extra ==" not in line)
+    found = {"python": platform.python_version()}
+    for name in ("hc-lafter", *sorted(asked)):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # asked for on another platform only, or uninstalled since
+            found[name] = "absent"
+    return found
+
+
+def processor() -> str:
+    """What the processor calls itself."""
+    if platform.system() == "Linux":
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(errors="replace"), re.MULTILINE)
+        if match:
+            return match[1]
+    if platform.system() == "Darwin":
+        run = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True)
+        if run.stdout.strip():
+            return run.stdout.strip()
+    return platform.processor() or platform.machine()
+
+
+def file_hash(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_whole(path: str | Path, content: bytes | str | Callable[[Path], object]) -> Path:
+    """Write a file so that others see the old one or the whole new one, never a part.
+
+    Args:
+        path: the file; its folder is made if need be.
+        content: bytes; or text, written as UTF-8 with its line ends left alone; or a function that writes the file
+            at the path that it is given (a temporary name with the same suffix, in the same folder).
+
+    Raises:
+        OSError: the file cannot be written; one sentence with the reason.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if callable(content):
+            content(temporary)
+        else:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        with temporary.open("rb+") as file:  # on the disk before it gets its name, or a power cut leaves an empty file
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"{path} cannot be written ({reason}): make room or give write access to its folder.") from error
+    finally:
+        temporary.unlink(missing_ok=True) if path.parent.is_dir() else None
+    return path

@@ -1,0 +1,149 @@
+"""Profiles: the sizes under which a notebook runs. A profile is data (``profiles.toml``) and read only here."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import PurePath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from hc_lafter.refusals import nearest
+
+Name = Annotated[str, Field(min_length=1), BeforeValidator(lambda v: str(v) if isinstance(v, PurePath) else v)]
+Size = Annotated[int, Field(ge=1)]
+AsList = BeforeValidator(lambda v: list(v) if isinstance(v, tuple | range) else v)
+Layers = Annotated[list[Size], Field(min_length=1), AsList]
+Grid = Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1), AsList]
+
+Amounts = Annotated[list[Annotated[float, Field(ge=0, allow_inf_nan=False)]], Field(min_length=1), AsList]
+Counts = Annotated[list[Size], Field(min_length=1), AsList]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Profile(BaseModel):
+    """What a notebook may be told. Frozen; refuses unknown names and changed types (``2.0`` is no count)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    clip: Name = Field(description="'embedded', a tag such as 'ViT-B-32/laion2b_s34b_b79k', or a checkpoint file")
+    data: Name = Field(description="'world', a folder of images, or a csv")
+    n_train: Size = Field(description="the number of images in the train split (for data of your own an upper limit)")
+    n_val: Size = Field(description="the number of images in the val split (for data of your own an upper limit)")
+    n_test: Size = Field(description="the number of images in the test split (for data of your own an upper limit)")
+    seeds: int = Field(ge=2, description="the number of seeds, 2 or more, since an interval needs them")
+    seed: int = Field(ge=0, lt=2**31, description="the first seed; the others count up from it")
+    layers: Layers | None = Field(None, description="the blocks to tap, counted from 1, e.g. 5,6,12, or none for all")
+    batch_size: Size = Field(description="the number of images that go through the tower at once")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        description="'fp32', 'bf16', or 'auto' for bf16 where the processor is fast at it"
+    )
+    device: str = Field(
+        pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$", description="'auto', 'cpu', 'mps', 'cuda' or 'cuda:1'"
+    )
+    threads: int = Field(ge=0, description="the number of processor threads to compute with, 0 for torch's own choice")
+    workers: int = Field(ge=0, description="the number of processes that load images, 0 for the notebook's own")
+    on_error: Literal["raise", "skip"] = Field(description="'raise' or 'skip' for an image that cannot be read")
+    bootstrap: int = Field(ge=100, description="the number of resamples, 100 or more, behind an interval")
+    probe_c: Grid = Field(description="the linear probe's grid of C (inverse regularisation), e.g. 0.1,1,10")
+    descriptions: Name | None = Field(
+        None, description="sentences per class, a JSON file of LaFTer's form, or none for the package's own"
+    )
+    text_steps: Size = Field(description="the number of steps that train the text classifier")
+    text_noise: Amounts = Field(description="the noise on text features to choose from, e.g. 0,0.1")
+    n_tune: Size = Field(description="the number of train images, drawn for each seed, that systems are tuned on")
+    n_select: Size = Field(description="the number of val images that choose the epoch of a tuned tower")
+    epochs: int = Field(ge=3, description="the number of epochs, 3 or more, since schedules have three phases")
+    tune_batch: Size = Field(description="the number of images per step of tuning")
+    prompt_tokens: Size = Field(description="the number of prompt tokens at the input, or per segment")
+    rate: Positive = Field(description="a factor, above 0, on the designs' learning rates of 1e-4 and 1e-5")
+    sigmas: Grid = Field(description="the widths of NGA that are swept, in layers, e.g. 0.5,1,2")
+    lambdas: Amounts = Field(description="the distribution's shares in the dual-task loss that are swept, e.g. 0,0.8")
+    token_grid: Counts = Field(description="the numbers of prompt tokens that are swept, e.g. 4,16,50")
+    n_sweep: Size = Field(description="the number of train images, and of val images, in sweeps that tune a tower")
+    mask_data: Name = Field(description="'world', or a data set with masks such as 'voc:FOLDER'")
+    mask_split: Name | None = Field(
+        None, description="which mask classes are unseen, e.g. 'zs3net10', or none where the data set has one split"
+    )
+    n_masks: Size = Field(description="the number of images of a split whose masks are learned, or predicted")
+    mask_epochs: int = Field(ge=2, description="the number of epochs, 2 or more, of training on masks")
+    mask_batch: Size = Field(description="the number of images per step of training on masks")
+    random_clip: Name = Field(description="a second tower with random weights, e.g. 'ViT-B-32/random'")
+    random_images: Size = Field(description="the number of images that go through the second tower")
+
+
+@cache
+def _tables() -> dict[str, dict[str, Any]]:
+    tables = tomllib.loads((files("hc_lafter.suite") / "profiles.toml").read_text(encoding="utf-8"))
+    return {name: {**tables["default"], **values} for name, values in tables.items()}
+
+
+def profile_names() -> tuple[str, ...]:
+    """The names that `load_profile` knows."""
+    return tuple(_tables())
+
+
+def load_profile(name: str = "default", overrides: Mapping[str, Any] | None = None) -> Profile:
+    """A profile with some of its values given anew.
+
+    Args:
+        name: ``smoke``, ``default`` or ``full``.
+        overrides: field -> value; None means "as the profile says".
+
+    Raises:
+        ValueError: profile or field is unknown (the sentence names the nearest known one), or a value does not fit.
+    """
+    tables = _tables()
+    if name not in tables:
+        raise ValueError(f"profile {name!r} is unknown{nearest(name, tables)}: choose one of {', '.join(tables)}.")
+    given = {key: value for key, value in (overrides or {}).items() if value is not None}
+    for key in overrides or {}:
+        _known(key)
+    try:
+        return Profile(**{**tables[name], **given})
+    except ValidationError as error:
+        raise ValueError(_sentence(error.errors()[0])) from None
+
+
+def parse_value(key: str, text: str) -> Any:
+    """A value written on the command line, with the type that the field wants: ``3``, ``auto``, ``5,6,12``, ``none``.
+
+    Raises:
+        ValueError: the field is unknown, or the text does not fit it.
+    """
+    _known(key)
+    if text.strip().lower() in ("none", "null", ""):
+        return None
+    hint = str(Profile.model_fields[key].annotation)
+    value: Any = text
+    if "list" in hint:
+        value = [_number(part) for part in text.strip().strip("[]()").split(",") if part.strip()]
+    elif "int" in hint or "float" in hint:
+        value = _number(text)
+    return getattr(load_profile("default", {key: value}), key)
+
+
+def _known(key: str) -> None:
+    if key not in Profile.model_fields:
+        names = Profile.model_fields
+        raise ValueError(f"parameter {key!r} is unknown{nearest(key, names)}: choose one of {', '.join(names)}.")
+
+
+def _number(text: str) -> Any:
+    try:
+        return json.loads(text.strip().replace("_", ""))
+    except ValueError:
+        return text  # the field refuses it with its own sentence
+
+
+def _sentence(error: Any) -> str:
+    key, *place = error["loc"]
+    value = error["input"]
+    # A union reports per branch ("int", "constrained-int"): the place in a list is what the user can look up.
+    where = next((f", item {part + 1}" for part in place if isinstance(part, int)), "")
+    problem = error["msg"][0].lower() + error["msg"][1:]
+    return f"parameter {key}={value!r}{where} is not usable ({problem}): give {Profile.model_fields[key].description}."

@@ -1,0 +1,373 @@
+"""What a notebook starts with: profile, seeds, device, places; and what it ends with: metrics, figures.
+
+It knows neither systems nor training. Metrics are tidy records, one per number, rounded so that a second run under the
+same profile and seed on the same machine writes the same bytes; timings, which never repeat, have a file of their own.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import numbers
+import os
+import platform
+import random
+import re
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import filelock
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import psutil
+import torch
+from matplotlib.figure import Figure
+from threadpoolctl import threadpool_limits
+
+from hc_lafter.files import code_hash, processor, versions, write_whole
+from hc_lafter.refusals import nearest
+from hc_lafter.suite import figure_record, figures
+from hc_lafter.suite.paths import Places
+from hc_lafter.suite.profiles import Profile, load_profile
+
+UNITS = ("fraction", "nats", "bits", "ratio", "count", "pixels", "logit", "cosine", "degrees", "unitless")
+TIME_UNITS = ("seconds", "milliseconds", "images/second", "MiB")  # differ from run to run: timings.json only
+DIGITS = 6  # significant digits on file: far below what any interval resolves, far above float32's last-bit noise
+KEY = ("system", "dataset", "split", "metric")  # what names a number; one record each
+
+
+def metric(
+    system: str,
+    dataset: str,
+    split: str,
+    metric: str,
+    value: float,
+    low: float | None = None,
+    high: float | None = None,
+    n: int | None = None,
+    seeds: int | None = None,
+    unit: str = "unitless",
+) -> dict[str, Any]:
+    """One tidy record: a number, its interval, and what it was measured on.
+
+    Args:
+        system: what was measured, e.g. ``layer 5``.
+        dataset, split: on what; the split is ``train``, ``val``, ``test``, or says in a word why it is none of them.
+        metric: the quantity, e.g. ``top-1 accuracy``.
+        value: finite. Whole numbers stay exact; others are rounded to `DIGITS` significant digits.
+        low, high: the interval around ``value``, both or neither.
+        n: images (or whatever was counted) behind the number.
+        seeds: how many seeds it is the mean of.
+        unit: one of `UNITS`, or of `TIME_UNITS` for timings. A fraction lies within -1 and 1 (differences have a sign).
+
+    Raises:
+        ValueError: a name is empty, a number is not finite, the value lies outside its interval, the unit is unknown.
+    """
+    names = {"system": system, "dataset": dataset, "split": split, "metric": metric}
+    what = "metric " + " / ".join(str(name) for name in names.values())
+    for key, name in names.items():
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"{what}: {key} is {name!r}: give a name.")
+    if unit not in UNITS + TIME_UNITS:
+        raise ValueError(f"{what}: unit {unit!r} is unknown{nearest(unit, UNITS)}: choose one of {', '.join(UNITS)}.")
+    value = _rounded(what, "value", value)
+    if unit == "fraction" and abs(value) > 1:
+        raise ValueError(f"{what}: value {value} is no fraction: divide per cent by 100, or give another unit.")
+    if (low is None) != (high is None):
+        raise ValueError(f"{what}: low is {low} and high is {high}: give both ends of the interval, or neither.")
+    if low is not None:
+        low, high = _rounded(what, "low", low), _rounded(what, "high", high)
+        if not low <= value <= high:
+            raise ValueError(f"{what}: value {value} lies outside [{low}, {high}]: give its own interval.")
+    for key, count in (("n", n), ("seeds", seeds)):
+        if count is not None and (not isinstance(count, numbers.Integral) or isinstance(count, bool) or count < 1):
+            raise ValueError(f"{what}: {key} is {count!r}: give a whole number from 1, or none.")
+    n, seeds = None if n is None else int(n), None if seeds is None else int(seeds)
+    return {**names, "value": value, "low": low, "high": high, "n": n, "seeds": seeds, "unit": unit}
+
+
+class Study:
+    """Seeds everything, finds device and places, and keeps what the notebook measured.
+
+    Args:
+        notebook: the notebook's name, e.g. ``01-feature-tapping``.
+        profile: ``smoke``, ``default`` or ``full``.
+        root: the repository; by default found as `hc_lafter.suite.paths.find_root` says.
+        overrides: fields of `Profile` given anew; None means "as the profile says".
+
+    Attributes:
+        notebook: as given.
+        name: the profile's name.
+        profile: `Profile`, overrides applied.
+        seed: the first seed. seeds: all of them, ``[seed, seed + 1, ...]``.
+        device: `torch.device`; for ``auto`` CUDA, then Apple's MPS, then the CPU.
+        precision: ``fp32`` or ``bf16``. ``auto`` takes bf16 on a CPU with amx_bf16 and on a GPU that computes
+            it, else fp32. With AMX tiles a walk takes about .3 of fp32's time and a training step .45; avx512_bf16
+            without them computes bf16, too, but at half the speed of fp32 (`benchmarks/run.py precision` tells for a
+            machine). Numbers differ between the two in the third digit; `provenance` keeps which it was.
+        results, figures, cache: folders (`pathlib.Path`), see `hc_lafter.suite.paths.Places`.
+
+    Raises:
+        ValueError: profile, field, value, notebook name, device or precision is not usable here.
+        FileNotFoundError: there is no repository around.
+    """
+
+    def __init__(self, notebook: str, profile: str = "default", *, root: str | Path | None = None, **overrides: Any):
+        self.notebook, self.name = notebook, profile
+        self.profile: Profile = load_profile(profile, overrides)
+        self._places = Places.find(notebook, profile, root)
+        self.results, self.figures, self.cache = self._places.results, self._places.figures, self._places.cache
+        self.seed = self.profile.seed
+        self.seeds = [self.seed + i for i in range(self.profile.seeds)]
+        self.device = _device(self.profile.device)
+        self.precision = _precision(self.profile.precision, self.device)
+        _compute_with(self.profile.threads)
+        _seed_everything(self.seed)
+        mpl.rcParams.update(figure_record.STYLE)
+
+    def __repr__(self) -> str:
+        place = f"{self.device}, {self.precision}, {torch.get_num_threads()} threads"
+        return f"Study({self.notebook}, profile {self.name}, seeds {self.seeds}, {place})"
+
+    metric = staticmethod(metric)
+
+    def autocast(self) -> torch.autocast:
+        """The context in which a tower runs in this study's precision (nothing changes under fp32)."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+    def save_metrics(self, rows: Iterable[Mapping[str, Any]]) -> Path:
+        """Write ``metrics.json`` and, with the same rows, ``metrics.parquet``.
+
+        Args:
+            rows: records as `metric` makes them, in the order in which they are kept.
+
+        Raises:
+            ValueError: there are none, one does not hold what `metric` wants, two share a name, or one is a timing.
+            OSError: the folder cannot be written.
+        """
+        try:
+            records = [metric(**row) for row in rows]
+        except TypeError as error:  # a field is missing or unknown
+            raise ValueError(f"{self.notebook} saves a record that is none ({error}): make it with metric().") from None
+        if not records:
+            raise ValueError(f"{self.notebook} saved no metrics: give at least one record.")
+        seen = set()
+        for record in records:
+            key = tuple(record[k] for k in KEY)
+            if key in seen:
+                raise ValueError(f"metric {' / '.join(key)} stands there twice: name the two records apart.")
+            if record["unit"] in TIME_UNITS:
+                raise ValueError(f"metric {' / '.join(key)} is in {record['unit']}: save it with save_timings.")
+            seen.add(key)
+        types = {"value": "float64", "low": "float64", "high": "float64", "n": "Int64", "seeds": "Int64"}
+        table = pd.DataFrame(records).astype(types)
+        write_whole(self.results / "metrics.parquet", lambda path: table.to_parquet(path, index=False))
+        return write_whole(self._places.metrics, _json(records))
+
+    def save_timings(self, rows: Iterable[Mapping[str, Any]]) -> Path:
+        """Write ``timings.json``: flat records, from `metric` (with one of `TIME_UNITS`) or of the caller's own shape.
+
+        Raises:
+            ValueError: a number is NaN or infinite, or a value is no number, text or none.
+            OSError: the folder cannot be written.
+        """
+        records = [{key: _plain(f"timing {key}", value) for key, value in row.items()} for row in rows]
+        return write_whole(self.results / "timings.json", _json(records))
+
+    def save_figure(self, figure: Figure, name: str) -> Path:
+        """Write ``<name>.svg`` and ``<name>.png``; the figure stays open, so that the notebook shows it, too.
+
+        Its record goes to ``results/<profile>/<notebook>/figures/<name>.json``: `hc_lafter.suite.figures` draws it
+        anew.
+
+        Raises:
+            ValueError: the name has other signs than lowercase letters, digits and hyphens, or the figure holds what
+                no record can be made of.
+            OSError: the folder cannot be written.
+        """
+        path = self.figures / f"{_checked(name)}.svg"
+        kept = figures.dumps(figure_record.record(figure, f"figure {name} of {self.notebook}"))
+        for suffix in (".png", ".svg"):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=suffix[1:], metadata=figures.NO_DATES[suffix[1:]])
+            write_whole(path.with_suffix(suffix), buffer.getvalue())
+        write_whole(self.results / "figures" / f"{name}.json", kept)
+        return path
+
+    def save_table(self, table: pd.DataFrame, name: str) -> Path:
+        """Write ``<name>.parquet`` and ``<name>.csv`` (floats with `DIGITS` digits) into the results folder.
+
+        Raises:
+            ValueError: the name has other signs than lowercase letters, digits and hyphens.
+            OSError: the folder cannot be written.
+        """
+        path = self.results / f"{_checked(name)}.parquet"
+        text = table.to_csv(index=False, float_format=f"%.{DIGITS}g", lineterminator="\n")
+        write_whole(path.with_suffix(".csv"), text)
+        return write_whole(path, lambda temporary: table.to_parquet(temporary, index=False))
+
+    def provenance(self, clip: Any = None, data: Any = None, **hashes: str) -> dict[str, Any]:
+        """Write where this notebook's numbers come from into ``results/<profile>/provenance.json``, beside the others'.
+
+        Args:
+            clip: a `hc_lafter.clip.load.Clip`, or a hash.
+            data: a `hc_lafter.data.record.Dataset`, or a hash.
+            hashes: further inputs, name -> hash.
+
+        Returns:
+            This notebook's entry. It names no folder, user or host: absolute paths lose all but their last part.
+
+        Raises:
+            ValueError: the file there is no JSON.
+            OSError: the folder cannot be written.
+        """
+        entry = {
+            "profile": {key: _placeless(value) for key, value in self.profile.model_dump().items()},
+            "clip": _described(clip, ("name", "weight_hash", "transform_id", "activation", "parameters")),
+            "data": _described(data, ("name", "fingerprint")),
+            **{key: _placeless(value) for key, value in hashes.items()},
+            "device": str(self.device),
+            "precision": self.precision,
+            "code": code_hash(Path(__file__).parents[1]),
+            "git": _git(self._places.root),
+            "versions": versions(),
+            "hardware": _hardware(self.device),
+        }
+        path = self._places.provenance
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._places.state.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(self._places.state / f"provenance-{self.name}.lock"):  # two notebooks may end together
+            try:
+                whole = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+                others = dict(whole.get("notebooks", {}))
+            except (ValueError, AttributeError) as error:
+                raise ValueError(f"{path} is damaged ({error}): delete it and run the notebooks again.") from None
+            notebooks = dict(sorted({**others, self.notebook: entry}.items()))
+            write_whole(path, _json({"notebooks": notebooks}))
+        return entry
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = torch.device(wanted)
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "xpu": torch.xpu.device_count()}
+    there["mps"] = int(torch.backends.mps.is_available())
+    if (device.index or 0) >= there[device.type]:
+        raise ValueError(f"device={wanted} is not on this machine: choose 'auto' or 'cpu', or install its driver.")
+    return device
+
+
+def _precision(wanted: str, device: torch.device) -> str:
+    if device.type == "cuda":
+        able = fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        has = torch.cpu.get_capabilities()
+        fast = has.get("amx_bf16", False)
+        able = fast or has.get("avx512_bf16", False) or has.get("sve_bf16", False)
+    else:
+        able = fast = False  # MPS and XPU were not tried: say bf16 only where it was
+    if wanted == "bf16" and not able:
+        raise ValueError(f"precision=bf16 is not in this {device.type} processor: choose 'auto' or 'fp32'.")
+    return "bf16" if wanted == "bf16" or (wanted == "auto" and fast) else "fp32"
+
+
+def _compute_with(threads: int) -> None:
+    """Set the threads of torch and of the BLAS under numpy and scikit-learn; sums of many threads round otherwise."""
+    if threads:
+        torch.set_num_threads(threads)
+        threadpool_limits(threads)
+
+
+def _seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - scikit-learn and others draw from the global state
+    torch.manual_seed(seed)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS has no deterministic products
+    torch.backends.cudnn.benchmark = False
+    # Where an operator has no deterministic form torch warns and names it; the run goes on.
+    # (use_deterministic_algorithms(True, warn_only=True) does this, too, and imports the compiler first: seconds.)
+    torch.set_deterministic_debug_mode("warn")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that fills every fresh buffer
+
+
+def _rounded(what: str, key: str, value: Any) -> float | int:
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{what}: {key} is {value!r}: give a number.") from None
+    if isinstance(value, bool | str) or not math.isfinite(number):
+        raise ValueError(f"{what}: {key} is {value!r}: give a finite number, or leave the record out.")
+    return float(f"{number:.{DIGITS}g}")
+
+
+def _plain(what: str, value: Any) -> Any:
+    return value if value is None or isinstance(value, str | bool) else _rounded(what, "value", value)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _checked(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+        raise ValueError(f"name {name!r} is not usable for a file: give lowercase letters, digits and single hyphens.")
+    return name
+
+
+def _placeless(value: Any) -> Any:
+    """A value without the folders of this machine: only the last part of an absolute path stays."""
+    if not isinstance(value, str):
+        return value
+    # A path may come behind a name: <arch>@<path>, emoset:<path>. One letter before a colon is a drive.
+    for cut in (0, *(match.end() for match in re.finditer(r"@|(?<=\w\w):", value))):
+        for flavour in (PurePosixPath, PureWindowsPath):
+            parts = flavour(value[cut:])
+            if parts.is_absolute() or parts.anchor or parts.parts[:1] in (("~",), ("..",)):
+                return value[:cut] + parts.name
+    return value
+
+
+def _described(thing: Any, names: tuple[str, ...]) -> Any:
+    if thing is None or isinstance(thing, str):
+        return _placeless(thing)
+    return {name: _placeless(getattr(thing, name)) for name in names}
+
+
+def _git(root: Path) -> dict[str, Any] | None:
+    """Commit, and whether anything but results and figures differs from it; None without git or a repository."""
+
+    def ask(*words: str) -> str | None:
+        try:
+            run = subprocess.run(
+                ["git", "--no-optional-locks", "-C", root, *words],
+                capture_output=True,
+                text=True,
+                timeout=30,
+                check=True,
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return run.stdout.strip()
+
+    commit = ask("rev-parse", "--verify", "HEAD")
+    changes = ask("status", "--porcelain", "--", ".", ":(exclude)results", ":(exclude)figures")
+    return None if commit is None or changes is None else {"commit": commit, "dirty": bool(changes)}
+
+
+def _hardware(device: torch.device) -> dict[str, Any]:
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if device.type == "cuda" else []
+    return {
+        "platform": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpu": gpus or None,
+    }

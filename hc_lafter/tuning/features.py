@@ -1,0 +1,315 @@
+"""Taps of a whole data set, computed once and kept under a key of everything that decides them.
+
+A cache keyed by too little is the field's quietest error: a second backbone loads the first one's features and nothing
+complains. Here the key is taken from contents, never from names: the tower's tensors and settings, the pixels' recipe,
+the data set's fingerprint, the code of the walk, the versions of the libraries. B images, L layers, W tower width, D
+embedding size, N = h x w patches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from open_clip.transform import CenterCropOrPad, ResizeKeepRatio
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision.transforms import CenterCrop, Compose, Resize
+from tqdm.auto import tqdm
+
+from hc_lafter import __version__
+from hc_lafter.clip import vit
+from hc_lafter.clip.cache import stored
+from hc_lafter.clip.load import Clip
+from hc_lafter.clip.weights import weight_hash
+from hc_lafter.data.record import Dataset
+from hc_lafter.files import file_hash
+
+PRECISIONS = ("fp32", "bf16")
+_LIBRARIES = ("torch", "torchvision", "open_clip_torch", "pillow")
+_GEOMETRY = (Resize, ResizeKeepRatio, CenterCrop, CenterCropOrPad)  # the steps of a transform that decide the size
+# What Pillow and the loaders raise on a broken image. Anything else is a fault of the program and keeps its traceback.
+UNDECODABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What a tower says of every image of a data set. All tensors float32 on the CPU unless told.
+
+    Attributes:
+        ids: B record ids, in the order of the data set.
+        labels: [B] int64.
+        splits: [B] of ``train`` / ``val`` / ``test``.
+        layers: L layer numbers, from 1 (0 is what enters block 1).
+        cls: [B, L, W], CLS behind each layer, before ``ln_post``; ``vit.project`` takes it into the shared space.
+        patches: [B, L, N, W], the patch tokens likewise, row by row; None where they were not asked for.
+        final: [B, D], the image feature, not normalised.
+        grid: (h, w), rows and columns of patches.
+        key: hex sha256 of everything that decides these values.
+    """
+
+    ids: tuple[str, ...]
+    labels: Tensor
+    splits: np.ndarray
+    layers: tuple[int, ...]
+    cls: Tensor
+    patches: Tensor | None
+    final: Tensor
+    grid: tuple[int, int]
+    key: str
+
+    def layer(self, layer: int) -> Tensor:
+        """[B, W], CLS behind a layer. Raises KeyError where that layer was not tapped."""
+        return self.cls[:, self._position(layer)]
+
+    def layer_patches(self, layer: int) -> Tensor:
+        """[B, N, W], patch tokens behind a layer. Raises KeyError where that layer, or no patches, were tapped."""
+        if self.patches is None:
+            raise KeyError("these features hold no patches: tap with patches=True.")
+        return self.patches[:, self._position(layer)]
+
+    def split(self, name: str) -> Features:
+        """The features of one split; KeyError where it has none."""
+        indices = np.flatnonzero(self.splits == name)
+        if len(indices) == 0:
+            present = ", ".join(sorted(set(self.splits.tolist())))
+            raise KeyError(f"no image here is of the split {name!r}: present are {present}.")
+        return self.subset(indices)
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> Features:
+        """The images at ``indices``, in that order (copies)."""
+        indices = np.asarray(indices, dtype=np.int64)
+        at = torch.from_numpy(indices)
+        return replace(
+            self,
+            ids=tuple(self.ids[i] for i in indices),
+            labels=self.labels[at],
+            splits=self.splits[indices],
+            cls=self.cls[at],
+            patches=None if self.patches is None else self.patches[at],
+            final=self.final[at],
+            key=hashlib.sha256(f"{self.key} {indices.tolist()}".encode()).hexdigest(),
+        )
+
+    def _position(self, layer: int) -> int:
+        if layer not in self.layers:
+            raise KeyError(f"layer {layer} was not tapped: these features hold {', '.join(map(str, self.layers))}.")
+        return self.layers.index(layer)
+
+
+def tap(
+    clip: Clip,
+    dataset: Dataset,
+    *,
+    layers: Sequence[int],
+    patches: bool = False,
+    precision: str = "fp32",
+    batch_size: int = 256,
+    device: str | torch.device = "cpu",
+    cache: Path | None = None,
+    workers: int = 0,
+    progress: bool = True,
+    size: tuple[int, int] | None = None,
+) -> Features:
+    """Walk every image of a data set through the tower, or read what an equal call has left in the cache.
+
+    The same call gives the same bits, from the cache or not. Another batch size, device or precision gives other
+    roundings and so an entry of its own; a subset of the layers of an entry is not looked for in it. The cache holds
+    one file per key, ``<cache>/features/<key>.safetensors``, written whole or not at all; of two processes that want
+    one entry the second waits and reads. A damaged entry is named in a warning and made again. Features fill memory:
+    4 * B * L * N * W bytes with patches, 4 * B * (L * W + D) without.
+
+    Args:
+        clip: the tower and its transform; it is moved to ``device``.
+        dataset: the images; no two of one id.
+        layers: layer numbers from 1 in ascending order; may be empty, then only ``final`` is filled.
+        patches: tap patch tokens too.
+        precision: ``fp32``, or ``bf16`` (autocast; the features are stored as float32 all the same). Those of a tower
+            of 12 blocks are then about .01 of their length away from fp32's.
+        batch_size: images per walk.
+        device: where the tower runs.
+        cache: folder of the cache; None computes without storing.
+        workers: processes that decode images; 0 decodes in this one.
+        progress: show a progress bar.
+        size: (height, width) in pixels, multiples of the patch side: the whole image is stretched to it, so that a
+            place in the grid is a place in the image. None takes the tower's own transform (as a rule: shorter side
+            to the native size, then centre crop).
+
+    Raises:
+        ValueError: an argument that cannot be, two records of one id, an image that cannot be decoded (named by its
+            record id), or a feature that is not finite (likewise).
+        TypeError: a tower that the walk cannot take.
+        OSError: the cache cannot be written, or the disk has no room for the entry.
+    """
+    layers, device = tuple(map(int, layers)), torch.device(device)
+    _check(clip, dataset, layers, precision, batch_size)
+    transform = clip.transform if size is None else resized_transform(clip, size)
+    inputs = _inputs(clip, dataset, size) | {
+        "layers": layers,
+        "patches": patches,
+        "precision": precision,
+        "batch_size": batch_size,
+        "device": device.type,
+        "matmul": torch.get_float32_matmul_precision(),
+    }
+    height, width = size or (clip.image_size, clip.image_size)
+    grid = (height // clip.patch_size, width // clip.patch_size)
+    shapes = {"cls": (len(dataset), len(layers), clip.width), "final": (len(dataset), clip.embed_dim)}
+    if patches:
+        shapes["patches"] = (len(dataset), len(layers), grid[0] * grid[1], clip.width)
+
+    def encode() -> dict[str, Tensor]:
+        images = _Images(dataset, transform)
+        return _encode(clip, images, shapes, layers, precision, batch_size, device, workers, progress)
+
+    key, tensors = stored(None if cache is None else Path(cache) / "features", inputs, shapes, encode)
+    return Features(
+        ids=tuple(dataset.ids),
+        labels=torch.as_tensor(np.asarray(dataset.labels), dtype=torch.int64).clone(),
+        splits=np.array(dataset.splits),
+        layers=layers,
+        cls=tensors["cls"],
+        patches=tensors.get("patches"),
+        final=tensors["final"],
+        grid=grid,
+        key=key,
+    )
+
+
+def resized_transform(clip: Clip, size: tuple[int, int]) -> Compose:
+    """The tower's transform for another (height, width): its interpolation, mean and standard deviation, no crop.
+
+    Raises:
+        ValueError: a side that is not a multiple of the patch, or a transform without a step that resizes.
+    """
+    for side, pixels in zip(("height", "width"), size, strict=True):
+        if pixels < clip.patch_size or pixels % clip.patch_size:
+            raise ValueError(
+                f"the {side} of {pixels} px is not a multiple of the patch side of {clip.patch_size} px: "
+                f"choose {max(1, round(pixels / clip.patch_size)) * clip.patch_size}."
+            )
+    steps = getattr(clip.transform, "transforms", ())
+    resizes = [step for step in steps if isinstance(step, (Resize, ResizeKeepRatio))]
+    if not resizes:
+        raise ValueError(f"the transform of {clip.name} has no step that resizes, so size={size} cannot be applied.")
+    rest = [step for step in steps if not isinstance(step, _GEOMETRY)]
+    return Compose([Resize(tuple(size), interpolation=resizes[0].interpolation), *rest])
+
+
+class _Images(torch.utils.data.Dataset):
+    """Pixels alone: [3, H, W], or a sentence where an image cannot be decoded.
+
+    A sentence rather than an exception: on its way out of a worker process an exception turns into a page of traceback.
+    """
+
+    def __init__(self, dataset: Dataset, transform):
+        self.dataset, self.transform = dataset, transform
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Tensor | str:
+        try:
+            return self.transform(self.dataset[index].image)
+        except UNDECODABLE as error:
+            return (
+                f"the image of record {self.dataset.ids[index]!r} in data set {self.dataset.name!r} cannot be decoded "
+                f"({type(error).__name__}: {error}): mend it or take it out."
+            )
+
+
+def _stack(items: list[Tensor | str]) -> Tensor | str:
+    return next((item for item in items if isinstance(item, str)), None) or torch.stack(items)
+
+
+def _encode(clip, images, shapes, layers, precision, batch_size, device, workers, progress) -> dict[str, Tensor]:
+    out = {name: torch.empty(shape, dtype=torch.float32) for name, shape in shapes.items()}
+    visual = clip.to(device).visual
+    loader = DataLoader(
+        images,
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=_stack,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # without one the loader draws from the global stream, and a cache hit would not
+    )
+    bar = tqdm(total=len(images), desc=f"tap {clip.name} on {images.dataset.name}", unit="image", disable=not progress)
+    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    start = 0
+    with bar, torch.inference_mode(), autocast:
+        for batch in loader:
+            if isinstance(batch, str):
+                raise ValueError(batch)
+            walked = vit.walk(visual, batch.to(device, non_blocking=True), layers=layers, patches="patches" in out)
+            stop = start + len(batch)
+            out["cls"][start:stop] = walked.cls
+            out["final"][start:stop] = walked.final
+            for position, tokens in enumerate(walked.patch_taps or ()):
+                out["patches"][start:stop, position] = tokens
+            finite = torch.isfinite(out["final"][start:stop]).all(1) & torch.isfinite(out["cls"][start:stop]).all(
+                (1, 2)
+            )
+            if not finite.all():
+                record = images.dataset.ids[start + int(finite.int().argmin())]
+                raise ValueError(
+                    f"the features of record {record!r} are not finite in {precision}: look at its pixels and at the "
+                    f"weights of {clip.name}, or take precision fp32."
+                )
+            bar.update(len(batch))
+            start = stop
+    return out
+
+
+def _check(clip: Clip, dataset: Dataset, layers: tuple[int, ...], precision: str, batch_size: int) -> None:
+    vit.check_tower(clip.visual)
+    if list(layers) != sorted(set(layers)) or any(not 0 <= layer <= clip.layers for layer in layers):
+        raise ValueError(
+            f"layers {list(layers)} must ascend without repeats and lie in 1..{clip.layers} (0 is the tower's input)."
+        )
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is unknown here: choose one of {', '.join(PRECISIONS)}.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: give at least 1.")
+    if len(dataset) == 0:
+        raise ValueError(f"data set {dataset.name!r} has no records: there is nothing to tap.")
+    if len(set(dataset.ids)) != len(dataset.ids):
+        seen: set[str] = set()
+        twice = next(i for i in dataset.ids if i in seen or seen.add(i))
+        raise ValueError(f"data set {dataset.name!r} holds the record {twice!r} more than once: take the copies out.")
+
+
+def _inputs(clip: Clip, dataset: Dataset, size: tuple[int, int] | None) -> dict:
+    """Everything but the call's own arguments that decides a feature, as far as the bit."""
+    labels = np.asarray(dataset.labels, dtype=np.int64).tolist()
+    records = json.dumps([list(dataset.ids), labels, np.asarray(dataset.splits).tolist()])
+    return {
+        "package": __version__,
+        "code": [file_hash(Path(source)) for source in (__file__, vit.__file__)],
+        "libraries": {name: version(name) for name in _LIBRARIES},
+        "weights": weight_hash(clip.visual.state_dict()),  # clip.weight_hash is from loading: it outlives a fine-tuning
+        "settings": hashlib.sha256(_settings(clip.visual).encode()).hexdigest(),
+        "transform": clip.transform_id,
+        "size": size if size is None else list(size),
+        "data": dataset.fingerprint,
+        "records": hashlib.sha256(records.encode()).hexdigest(),
+    }
+
+
+def _settings(module: nn.Module) -> str:
+    """Structure and plain attributes of every submodule: activation, heads, epsilons. The weights tell none of them."""
+    plain = [
+        (path, name, value)
+        for path, part in module.named_modules()
+        for name, value in sorted(vars(part).items())
+        if not name.startswith("_") and isinstance(value, (bool, int, float, str, tuple))
+    ]
+    return f"{module}\n{plain}"

@@ -1,0 +1,119 @@
+"""The regimes of tuning, as loss terms for `hc_lafter.tuning.training.fit`.
+
+A regime takes a system and a batch and returns named scalar losses; which of them count, and how much, a phase
+decides. ``student`` is what the system reads: images, or taps that were computed once. What a regime prints says all
+that it computes, so that it can stand in a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hc_lafter.data.record import IGNORE
+from hc_lafter.systems import Output
+from hc_lafter.systems.losses import consistency, distillation, dual_task, focal_dice
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """The label and the votes' shares: the dual-task loss; the batch has student, label [B], distribution [B, C].
+
+    LaFTer's step with the label in the place of the pseudo-label.
+
+    Attributes:
+        lam: the distribution's share; 0 is plain cross-entropy.
+    """
+
+    lam: float = 0.8
+
+    def __call__(self, system: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        out = system(batch["student"])
+        task = dual_task(out.logits, batch["label"], batch["distribution"], lam=self.lam)
+        return {"task": task, **_of_stages(out, batch)}
+
+
+@dataclass(frozen=True)
+class LabelFree:
+    """Hard pseudo-labels, label-smoothed cross-entropy; no label is read (Mirza et al., NeurIPS 2023, section 3.2).
+
+    Attributes:
+        smoothing: of the pseudo-labels.
+        teach: images [B, 3, H, W] -> [B] pseudo-labels, asked at every step about the batch's ``teacher`` view. None:
+            the batch brings ``pseudo`` [B], which were computed once; that is the same only for a teacher that does not
+            move and a view that is fixed.
+    """
+
+    smoothing: float = 0.1
+    teach: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+
+    def __call__(self, system: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        pseudo = batch["pseudo"] if self.teach is None else self.teach(batch["teacher"])
+        out = system(batch["student"])
+        return {"task": F.cross_entropy(out.logits, pseudo, label_smoothing=self.smoothing), **_of_stages(out, batch)}
+
+
+@dataclass(frozen=True)
+class SeenMasks:
+    """Cascade-CLIP's two regimes; the batch has student [B, 3, H, W] and mask [B, H, W].
+
+    Inductive, the terms ``focal`` and ``dice``: queries and labels of the seen classes alone, pixels of the others are
+    ignored. Transductive, the same terms ``, own labels``: every class is asked for, and a labelled pixel that is of no
+    seen class gets the unseen class to which the system, as it is now, gives the highest logit. Which class it really
+    is, is read nowhere; that it is not a seen one, is (as in the release).
+
+    Attributes:
+        transductive: compute those terms, too.
+        present_only, ignored_negative: of `hc_lafter.systems.losses.focal_dice`.
+    """
+
+    transductive: bool = False
+    present_only: bool = True
+    ignored_negative: bool = True
+
+    def __call__(self, system: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        logits, mask, seen = system(batch["student"]).logits, batch["mask"].long(), system.seen
+        how = {"present_only": self.present_only, "ignored_negative": self.ignored_negative}
+        among_seen = _seen_places(mask, seen)
+        focal, dice = focal_dice(logits[:, seen], among_seen, **how)
+        terms = {"focal": focal, "dice": dice}
+        if self.transductive:
+            own = logits.detach().masked_fill(seen[:, None, None], -torch.inf).argmax(dim=1)
+            unseen = (mask < len(seen)) & (among_seen == IGNORE)
+            focal, dice = focal_dice(logits, torch.where(unseen, own, mask), **how)
+            terms |= {"focal, own labels": focal, "dice, own labels": dice}
+        return terms
+
+
+@dataclass(frozen=True)
+class SeenPixels:
+    """Cross-entropy over the seen classes at every pixel of a seen class; the batch has student and mask [B, H, W].
+
+    What a classifier of CLIP features is trained with, laid over the pixels: ``task``.
+    """
+
+    def __call__(self, system: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        logits, aim = system(batch["student"]).logits[:, system.seen], _seen_places(batch["mask"].long(), system.seen)
+        pixels = (aim != IGNORE).sum().clamp(min=1)  # a batch without a seen pixel has no mean
+        return {"task": F.cross_entropy(logits.float(), aim, ignore_index=IGNORE, reduction="sum") / pixels}
+
+
+def _seen_places(mask: Tensor, seen: Tensor) -> Tensor:
+    """Class indices as positions among the seen classes; of an unseen class or ignored: 255."""
+    place = torch.full((IGNORE + 1,), IGNORE, device=mask.device)
+    place[: len(seen)] = torch.where(seen, seen.cumsum(0) - 1, IGNORE)
+    return place[mask]
+
+
+def _of_stages(out: Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What stages add: their agreement, and their nearness to the frozen tower's feature where the batch brings it."""
+    if out.stage_logits is None:
+        return {}
+    terms = {"consistency": consistency(out.stage_logits.transpose(0, 1))}
+    if "frozen" in batch:
+        terms["distillation"] = distillation(out.features, batch["frozen"])
+    return terms

@@ -1,0 +1,228 @@
+"""What the segmentation notebooks share: images with their masks as batches, one tuning run, masks scored.
+
+B images, C classes, h x w patches; masks are [H, W] uint8 with 255 = ignore, as in `hc_lafter.data.record`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from hc_lafter.analysis.segmentation import MaskScore
+from hc_lafter.clip.load import Clip
+from hc_lafter.clip.weights import weight_hash
+from hc_lafter.data import open_data, stratified
+from hc_lafter.data.record import Dataset
+from hc_lafter.tuning.experiment import checkpoint_path
+from hc_lafter.tuning.features import UNDECODABLE, resized_transform
+from hc_lafter.tuning.setting import Setting
+from hc_lafter.tuning.training import History, Phase, fit
+
+Scores = Callable[[Tensor], Tensor]  # images [B, 3, H, W] -> scores [B, C, H', W']
+
+
+def open_masks(study: Setting, clip: Clip) -> Dataset:
+    """The data set with masks that the profile names.
+
+    Raises:
+        ValueError: as `open_data`, or the set has no masks.
+    """
+    p = study.profile
+    sizes = {"n_train": p.n_train, "n_val": p.n_val, "n_test": p.n_test}
+    data = open_data(
+        p.mask_data, **sizes, side=clip.image_size, seed=study.seed, on_error=p.on_error, cache=study.cache
+    )
+    if data.mask_classes is None:
+        raise ValueError(
+            f"mask_data is {p.mask_data!r}, and that data set has no masks: give the world or, say, voc:FOLDER."
+        )
+    return data
+
+
+def draw(dataset: Dataset, split: str, n: int, seed: int) -> np.ndarray:
+    """[at most n] indices of a split, sorted; the same for the same seed."""
+    there = np.flatnonzero(dataset.splits == split)
+    return stratified(there, dataset.labels, n, np.random.default_rng(seed))
+
+
+class MaskViews(torch.utils.data.Dataset):
+    """Images through the tower's transform beside their masks, as dicts: student [3, H, W], mask [H, W], index.
+
+    Args:
+        dataset: with masks.
+        clip: whose transform it is; images are resized, never cropped.
+        size: (height, width) of image AND mask, for training in batches: the mask takes its nearest pixel.
+        short: pixels of the image's shorter side, both sides rounded to whole patches; the mask stays as it is. One of
+            the two has to be given.
+
+    Raises:
+        ValueError: not one of size and short, sides that are no multiples of the patch; later, an image or a mask that
+            cannot be read.
+    """
+
+    def __init__(self, dataset: Dataset, clip: Clip, *, size: tuple[int, int] | None = None, short: int | None = None):
+        if (size is None) == (short is None):
+            raise ValueError(f"size is {size} and short is {short}: give one of the two.")
+        self.dataset, self.clip, self.size, self.short = dataset, _Geometry(clip), size, short
+        if size is not None:
+            resized_transform(self.clip, size)
+        elif short < clip.patch_size:
+            raise ValueError(f"short is {short}, below one patch of {clip.patch_size} px: give {clip.image_size}, say.")
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+        try:
+            record = self.dataset[index]
+            record.image.load()
+        except UNDECODABLE as error:
+            raise ValueError(
+                f"record {self.dataset.ids[index]!r} in data set {self.dataset.name!r} cannot be decoded "
+                f"({type(error).__name__}: {error}): mend it or take it out."
+            ) from error
+        mask = torch.from_numpy(np.asarray(record.mask, dtype=np.uint8).copy())
+        size = self.size or self._size(record.image.height, record.image.width)
+        if self.size:
+            mask = F.interpolate(mask[None, None], size=size, mode="nearest-exact")[0, 0]
+        return {"student": resized_transform(self.clip, size)(record.image), "mask": mask, "index": int(index)}
+
+    def _size(self, height: int, width: int) -> tuple[int, int]:
+        patch, scale = self.clip.patch_size, self.short / min(height, width)
+        return tuple(max(1, round(side * scale / patch)) * patch for side in (height, width))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex sha256 of what decides the items."""
+        parts = [self.dataset.fingerprint, str(self.clip.transform), str(self.size), str(self.short)]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+class _Geometry:
+    """What `resized_transform` asks of a CLIP, without its weights: views are sent to worker processes."""
+
+    def __init__(self, clip: Clip):
+        self.name, self.transform, self.patch_size = clip.name, clip.transform, clip.patch_size
+
+
+def patch_shares(mask: Tensor, grid: tuple[int, int], classes: int) -> Tensor:
+    """[B, C, h, w]: what share of each patch's pixels each class has in masks [B, H, W].
+
+    As scores it is the grid oracle, what a perfect classifier of whole patches would say.
+    """
+    one_hot = torch.stack([(mask == c) for c in range(classes)], dim=1)
+    return F.adaptive_avg_pool2d(one_hot.float(), grid)
+
+
+def batches(views: MaskViews, batch_size: int, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """(images [B, 3, H, W], masks [B, H, W]) in order; a batch ends where an image or a mask has another size."""
+    loader = DataLoader(views, batch_size=None, num_workers=workers, generator=torch.Generator(), collate_fn=_as_it_is)
+    held: list[dict] = []
+    for item in loader:
+        sizes = item["student"].shape, item["mask"].shape
+        if held and (len(held) == batch_size or (held[0]["student"].shape, held[0]["mask"].shape) != sizes):
+            yield torch.stack([i["student"] for i in held]), torch.stack([i["mask"] for i in held])
+            held = []
+        held.append(item)
+    if held:
+        yield torch.stack([i["student"] for i in held]), torch.stack([i["mask"] for i in held])
+
+
+def _as_it_is(item: dict) -> dict:
+    return item
+
+
+@torch.inference_mode()
+def score_masks(
+    scores: Scores,
+    views: MaskViews,
+    *,
+    unseen: Sequence[str],
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    name: str = "",
+    progress: bool = True,
+) -> MaskScore:
+    """Every image's mask by argmax over the classes' scores, enlarged to the true mask's size, and counted.
+
+    Args:
+        scores: images -> a score per class and pixel; all classes compete (generalised zero-shot).
+        unseen: names of the classes without pixel labels in training.
+
+    Raises:
+        ValueError: as `MaskViews` and `MaskScore`.
+    """
+    found = MaskScore(views.dataset.mask_classes, unseen)
+    bar = tqdm(total=len(views), desc=name or "masks", unit="image", disable=not progress, leave=False)
+    with bar:
+        for images, mask in batches(views, batch_size, workers):
+            maps = scores(images.to(device)).float()
+            if maps.shape[-2:] != mask.shape[-2:]:
+                maps = F.interpolate(maps, size=mask.shape[-2:], mode="bilinear", align_corners=False)
+            found.update(maps.argmax(dim=1).cpu(), mask)
+            bar.update(len(images))
+    return found
+
+
+def tune_masks(
+    study: Setting,
+    system: nn.Module,
+    data: torch.utils.data.Dataset,
+    regime: Callable,
+    schedule: Sequence[tuple],
+    *,
+    name: str,
+    seed: int,
+    validate: Callable[[nn.Module], MaskScore],
+    judges: str,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> History:
+    """Tune a system on masks; its epoch is the one with the highest mIoU over the SEEN classes on validation.
+
+    Whoever trains without labels of the unseen classes has none to choose with either. The curves hold both.
+
+    Args:
+        data: items with student and mask: `MaskViews`, or `hc_lafter.tuning.training.Rows`.
+        regime: `hc_lafter.tuning.regimes.SeenMasks` or `SeenPixels`.
+        schedule: of the system: (name, epochs, groups, weights) per phase.
+        validate: the system -> its masks on validation images, counted. judges: the fingerprint of those images.
+        batch_size: in the place of the profile's.
+
+    Raises:
+        ValueError: as `fit`.
+    """
+    phases = [Phase(*row) for row in schedule]
+    batch_size = batch_size or study.profile.tune_batch
+
+    def measured(module: nn.Module) -> dict[str, float]:
+        found = validate(module).compute()
+        return {key: found[key] for key in ("seen", "unseen") if np.isfinite(found[key])}
+
+    told = [name, seed, batch_size, data.fingerprint, judges, [vars(phase) for phase in phases]]
+    told += [weight_hash(system.state_dict())]
+    return fit(
+        system,
+        data,
+        regime,
+        phases,
+        batch_size=batch_size,
+        seed=seed,
+        validate=measured,
+        select="seen",
+        precision=study.precision,
+        device=study.device,
+        workers=study.profile.workers if isinstance(data, MaskViews) else 0,
+        checkpoint=checkpoint_path(study, system, regime, told),
+        progress=progress,
+        name=f"{name}, seed {seed}",
+        train_mode=True,
+    )
