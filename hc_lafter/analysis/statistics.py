@@ -7,11 +7,12 @@ trained the system. With one row of values only the first can be seen; with a ro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 MIN_IMAGES = 10  # below this the bootstrap's own approximation fails, whatever the data
@@ -190,6 +191,31 @@ def compare_all(
         name: replace(c, p_holm=float(p), verdict=c.verdict if p <= 1 - confidence else "no difference")
         for (name, c), p in zip(found.items(), corrected, strict=True)
     }
+
+
+def estimates(values: Mapping[str, np.ndarray], *, resamples: int, rng_seed: int) -> pd.DataFrame:
+    """A row per system: system, value, low, high, n, seeds (`interval`).
+
+    Args:
+        values: system -> per-image values [n], or [S, n] with a row per seed.
+    """
+    found = {name: interval(v, resamples=resamples, rng_seed=rng_seed) for name, v in values.items()}
+    return pd.DataFrame([{"system": name, **vars(e)} for name, e in found.items()])
+
+
+def differences(
+    values: Mapping[str, np.ndarray], pairs: str | Iterable[tuple[str, str]], *, resamples: int, rng_seed: int
+) -> pd.DataFrame:
+    """A row per comparison: system, minus, value, low, high, n, seeds, verdict, p, p_holm (`compare_all`).
+
+    Args:
+        values: system -> per-image values; a row [n] without seeds stands beside [S, n] as often as it is asked to.
+        pairs: (a, b) for a - b; or a name: every other system minus that one.
+    """
+    pairs = [(name, pairs) for name in values if name != pairs] if isinstance(pairs, str) else list(pairs)
+    both = {pair: np.broadcast_arrays(*(values[name] for name in pair)) for pair in pairs}
+    found = compare_all(both, resamples=resamples, rng_seed=rng_seed)
+    return pd.DataFrame([{"system": a, "minus": b, **vars(c)} for (a, b), c in found.items()])
 
 
 def holm(p_values) -> np.ndarray:

@@ -6,10 +6,13 @@ where their eight run out darker sisters follow, and the controls are greys with
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -34,6 +37,41 @@ EMOTION_COLOURS = {  # warm for the four positive ones of Mikels' eight, cold an
     "anger": "#D55E00", "disgust": "#6B8E23", "fear": "#5E3C99", "sadness": "#0072B2",
 }  # fmt: skip
 VERDICTS = {"better": ("#01665E", "^"), "worse": ("#8C510A", "v"), "no difference": (NEUTRAL, "o")}  # colour, marker
+
+
+WIDTHS = {"single": 3.5, "double": 7.2}  # inches: a column, and a page of two columns, of most journals
+_width = "double"  # at which the next figure is drawn
+
+
+@contextmanager
+def at_width(name: str) -> Iterator[None]:
+    """Figures that are drawn in here are as wide as ``WIDTHS`` says."""
+    global _width
+    before, _width = _width, name
+    try:
+        yield
+    finally:
+        _width = before
+
+
+def panels(count: int = 1, *, columns: int | None = None, height: float = 2.4, **subplots) -> tuple[Figure, np.ndarray]:
+    """A figure of the present width with [count] axes, side by side in double width, one below the other in single.
+
+    Args:
+        columns: axes in a row at double width; all of them up to three by default.
+        height: of a row of axes, in inches.
+        subplots: as matplotlib's ``Figure.subplots`` takes them (``sharey``, ``subplot_kw``, ``width_ratios``; ratios
+            are left out where the panels stand one below the other).
+    """
+    columns = 1 if _width == "single" else min(count, columns or 3)
+    rows = -(-count // columns)
+    if columns == 1:
+        subplots.pop("width_ratios", None)
+    figure = plt.figure(figsize=(WIDTHS[_width], rows * height))
+    axes = figure.subplots(rows, columns, squeeze=False, **subplots).ravel()
+    for spare in axes[count:]:
+        spare.remove()
+    return figure, axes[:count]
 
 
 def layer_curve(

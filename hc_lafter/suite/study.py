@@ -6,6 +6,7 @@ same profile and seed on the same machine writes the same bytes; timings, which 
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import math
@@ -15,12 +16,13 @@ import platform
 import random
 import re
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import filelock
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import psutil
@@ -28,16 +30,17 @@ import torch
 from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
+from hc_lafter.analysis import statistics
 from hc_lafter.files import code_hash, processor, versions, write_whole
 from hc_lafter.refusals import nearest
-from hc_lafter.suite import figure_record, figures
+from hc_lafter.suite import figure_record, figures, plots
 from hc_lafter.suite.paths import Places
 from hc_lafter.suite.profiles import Profile, load_profile
 
 UNITS = ("fraction", "nats", "bits", "ratio", "count", "pixels", "logit", "cosine", "degrees", "unitless")
 TIME_UNITS = ("seconds", "milliseconds", "images/second", "MiB")  # differ from run to run: timings.json only
 DIGITS = 6  # significant digits on file: far below what any interval resolves, far above float32's last-bit noise
-KEY = ("system", "dataset", "split", "metric")  # what names a number; one record each
+KEY = ("system", "minus", "regime", "dataset", "split", "metric")  # what names a number; one record each
 
 
 def metric(
@@ -51,6 +54,11 @@ def metric(
     n: int | None = None,
     seeds: int | None = None,
     unit: str = "unitless",
+    *,
+    minus: str | None = None,
+    regime: str | None = None,
+    p_holm: float | None = None,
+    verdict: str | None = None,
 ) -> dict[str, Any]:
     """One tidy record: a number, its interval, and what it was measured on.
 
@@ -63,6 +71,12 @@ def metric(
         n: images (or whatever was counted) behind the number.
         seeds: how many seeds it is the mean of.
         unit: one of `UNITS`, or of `TIME_UNITS` for timings. A fraction lies within -1 and 1 (differences have a sign).
+        minus: the system that was subtracted, where the number is a difference.
+        regime: how the system was tuned: ``supervised``, ``label-free``, ``inductive``, ``transductive``.
+        p_holm: the p value, corrected for all comparisons of its table. verdict: ``better``, ``worse`` or
+            ``no difference``, after that correction.
+
+    Fields from ``minus`` on are left out of the record where they are None.
 
     Raises:
         ValueError: a name is empty, a number is not finite, the value lies outside its interval, the unit is unknown.
@@ -87,7 +101,13 @@ def metric(
         if count is not None and (not isinstance(count, numbers.Integral) or isinstance(count, bool) or count < 1):
             raise ValueError(f"{what}: {key} is {count!r}: give a whole number from 1, or none.")
     n, seeds = None if n is None else int(n), None if seeds is None else int(seeds)
-    return {**names, "value": value, "low": low, "high": high, "n": n, "seeds": seeds, "unit": unit}
+    record = {**names, "value": value, "low": low, "high": high, "n": n, "seeds": seeds, "unit": unit}
+    p_holm = None if p_holm is None else _rounded(what, "p_holm", p_holm)
+    more = {"minus": minus, "regime": regime, "p_holm": p_holm, "verdict": verdict}
+    return record | {key: found for key, found in more.items() if found is not None}
+
+
+_FIELDS = frozenset(inspect.signature(metric).parameters)
 
 
 class Study:
@@ -97,7 +117,7 @@ class Study:
         notebook: the notebook's name, e.g. ``01-feature-tapping``.
         profile: ``smoke``, ``default`` or ``full``.
         root: the repository; by default found as `hc_lafter.suite.paths.find_root` says.
-        overrides: fields of `Profile` given anew; None means "as the profile says".
+        overrides: fields of `Profile` given anew, by name.
 
     Attributes:
         notebook: as given.
@@ -116,8 +136,16 @@ class Study:
         FileNotFoundError: there is no repository around.
     """
 
-    def __init__(self, notebook: str, profile: str = "default", *, root: str | Path | None = None, **overrides: Any):
+    def __init__(
+        self,
+        notebook: str,
+        profile: str = "default",
+        overrides: Mapping[str, Any] | None = None,
+        *,
+        root: str | Path | None = None,
+    ):
         self.notebook, self.name = notebook, profile
+        self._kept: list[dict[str, Any]] = []
         self.profile: Profile = load_profile(profile, overrides)
         self._places = Places.find(notebook, profile, root)
         self.results, self.figures, self.cache = self._places.results, self._places.figures, self._places.cache
@@ -139,6 +167,83 @@ class Study:
         """The context in which a tower runs in this study's precision (nothing changes under fp32)."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
+    @property
+    def resampling(self) -> dict[str, int]:
+        """What every interval of this notebook is made with: ``resamples`` and ``rng_seed``."""
+        return {"resamples": self.profile.bootstrap, "rng_seed": self.seed}
+
+    def estimates(self, values: Mapping[str, np.ndarray]) -> pd.DataFrame:
+        """See `hc_lafter.analysis.statistics.estimates`."""
+        return statistics.estimates(values, **self.resampling)
+
+    def differences(self, values: Mapping[str, np.ndarray], pairs: str | Iterable[tuple[str, str]]) -> pd.DataFrame:
+        """See `hc_lafter.analysis.statistics.differences`."""
+        return statistics.differences(values, pairs, **self.resampling)
+
+    def add(self, table: pd.DataFrame | Iterable[Mapping[str, Any]], **same: Any) -> None:
+        """Keep the rows of a tidy table for `finish` to write; a second execution of a cell replaces its rows.
+
+        Args:
+            table: a row per number, its columns arguments of `metric`; what is NaN or None there counts as not given.
+                Columns of another name (``p``, or what only the notebook's own table shows) are left out.
+            same: values that all rows share, e.g. ``dataset="world", split="test", unit="fraction"``.
+
+        Raises:
+            ValueError: as `metric`; two rows of one call share a name.
+        """
+        rows = table.to_dict("records") if isinstance(table, pd.DataFrame) else [dict(row) for row in table]
+        fresh: dict[tuple, dict[str, Any]] = {}
+        for row in rows:
+            given = {key: found for key, found in {**same, **row}.items() if key in _FIELDS and not _missing(found)}
+            absent = [key for key in ("system", "dataset", "split", "metric", "value") if key not in given]
+            if absent:
+                raise ValueError(f"{self.notebook} adds a row without {absent[0]} ({given}): give it.")
+            record = metric(**given)
+            key = tuple(record.get(k) for k in KEY)
+            if key in fresh:
+                raise ValueError(f"metric {' / '.join(map(str, key))} stands there twice: name the two rows apart.")
+            fresh[key] = record
+        self._kept = [r for r in self._kept if tuple(r.get(k) for k in KEY) not in fresh] + list(fresh.values())
+
+    def finish(self, clip: Any = None, data: Any = None, **hashes: str) -> None:
+        """Write what `add` kept into ``metrics.json`` and ``timings.json``, and where it comes from (`provenance`)."""
+        timings = [record for record in self._kept if record["unit"] in TIME_UNITS]
+        self.save_metrics([record for record in self._kept if record["unit"] not in TIME_UNITS])
+        if timings:
+            self.save_timings(timings)
+        self.provenance(clip=clip, data=data, **hashes)
+        print(f"{len(self._kept)} numbers are in results/{self.name}/{self.notebook}.")
+
+    def figure(self, name: str, draw: Callable[..., Figure], *args: Any, **kwargs: Any) -> Figure:
+        """Draw a figure once per width and keep each as SVG, PNG and PDF.
+
+        ``<name>.svg`` and so on are as wide as two columns of a journal, ``<name>-single.svg`` as wide as one
+        (`hc_lafter.suite.plots.WIDTHS`).
+
+        Args:
+            name: of the files: lowercase letters, digits and hyphens.
+            draw: ``args`` and ``kwargs`` -> the figure; it asks `hc_lafter.suite.plots.panels` for its axes, which
+                follow the width.
+
+        Returns:
+            The double one, closed: make it the last line of a cell, and the notebook shows it.
+
+        Raises:
+            ValueError: the name has other signs than those.
+            OSError: the folder cannot be written.
+        """
+        path = self.figures / _checked(name)
+        for width in plots.WIDTHS:  # the widest one last
+            with plots.at_width(width):
+                figure = draw(*args, **kwargs)
+                for suffix in ("svg", "png", "pdf"):
+                    buffer = io.BytesIO()
+                    figure.savefig(buffer, format=suffix, metadata=figures.NO_DATES[suffix])
+                    stem = path if width == "double" else path.with_name(f"{name}-{width}")
+                    write_whole(stem.with_name(f"{stem.name}.{suffix}"), buffer.getvalue())
+            plt.close(figure)
+        return figure
+
     def save_metrics(self, rows: Iterable[Mapping[str, Any]]) -> Path:
         """Write ``metrics.json`` and, with the same rows, ``metrics.parquet``.
 
@@ -157,7 +262,7 @@ class Study:
             raise ValueError(f"{self.notebook} saved no metrics: give at least one record.")
         seen = set()
         for record in records:
-            key = tuple(record[k] for k in KEY)
+            key = tuple(record[k] for k in KEY if k in record)
             if key in seen:
                 raise ValueError(f"metric {' / '.join(key)} stands there twice: name the two records apart.")
             if record["unit"] in TIME_UNITS:
@@ -305,6 +410,10 @@ def _rounded(what: str, key: str, value: Any) -> float | int:
     if isinstance(value, bool | str) or not math.isfinite(number):
         raise ValueError(f"{what}: {key} is {value!r}: give a finite number, or leave the record out.")
     return float(f"{number:.{DIGITS}g}")
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
 
 
 def _plain(what: str, value: Any) -> Any:
