@@ -5,7 +5,8 @@ A plan is a function of a study alone. Rows of a table are named; each row is a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
