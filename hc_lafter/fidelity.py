@@ -43,7 +43,7 @@ from hc_lafter.files import processor, versions, write_whole
 from hc_lafter.systems.masks import enlarge, mask_logits
 from hc_lafter.systems.sc_clip import PRESETS, SCClip, SCClipConfig, Taps
 from hc_lafter.tuning.features import tap
-from hc_lafter.tuning.segmenting import patch_shares
+from hc_lafter.tuning.masks import patch_shares
 
 # Notebooks draw their world from seed 0, pretraining from 1000, and decisions of its development were made on 2000.
 WORLD_SEED = 3000

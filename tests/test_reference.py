@@ -21,8 +21,8 @@ from hc_lafter.clip.vit import Prompts, Walk, position_embedding, project, walk
 from hc_lafter.systems.cascade_clip import CascadeCLIP, CascadeCLIPConfig
 from hc_lafter.systems.lafter import LaFTer, LaFTerConfig
 from hc_lafter.systems.losses import focal_dice
+from hc_lafter.systems.regimes import LabelFree
 from hc_lafter.systems.sc_clip import SCClip, SCClipConfig, Segmented, repair
-from hc_lafter.tuning.regimes import LabelFree
 
 FOLDER = Path(os.environ.get("HC_LAFTER_REFERENCE", Path(__file__).parent / "reference"))
 NEAR_TIE = 1e-3  # absolute; what one neighbour in place of another of equal distance does to a LOF score
