@@ -84,16 +84,10 @@ def calibration(probabilities, truth, *, bins: int = 15) -> Calibration:
         bins: M.
 
     Raises:
-        ValueError: no images, shapes that do not agree, rows that are no distributions, or fewer than 1 bin.
+        ValueError: labels as ``per_class``, or rows that are no distributions.
     """
     p = np.asarray(probabilities, dtype=np.float64)
-    if bins < 1:
-        raise ValueError(f"bins is {bins}, but a reliability diagram needs at least one.")
-    if p.ndim != 2:
-        raise ValueError(f"probabilities must be [images, classes], but their shape is {p.shape}.")
     (truth,) = _labels(p.shape[1], truth=truth)
-    if len(p) != len(truth):
-        raise ValueError(f"there are {len(p)} rows of probabilities, but {len(truth)} labels.")
     wrong = ~((p >= 0).all(axis=1) & (np.abs(p.sum(axis=1) - 1) < 1e-3))
     if wrong.any():
         row = int(wrong.argmax())
@@ -119,14 +113,12 @@ def temperature(val_logits, val_truth) -> float:
         val_truth: [B] class indices.
 
     Raises:
-        ValueError: no images, shapes that do not agree, or logits that are not finite.
+        ValueError: labels as ``per_class``, or logits that are not finite.
     """
     z = np.asarray(val_logits, dtype=np.float64)
-    if z.ndim != 2 or not np.isfinite(z).all():
-        raise ValueError(f"logits must be [images, classes] and finite, but their shape is {z.shape}.")
     (truth,) = _labels(z.shape[1], truth=val_truth)
-    if len(z) != len(truth):
-        raise ValueError(f"there are {len(z)} rows of logits, but {len(truth)} labels.")
+    if not np.isfinite(z).all():
+        raise ValueError("the logits hold values that are not finite: look at the run that they come from.")
     z = z - z.max(axis=1, keepdims=True)
     named = z[np.arange(len(z)), truth].mean()
 
