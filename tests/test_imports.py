@@ -21,7 +21,7 @@ BENEATH = {
 }
 # what makes and measures the embedded CLIP stands beside its weights, and nobody imports it
 BESIDE = {"pretrain": "embedded", "model_card": "embedded", "fidelity": "embedded", "fidelity_card": "embedded"}
-NO_ROOM = {"", "files", "refusals"}  # the package itself ("") and what every room may use; they use none
+NO_ROOM = {"", "__main__", "files", "refusals"}  # the package (""), its command line, what every room may use
 
 
 def modules(package: Path) -> dict[str, Path]:
