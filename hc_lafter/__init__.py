@@ -16,9 +16,11 @@ from typing import Any
 
 __version__ = version("hc-lafter")
 
-_MODULES = {  # public name -> module that has it
+_MODULES = {  # public name -> module that has it, or is it
     "load_clip": "hc_lafter.clip.load",
     "open_data": "hc_lafter.data",
+    "systems": "hc_lafter.systems",
+    "tune": "hc_lafter.tuning.runs",
     "tap": "hc_lafter.tuning.features",
     "linear_probe": "hc_lafter.analysis.probe",
     "cka": "hc_lafter.analysis.cka",
@@ -31,7 +33,8 @@ __all__ = list(_MODULES)
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    module = import_module(_MODULES[name])
+    return getattr(module, name, module)
 
 
 def __dir__() -> list[str]:

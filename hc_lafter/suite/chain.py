@@ -67,10 +67,6 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, turned into what Ctrl-C is, so that the kernel is shut down on the way out."""
 
 
-def compute(profile: str, overrides: Mapping[str, Any], notebooks: Sequence[str]) -> None:
-    """Train what these notebooks read, before the first of them starts."""
-
-
 def parser() -> argparse.ArgumentParser:
     summary, _, rest = (__doc__ or "").partition("\n\n")
     layout = argparse.RawDescriptionHelpFormatter
@@ -192,6 +188,8 @@ def execute(run: Run, selected: Sequence[Notebook], *, force: bool, timeout: int
     with lock, _environment(run.variables()):
         due = [notebook for notebook in selected if force or not run.up_to_date(notebook)]
         if due:
+            from hc_lafter.suite.plans import compute  # here, since it brings torch along
+
             compute(run.profile, run.overrides, [notebook.name for notebook in due])
         bar = tqdm(selected, unit="notebook", leave=False, disable=not sys.stderr.isatty())
         for number, notebook in enumerate(bar, 1):

@@ -22,7 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hc_lafter.files import code_hash, file_hash, versions, write_whole
+from hc_lafter.files import NOT_CODE, file_hash, versions, write_whole
 from hc_lafter.refusals import nearest
 from hc_lafter.suite.paths import NOTEBOOK, Places
 from hc_lafter.suite.profiles import load_profile
@@ -176,8 +176,7 @@ class Run:
         Raises:
             ValueError: a value does not fit, or data or a checkpoint that one names is not there.
         """
-        package = self.root / "hc_lafter"
-        code = code_hash(package if package.is_dir() else Path(__file__).parents[1])
+        code = _package_hash(self.root / "hc_lafter")
         listed = functools.cache(fingerprint)  # once, since a folder may hold 100,000 images
         keys: dict[str, str] = {}
         for notebook in self.chain:
@@ -251,6 +250,14 @@ class Run:
         files = [*places.results.rglob("*"), *places.figures.rglob("*")]
         outputs = {p.relative_to(self.output).as_posix(): file_hash(p) for p in sorted(files) if p.is_file()}
         write_whole(self.stamp(notebook), json.dumps({"key": key, "outputs": outputs}, indent=1) + "\n")
+
+
+def _package_hash(folder: Path) -> str:
+    """Hex sha256 over all files of the package, plots and weights included: whatever shows in a notebook."""
+    folder = folder if folder.is_dir() else Path(__file__).parents[1]
+    files = (path for path in folder.rglob("*") if path.is_file() and not NOT_CODE & set(path.parts))
+    lines = sorted(f"{path.relative_to(folder).as_posix()} {file_hash(path)}" for path in files)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _written(path: Path) -> int | None:
