@@ -1,13 +1,13 @@
 """HybridCascade-LaFTer and the systems it grew from, for finding out what the layers of CLIP are good for.
 
 The public names are those of `__all__`; what is not named there may change without notice. Each is imported when it is
-first asked for, so that ``import hc_lafter`` is quick.
+first asked for, so that ``import hc_lafter`` is quick. ``__main__`` is the command line.
 
 Seven rooms, imports one way: ``suite`` (what notebooks and the report need) -> ``tuning`` (features, views, the fit
 loop) -> ``systems`` (one file each) -> ``clip`` (a CLIP in hand); ``data`` and ``analysis`` know none of them.
 ``embedded`` holds the shipped weights, ``pretrain`` beside it makes them again. ``files`` and ``refusals`` belong to
-no room and are used by all; ``__main__`` is the command line. Axes have one letter everywhere: B images, L layers,
-W tower width, D shared embedding size, N = h x w patches, C classes.
+no room and are used by all. Axes have one letter everywhere: B images, L layers, W tower width, D shared embedding
+size, N = h x w patches, C classes.
 """
 
 from importlib import import_module

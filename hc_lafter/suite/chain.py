@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from hc_lafter.files import write_whole
 from hc_lafter.suite.paths import Places, find_root
-from hc_lafter.suite.profiles import load_profile, parse_value, profile_names
+from hc_lafter.suite.profiles import load_profile, parse_overrides, profile_names
 from hc_lafter.suite.runner import Notebook, NotebookFailed, Run, find_chain, find_one
 
 # notebook -> notebooks whose files it reads; one that is not named here needs none
@@ -143,12 +143,7 @@ def prepare(options: argparse.Namespace, root: Path, needs: Mapping[str, Sequenc
         selected = [notebook for notebook in chain if notebook in wanted]
     elif options.start:
         selected = chain[chain.index(find_one(chain, options.start)) :]
-    overrides: dict[str, Any] = {}
-    for text in options.param:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"--param {text} has no value: write it as key=value.")
-        overrides[key] = parse_value(key, value)
+    overrides = parse_overrides(options.param)
     output = options.out.resolve() if options.out else Places.find(chain[0].name, options.profile, root).output
     run = Run(root, output, options.profile, overrides, chain, scheduler=options.scheduler)
     run.keys  # noqa: B018  refuses values that do not fit, and paths that lead nowhere
