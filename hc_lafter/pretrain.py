@@ -15,7 +15,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -659,7 +659,7 @@ def write_card(folder: Path) -> None:
     write_whole(folder / "MODEL_CARD.md", text)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Command line: train, measure, write."""
     parser = argparse.ArgumentParser(description="Make the embedded CLIP again.")
     parser.add_argument("--size", choices=SIZES, default="cpu", help="cpu: one to three hours on two cores")
@@ -669,7 +669,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--force", action="store_true", help="overwrite the model in the folder")
     parser.add_argument("--card", type=Path, metavar="DIR", help="only write DIR's MODEL_CARD.md from its model.json")
-    a = parser.parse_args()
+    a = parser.parse_args(argv)
     if a.card:
         try:
             return write_card(a.card)
