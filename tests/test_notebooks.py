@@ -35,7 +35,7 @@ def smoke(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("smoke")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HC_LAFTER_CACHE", str(out / "cache"))
-        run_all(out, "--jobs", "1")
+        run_all(out)
     return out
 
 
@@ -87,9 +87,8 @@ def test_the_designs_parameter_counts_are_measured(smoke):
 
 
 def test_a_second_run_writes_the_same_metrics(smoke, tmp_path, monkeypatch):
-    """Side by side, too: the numbers do not depend on what runs beside them, nor on the order."""
     monkeypatch.setenv("HC_LAFTER_CACHE", str(tmp_path / "cache"))  # nothing of the first run helps
-    run_all(tmp_path, "--jobs", "2")
+    run_all(tmp_path)
     for name in CHAIN:
         first, second = (o / "results" / "smoke" / name / "metrics.json" for o in (smoke, tmp_path))
         assert first.read_bytes() == second.read_bytes()

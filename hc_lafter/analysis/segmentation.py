@@ -106,6 +106,22 @@ def scores(count, unseen=None) -> dict:
     return {name: value if value.ndim else float(value) for name, value in values.items()} | {"iou": per_class}
 
 
+def mean_iou(predicted, mask, classes: int, ignore: int = IGNORE) -> float:
+    """The mean over classes of the intersection over union, its pixels summed over all images; a fraction.
+
+    A class that is neither in the truth nor predicted is left out of the mean; one that is only predicted counts as 0.
+
+    Args:
+        predicted: [B, H, W] class indices, NumPy or a CPU tensor.
+        mask: [B, H, W] class indices, or ``ignore`` where nothing is scored.
+        classes: C.
+
+    Raises:
+        ValueError: as `counts`.
+    """
+    return scores(counts(predicted, mask, classes, ignore).sum(axis=0))["miou"]
+
+
 def measure(name: str, unseen=None) -> Score:
     """The function of [..., C, 3] counts that ``interval_of`` takes: one of `SCORES`.
 

@@ -92,7 +92,7 @@ def read(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{source} holds no fidelity measurements ({type(error).__name__}: {error}): make it again with "
-            "`python -m hc_lafter fidelity`."
+            "`hc-lafter fidelity`."
         ) from error
     return facts
 

@@ -1,4 +1,4 @@
-"""How like a real CLIP the embedded one is: ``python -m hc_lafter fidelity [NAME=MODEL.safetensors ...] --out DIR``.
+"""How like a real CLIP the embedded one is: ``hc-lafter fidelity [NAME=MODEL.safetensors ...] --out DIR``.
 
 A stand-in has to have the shape of what it stands for: describe a picture well, hear of emotions seldom, be lifted by
 labels. `fidelity.yaml` holds the facts, their bands and what was published of real CLIPs; here they are measured, for
@@ -55,7 +55,7 @@ from hc_lafter.files import processor, versions, write_whole
 from hc_lafter.systems.masks import enlarge, mask_logits
 from hc_lafter.systems.sc_clip import PRESETS, SCClip, SCClipConfig, Taps
 from hc_lafter.tuning.features import tap
-from hc_lafter.tuning.segmenting import patch_shares
+from hc_lafter.tuning.masks import patch_shares
 
 # Notebooks draw their world from seed 0, pretraining from 1000, and decisions of its development were made on 2000.
 WORLD_SEED = 3000
@@ -532,7 +532,7 @@ def _finite(value: Any) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: measure, write, print the verdicts; 0, or 2 where the user has something to correct."""
-    parser = argparse.ArgumentParser(prog="python -m hc_lafter fidelity", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="hc-lafter fidelity", description=__doc__.split("\n")[0])
     parser.add_argument(
         "models", nargs="*", metavar="NAME=MODEL", help="a file or anything load_clip takes (default: embedded)"
     )

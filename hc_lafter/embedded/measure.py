@@ -20,7 +20,7 @@ from hc_lafter.data.world import grammar, painter, scene
 from hc_lafter.data.world.dataset import World, visible_classes
 from hc_lafter.systems.masks import enlarge, mask_logits
 from hc_lafter.tuning.features import tap
-from hc_lafter.tuning.segmenting import patch_shares
+from hc_lafter.tuning.masks import patch_shares
 
 CLASSES = painter.MASK_CLASSES
 # What `evaluate` looks at by default: a world of its own, so that no choice made by it touches a notebook's test split.

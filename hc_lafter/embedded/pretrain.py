@@ -1,4 +1,4 @@
-"""Makes the embedded CLIP again: ``python -m hc_lafter pretrain [--size smoke|cpu|gpu] [--out DIR]``.
+"""Makes the embedded CLIP again: ``hc-lafter pretrain [--size smoke|cpu|gpu] [--out DIR]``.
 
 A small CLIP (Radford et al., ICML 2021) on the embedded world, from captions alone. Beside the contrastive loss the
 whole picture is held against short phrases, each one fact of its captions (a sigmoid per pair, several of them true:
@@ -547,7 +547,7 @@ def ship(clip: Clip, recipe: Recipe, made: dict, out: Path) -> dict:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: train, measure, write."""
-    parser = argparse.ArgumentParser(prog="python -m hc_lafter pretrain", description="Make the embedded CLIP again.")
+    parser = argparse.ArgumentParser(prog="hc-lafter pretrain", description="Make the embedded CLIP again.")
     parser.add_argument("--size", choices=SIZES, default="cpu", help="cpu: one to three hours on two cores")
     parser.add_argument("--out", type=Path, default=Path("embedded-clip"), help="folder for the weights and their card")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -577,7 +577,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in HEADLINE:
         print(f"{name:18s} {facts['measured_64px'][name]:.3f}")
     print(f"{a.out} holds the weights, model.json and MODEL_CARD.md: load_clip({str(a.out / 'model.safetensors')!r})")
-    print(f"Does it stand in for a real CLIP? python -m hc_lafter fidelity made={a.out / 'model.safetensors'}")
+    print(f"Does it stand in for a real CLIP? hc-lafter fidelity made={a.out / 'model.safetensors'}")
     return 0
 
 
