@@ -508,7 +508,7 @@ def hardware(device: str) -> dict[str, str | int | None]:
 def ship(clip: Clip, recipe: Recipe, made: dict, out: Path) -> dict:
     """Write ``model.safetensors`` (half precision), ``model.json`` and ``MODEL_CARD.md`` into `out`; returns the json.
 
-    What is measured is the file as written, loaded anew.
+    What is measured is the file as written, loaded again.
 
     Args:
         clip: what `train` returns, on the CPU.
