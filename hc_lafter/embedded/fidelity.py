@@ -164,11 +164,11 @@ def encode(clip: Clip, held: Held) -> Encoded:
     for split, at in [*held.dense.items(), (None, plain)]:
         if not len(at):
             continue
-        found = tap(clip, world.subset(at), layers=every, patches=split is not None, batch_size=32)
-        cls[at], final[at] = found.cls, found.final
+        tapped = tap(clip, world.subset(at), layers=every, patches=split is not None, batch_size=32)
+        cls[at], final[at] = tapped.cls, tapped.final
         if split is not None:
-            patches[split] = found.patches if split == "test" else found.patches[:, -2:].clone()
-            grid = found.grid
+            patches[split] = tapped.patches if split == "test" else tapped.patches[:, -2:].clone()
+            grid = tapped.grid
     return Encoded(cls, final, patches, grid)
 
 
