@@ -178,7 +178,7 @@ def test_rooms_that_stand_apart_import_no_model(room):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names = [n for n in names if n != "hc_lafter.tuning.setting"]
-                assert not [n for n in names if any(n == b or n.startswith(b + ".") for b in barred)], path
+            assert not [n for n in names if any(n == b or n.startswith(b + ".") for b in barred)], path
 
 
 def test_only_the_walk_touches_a_block():
