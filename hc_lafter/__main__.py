@@ -22,8 +22,8 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "figures": ("hc_lafter.suite.figures", (), "collect figures for a paper: format, width, folder"),
     "claims": ("hc_lafter.suite.claims", (), "judge the claims from a profile's results"),
     "report": ("hc_lafter.suite.report", (), "make one page of the executed notebook 09"),
-    "pretrain": ("hc_lafter.pretrain", (), "make the embedded CLIP again (hours)"),
-    "fidelity": ("hc_lafter.fidelity", (), "measure in what a small CLIP resembles a real one"),
+    "pretrain": ("hc_lafter.embedded.pretrain", (), "make the embedded CLIP again (hours)"),
+    "fidelity": ("hc_lafter.embedded.fidelity", (), "measure in what a small CLIP resembles a real one"),
 }
 
 
