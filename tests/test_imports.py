@@ -20,7 +20,8 @@ BENEATH = {
     "embedded": {"suite", "tuning", "systems", "clip", "data", "analysis"},
 }
 BESIDE = {"fidelity_card": "embedded"}  # the figure of a card stands beside its room
-NO_ROOM = {"", "__main__", "files", "refusals", "store"}  # the package itself and what every room may use; they use none
+# the package itself and what every room may use; they use none
+NO_ROOM = {"", "__main__", "files", "refusals", "store"}
 
 
 def modules(package: Path) -> dict[str, Path]:
