@@ -17,7 +17,7 @@ from hc_lafter.data import open_data
 from hc_lafter.data.decode import BadImage
 from hc_lafter.data.doctor import examine, main
 from hc_lafter.data.masks import names
-from hc_lafter.data.masks.doctor import context_order
+from hc_lafter.data.masks.checks import context_order
 from hc_lafter.data.masks.formats import list_context, read_indices
 from hc_lafter.data.masks.sets import SETS, MaskFiles, is_mask_spec, mask_split, names_of, templates_of
 from hc_lafter.data.record import IGNORE, SPLITS
@@ -374,7 +374,7 @@ def test_the_fingerprint_knows_files_classes_and_division(tmp_path):
     write_mask(mask, np.full((HEIGHT, WIDTH), 3))
     os.utime(mask, ns=(0, 0))
     assert MaskFiles(spec).fingerprint != prints[0]
-    with pytest.raises(BadImage, match=r"2007_000000\.png has changed since the data set was opened: open .* anew\.$"):
+    with pytest.raises(BadImage, match=r"2007_000000\.png has changed since the data set was opened: open .* again\.$"):
         data[data.ids.index("2007_000000")]
 
 
@@ -418,7 +418,7 @@ def test_lists_that_cannot_be_used(tmp_path):
     good = (lists / "train.txt").read_text()
     for text, message in (
         ("\n \n", r"train\.txt is empty: fetch"),
-        ("2007_000000 1\n", r"row 1 of .*train\.txt is '2007_000000 1' and no image name alone"),
+        ("2007_000000 1\n", r"row 1 of .*train\.txt has 2 columns instead of 1"),
         (good + "2007_000003\n", r"train\.txt names '2007_000003' twice: remove one"),
         (good + "2008_000001\n", r"2008_000001\.jpg is named by .*train\.txt and by .*val\.txt: remove it from"),
         ("2007_000000\n", r"lists 1 image for train, too few to hold some out for val"),
@@ -426,7 +426,7 @@ def test_lists_that_cannot_be_used(tmp_path):
         (lists / "train.txt").write_text(text)
         refuses(message, f"voc:{tmp_path}")
     (lists / "train.txt").write_bytes(b"\xff\xfe2\x00")
-    refuses(r"train\.txt is not UTF-8", f"voc:{tmp_path}")
+    refuses(r"train\.txt is encoded in UTF-16", f"voc:{tmp_path}")
     (lists / "train.txt").unlink()
     assert refuses(r"train\.txt does not exist: fetch it", f"voc:{tmp_path}") in examine(f"voc:{tmp_path}").problems
     (lists / "train.txt").write_text(good)
@@ -446,9 +446,13 @@ def test_a_listed_file_that_is_missing(part, tmp_path):
         BadImage,
     )
     report = examine(f"voc:{tmp_path}", progress=False)
-    assert not report.ok and len(report.broken) == 1 and report.broken.found[0] == f"{file} does not exist"
+    assert (
+        not report.ok
+        and len(report.broken) == 1
+        and (report.broken.file[0], report.broken.found[0]) == (str(file), "does not exist")
+    )
     assert report.counts["sound"].sum() == 24 and report.counts["images"].sum() == 25
-    assert "unusable images or masks (1)" in report.lines()
+    assert "unusable files (1)" in report.lines()
     open_but_for_it = MaskFiles(f"voc:{tmp_path}", complete=False)
     with pytest.raises(BadImage, match=rf"{file.name} does not exist"):
         open_but_for_it[open_but_for_it.ids.index(file.stem)]
@@ -533,7 +537,7 @@ def test_masks_that_cannot_be_used(kind, tmp_path):
     assert text.endswith(".") and "\n" not in text
     report = examine(f"voc:{tmp_path}", progress=False)
     assert report.broken.id.tolist() == ["2007_000001"]
-    assert f"1 of 25 images or masks cannot be used, the first is {file}, which " in report.problems[0]
+    assert f"1 of 25 files cannot be used, the first is {file}, which " in report.problems[0]
     assert report.lines()[0] == "voc: 24 images with masks of 20 classes, 1 problem"
 
 
@@ -612,7 +616,7 @@ def test_a_picture_in_two_splits_is_a_problem(tmp_path):
     (images / "2008_000003.jpg").write_bytes((images / "2007_000004.jpg").read_bytes())
     assert (lists / "val.txt").is_file()
     report = examine(f"voc:{tmp_path}", progress=False)
-    assert "2007_000004 (" in report.problems[0] and "2008_000003 (test): take one of the two" in report.problems[0]
+    assert "2007_000004 (" in report.problems[0] and "2008_000003 (test): delete one of the two" in report.problems[0]
 
 
 def test_the_order_of_context_is_held_against_vocs_own_masks(tmp_path):
@@ -653,7 +657,7 @@ def test_the_doctor_prints_and_returns(tmp_path, capsys):
     assert "voc: 25 images with masks of 20 classes, no problems" in capsys.readouterr().out
     (home_of(tmp_path) / "JPEGImages" / "2007_000001.jpg").unlink()
     assert main([spec]) == 1
-    assert "PROBLEM: 1 of 25 images or masks cannot be used" in capsys.readouterr().out
+    assert "PROBLEM: 1 of 25 files cannot be used" in capsys.readouterr().out
     assert main([f"voc:{tmp_path / 'nowhere'}"]) == 1
     with pytest.raises(SystemExit):
         main([spec, "--near"])
