@@ -135,28 +135,26 @@ def examine(
     table = seen.table
     good, bad = table[table.found.isna()], table[table.found.notna()]
     exact = _exact(good)
-    problems, remarks = [], []
-    if leak := _first_pair(exact, "split"):
-        a, b, more = leak
-        problems.append(
-            f"the same picture lies in two splits, {a.id} ({a.split}) and {b.id} ({b.split}){more}: delete one of the "
-            "two, or take it from its list; else test accuracy measures memory."
-        )
-    problems += seen.problems
+    problems = _pair(
+        exact,
+        "split",
+        "the same picture lies in two splits, {a.id} ({a.split}) and {b.id} ({b.split}){more}: delete one of the two, or "
+        "take it from its list; else test accuracy measures memory.",
+    )
+    problems, remarks = problems + seen.problems, []
     if len(bad):
         first = bad.iloc[0]
         text = f"{len(bad)} of {len(table)} files cannot be used, the first is {first.file}, which {first.found}"
         if skip or isinstance(data, ImageFiles):  # a data set that is open has been allowed to skip them
             remarks.append(f"{text}: {first.remedy} (they are skipped).")
-        elif seen.areas is None:
-            problems.append(f"{text}: {first.remedy}, or skip them (--skip, on_error='skip').")
         else:
-            problems.append(f"{text}: {first.remedy}.")
-    if torn := _first_pair(exact, "label"):
-        a, b, more = torn
-        problems.append(
-            f"the same picture has two labels, {a.id} ({a.label}) and {b.id} ({b.label}){more}: keep it in one class."
-        )
+            offer = ", or skip them (--skip, on_error='skip')" if seen.areas is None else ""
+            problems.append(f"{text}: {first.remedy}{offer}.")
+    problems += _pair(
+        exact,
+        "label",
+        "the same picture has two labels, {a.id} ({a.label}) and {b.id} ({b.label}){more}: keep it in one class.",
+    )
     remarks += seen.notes
     duplicates = [exact]
     if seen.areas is None:
@@ -174,12 +172,12 @@ def examine(
             remarks.append(f"no mask shows {', '.join(unseen)} ({len(unseen)} of {len(class_table)} classes).")
     if near:
         duplicates.append(_near(good, seen.image, near_bits, progress))
-        if across := _first_pair(duplicates[-1], "split"):
-            a, b, more = across
-            remarks.append(
-                f"two pictures in two splits look alike, {a.id} ({a.split}) and {b.id} ({b.split}){more}: look at "
-                "them, and delete one if they show the same."
-            )
+        remarks += _pair(
+            duplicates[-1],
+            "split",
+            "two pictures in two splits look alike, {a.id} ({a.split}) and {b.id} ({b.split}){more}: look at them, and "
+            "delete one if they show the same.",
+        )
     if seen.ignored:
         remarks.append(
             f"files without an image's extension are ignored ({len(seen.ignored)}, first {seen.ignored[0]})."
@@ -302,14 +300,17 @@ def _look(data: Dataset, i: int) -> tuple[str, Scan, np.ndarray | None]:
 # ---------------------------------------------------------------- checks
 
 
-def _first_pair(duplicates: pd.DataFrame, column: str) -> tuple[pd.Series, pd.Series, str] | None:
-    """Two rows of the first group that disagrees in ``column``, and words for how many more groups do."""
+def _pair(duplicates: pd.DataFrame, column: str, sentence: str) -> list[str]:
+    """The sentence on two rows of the first group that disagrees in ``column``, if there is one.
+
+    ``{a...}`` and ``{b...}`` in it are the rows, ``{more}`` says how many more groups disagree.
+    """
     groups = [rows for _, rows in duplicates.groupby("group", sort=False) if rows[column].nunique() > 1]
     if not groups:
-        return None
+        return []
     a = groups[0].iloc[0]
     b = groups[0][groups[0][column] != a[column]].iloc[0]
-    return a, b, f", and {len(groups) - 1} more such groups" if len(groups) > 1 else ""
+    return [sentence.format(a=a, b=b, more=f", and {len(groups) - 1} more such groups" if len(groups) > 1 else "")]
 
 
 def _exact(good: pd.DataFrame) -> pd.DataFrame:
