@@ -491,8 +491,8 @@ def test_a_missing_image_is_named_with_its_row(pets, rows):
     (["dog/0.png", ""], "row 22, column 'label' of .*list.csv is empty: fill it in"),
     (["dog/0.png"], "row 22, column 'label' of .*list.csv is empty"),
     (["  ", "dog"], "row 22, column 'path' of .*list.csv is empty"),
-    (["dog/3.png", "dog"], r"list.csv names dog/3.png twice, row 15, column 'path' \(dog\) and row 22, .*: remove one of the two rows"),
-    (["./dog/../dog/3.png", "cat"], r"twice, row 15, column 'path' \(dog\) and row 22, column 'path' \(cat\): remove one"),
+    (["dog/3.png", "dog"], r"list.csv names dog/3.png twice, row 15, .*and row 22, .*: remove one"),
+    (["./dog/../dog/3.png", "cat"], r"twice, row 15, .*dog.* and row 22, .*cat: remove one"),
     (["dog/\0.png", "dog"], "row 22 of .*list.csv holds a NUL character"),
     (["dog/0.png", "Dog"], "has the classes 'Dog' and 'dog', which differ only in case|twice"),
 ])  # fmt: skip

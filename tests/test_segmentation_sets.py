@@ -449,7 +449,7 @@ def test_a_listed_file_that_is_missing(part, tmp_path):
     assert (
         not report.ok
         and len(report.broken) == 1
-        and (report.broken.file[0], report.broken.found[0]) == (str(file), "does not exist")
+        and report.broken.loc[0, ["file", "found"]].tolist() == [str(file), "does not exist"]
     )
     assert report.counts["sound"].sum() == 24 and report.counts["images"].sum() == 25
     assert "unusable files (1)" in report.lines()

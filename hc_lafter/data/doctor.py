@@ -138,8 +138,8 @@ def examine(
     problems = _pair(
         exact,
         "split",
-        "the same picture lies in two splits, {a.id} ({a.split}) and {b.id} ({b.split}){more}: delete one of the two, or "
-        "take it from its list; else test accuracy measures memory.",
+        "the same picture lies in two splits, {a.id} ({a.split}) and {b.id} ({b.split}){more}: delete one of the two, "
+        "or take it from its list; else test accuracy measures memory.",
     )
     problems, remarks = problems + seen.problems, []
     if len(bad):
@@ -242,7 +242,11 @@ def _see_path(spec, classes, seed, fractions, max_pixels, cache, progress) -> _S
     except ValueError as error:
         if not problems:  # an empty class has been named already
             problems.append(str(error))
-    rows = [_item_row(listing.items[i], splits[i], s, i) for i, s in enumerate(scans) if i not in spare]
+    rows = [
+        _row(item.id, split, item.label, _file(item), s, i)
+        for i, (item, split, s) in enumerate(zip(listing.items, splits, scans, strict=True))
+        if i not in spare
+    ]
 
     def image(i: int) -> Image.Image:
         return listing.items[i].decode(listing.items[i].read(), max_pixels)
@@ -251,9 +255,8 @@ def _see_path(spec, classes, seed, fractions, max_pixels, cache, progress) -> _S
     return _Seen(listing.title, _table(rows), tuple(names), image, problems, notes, listing.ignored)
 
 
-def _item_row(item: Item, split: str | None, s: Scan, at: int) -> tuple:
-    file = f"{item.id} ({item.where})" if item.where else item.id
-    return _row(item.id, split, item.label, file, s, at)
+def _file(item: Item) -> str:
+    return f"{item.id} ({item.where})" if item.where else item.id
 
 
 def _see_dataset(data: Dataset, classes: Sequence[str] | None, progress: bool) -> _Seen:
@@ -261,9 +264,8 @@ def _see_dataset(data: Dataset, classes: Sequence[str] | None, progress: bool) -
     problems, notes, ignored, skipped, areas = [], list(getattr(data, "notes", ())), (), [], None
     if isinstance(data, ImageFiles):
         scans, files, ignored = [data.scans[i] for i in data.kept], data.ids, data.ignored
-        skipped = [
-            _item_row(item := data.listing.items[i], item.split, s, i) for i, s in enumerate(data.scans) if s.found
-        ]
+        listed = zip(data.listing.items, data.scans, strict=True)
+        skipped = [_row(item.id, item.split, item.label, _file(item), s, -1) for item, s in listed if s.found]
         notes = notes[bool(skipped) :]  # the first counts the skipped files
     else:
         looks = threaded(lambda i: _look(data, i), range(len(data)), progress=progress)
@@ -276,10 +278,8 @@ def _see_dataset(data: Dataset, classes: Sequence[str] | None, progress: bool) -
         odd = min(set(classes) ^ set(data.classes))
         problems.append(f"class {odd!r} is named by only one of classes and {data.name!r}: make the two lists agree.")
     table = data.split_table()
-    rows = [
-        _row(*row, file, s, i)
-        for i, (*row, file, s) in enumerate(zip(table.id, table.split, table.label, files, scans, strict=True))
-    ]
+    seen = zip(table.id, table.split, table.label, files, scans, strict=True)
+    rows = [_row(*row, i) for i, row in enumerate(seen)]
 
     def image(i: int) -> Image.Image:
         return data[i].image
@@ -367,30 +367,25 @@ def _about_images(good: pd.DataFrame, exact: pd.DataFrame, counts: pd.DataFrame)
 
 
 def _about_names(names: Sequence[str], wanted: Sequence[str] | None) -> list[str]:
-    """What there is to say about ``names`` (the data's order), its sorted order, and the order that the user gave."""
+    """Remarks on ``names`` (the data's order), its sorted order, and the order ``wanted`` that the user gave."""
     order, out = sorted(names), []
-    if wanted is None:
-        if names and all(n.isdecimal() for n in names) and order != sorted(names, key=int):
-            first = ", ".join(order[:4])
-            out.append(
-                f"the class names are numbers and sort as text ({first} ...): give classes in the order you mean."
-            )
+    if wanted is None and names and all(n.isdecimal() for n in names) and order != sorted(names, key=int):
+        first = ", ".join(order[:4])
+        out.append(f"the class names are numbers and sort as text ({first} ...): give classes in the order you mean.")
+    if wanted is None or set(wanted) != set(names):  # the latter is a problem, not a remark
         return out
-    if set(wanted) != set(names):
-        return out  # that is a problem, not a remark
     if list(wanted) == order:
         out.append("the class list given is in sorted order, as the folder names are.")
     else:
-        i = next(i for i, (a, b) in enumerate(zip(wanted, order, strict=True)) if a != b)
+        i, a, b = next((i, a, b) for i, (a, b) in enumerate(zip(wanted, order, strict=True)) if a != b)
         out.append(
-            f"the class list given is not in sorted order (index {i} is {wanted[i]!r}, sorted {order[i]!r}): give it "
-            "wherever the data are opened, or labels will mean something else."
+            f"the class list given is not in sorted order (index {i} is {a!r}, sorted {b!r}): give it wherever the "
+            "data are opened, or labels will mean something else."
         )
-    if list(wanted) != list(names):
-        i = next(i for i, (a, b) in enumerate(zip(wanted, names, strict=True)) if a != b)
-        out.append(
-            f"the data set was opened with {names[i]!r} at index {i}, the class list has {wanted[i]!r}: reopen it."
-        )
+    for i, (a, b) in enumerate(zip(wanted, names, strict=True)):
+        if a != b:
+            out.append(f"the data set was opened with {b!r} at index {i}, the class list has {a!r}: reopen it.")
+            break
     return out
 
 
