@@ -47,7 +47,7 @@ def opened(spec, **options):
 
 
 def refuses(message, spec, error=ValueError, **options):
-    """Opening fails with one sentence that matches and that holds a mend; the doctor says the same."""
+    """Opening fails with one sentence that matches and that says what to do; the doctor says the same."""
     with pytest.raises(error, match=message) as caught:
         opened(spec, **options)
     text = str(caught.value)
@@ -404,7 +404,7 @@ def test_folders_of_ones_own_stay_what_they_are(tmp_path):
     assert opened(f"fi:{tmp_path / 'mine'}").classes == MIKELS
     (tmp_path / "list.csv").write_text("path,label\nmine/awe/1.png,a\n")
     assert recognise(tmp_path / "list.csv") is None
-    with pytest.raises(ValueError, match="does not exist: correct the path"):
+    with pytest.raises(ValueError, match="gone does not exist .*: correct the path"):
         open_data(str(tmp_path / "gone"), **ALL)
 
 
@@ -711,7 +711,7 @@ def test_broken_tables_of_emotion6(tmp_path):
     text = path.read_text()
     lines = text.splitlines()
     for sentence, broken in {
-        r"ground_truth\.txt has the columns .*, votes for 0 emotions: fetch": text.replace("\t", " "),
+        r"ground_truth\.txt has the columns .* votes for 0 emotions: fetch": text.replace("\t", " "),
         r"row 3 of .*ground_truth\.txt has 9 columns instead of 10": text.replace(
             lines[2], lines[2].rpartition("\t")[0]
         ),

@@ -22,6 +22,7 @@ RULES = 1  # raise when a change here changes the pixels that a file decodes to:
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "QOI", "HEIF")
 
 _AGAIN = "fetch it again or delete it"
+_SMALLER = "make it smaller, or save it as a baseline JPEG"
 _CONVERT = "convert it to JPEG or PNG"
 _KINDS = (  # how a file that is no readable image starts, what it is, what to do about it
     (rb"\xff\xd8\xff", "a JPEG image with a damaged header", _AGAIN),
@@ -115,8 +116,6 @@ def decode(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS, name: st
         raise ValueError(f"max_pixels is {max_pixels}: give a positive number of pixels.")
     name = name or ("<bytes>" if isinstance(source, bytes) else str(source))
     data = source if isinstance(source, bytes) else read(source)
-    if not data:
-        raise BadImage(name, "is empty (0 bytes)", _AGAIN)
     # Pillow's parsers meet bytes of any origin here and raise nearly any exception over them (OSError, SyntaxError,
     # struct.error, KeyError ...): whatever it is, the file is what the user has to replace.
     try:
@@ -125,14 +124,14 @@ def decode(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS, name: st
         found, remedy = _sniff(data)
         raise BadImage(name, f"holds {found}", remedy) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadImage(name, f"is too large to decode ({error})", _too_large(max_pixels)) from None
+        raise BadImage(name, f"is too large to decode ({error})", _SMALLER) from None
     except Exception as error:
         raise BadImage(name, f"cannot be opened as an image ({_brief(error)})", _AGAIN) from error
     if image.width * image.height > max_pixels:
         _shrink(image, max_pixels)
         if image.width * image.height > max_pixels:
             found = f"is {image.width} x {image.height} pixels, more than the limit of {max_pixels}"
-            raise BadImage(name, found, _too_large(max_pixels))
+            raise BadImage(name, found, _SMALLER)
     try:
         image.load()
     except Exception as error:
@@ -168,10 +167,6 @@ def _shrink(image: Image.Image, max_pixels: int) -> None:
         if -(-width // scale) * -(-height // scale) <= max_pixels:
             image.draft(None, (max(1, width // scale), max(1, height // scale)))
             return
-
-
-def _too_large(max_pixels: int) -> str:
-    return f"make it smaller, save it as a baseline JPEG, or raise max_pixels ({max_pixels})"
 
 
 def _upright(rgb: Image.Image, image: Image.Image) -> Image.Image:

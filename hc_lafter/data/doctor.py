@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from hc_lafter.data.decode import MAX_PIXELS, BadImage, pixel_hash
+from hc_lafter.data.decode import BadImage, pixel_hash
 from hc_lafter.data.emotion.sets import list_data
 from hc_lafter.data.listing import Item
 from hc_lafter.data.masks.checks import about_order, area_tables
@@ -101,11 +101,9 @@ def examine(
     *,
     classes: Sequence[str] | None = None,
     seed: int = 0,
-    fractions: tuple[float, float, float] | None = None,
     skip: bool = False,
     near: bool = False,
     near_bits: int = 4,
-    max_pixels: int = MAX_PIXELS,
     cache: Path | None = None,
     progress: bool = True,
 ) -> Report:
@@ -113,8 +111,8 @@ def examine(
 
     Args:
         data: the path of a folder, a csv or a published set, ``fi:PATH`` or ``voc:PATH`` and the like, or a data set
-            (whose own classes, splits and skipped files count; ``seed``, ``fractions``, ``max_pixels`` and ``cache``
-            then have no effect). For a segmentation set only ``seed`` and ``progress`` of the options mean anything.
+            (whose own classes, splits and skipped files count; ``seed`` and ``cache`` then have no effect). For a
+            segmentation set only ``seed`` and ``progress`` of the options mean anything.
         classes: names in the order that the user means; compared with the data's.
         skip: unreadable files are listed as a remark and no problem, as ``on_error="skip"`` opens them.
         near: look for near-duplicates too (perceptual hash `imagehash.phash`, 64 bits; decodes everything once more).
@@ -129,7 +127,7 @@ def examine(
         elif is_mask_spec(data):
             seen = _see_dataset(MaskFiles(data, seed=seed, complete=False), None, progress)
         else:
-            seen = _see_path(data, classes, seed, fractions, max_pixels, cache, progress)
+            seen = _see_path(data, classes, seed, cache, progress)
     except ValueError as error:  # no listing at all
         seen = _Seen(str(data), _table([]), (), None, [str(error)], [], ())
     table = seen.table
@@ -223,20 +221,20 @@ def _row(id: str, split: str, label: str, file: str, s: Scan, at: int) -> tuple:
     return id, split or "no split", label, file, s.pixels, s.width, s.height, s.found, s.remedy, at
 
 
-def _see_path(spec, classes, seed, fractions, max_pixels, cache, progress) -> _Seen:
+def _see_path(spec, classes, seed, cache, progress) -> _Seen:
     listing = list_data(spec)
     problems, notes, names = [], [], listing.classes
     try:
         names = class_order(listing, classes)
     except ValueError as error:
         problems.append(str(error))
-    scans = scan(listing, max_pixels=max_pixels, cache=cache, progress=progress)
+    scans = scan(listing, cache=cache, progress=progress)
     spare, lost = placeholders(listing, scans)
     good = [i for i, s in enumerate(scans) if not s.found and i not in spare]
     splits = [item.split for item in listing.items]
     try:
         items, of_items = [listing.items[i] for i in good], [scans[i] for i in good]
-        dealt, notes = divide(listing, items, of_items, seed=seed, fractions=fractions)
+        dealt, notes = divide(listing, items, of_items, seed)
         for i, split in zip(good, dealt, strict=True):
             splits[i] = split
     except ValueError as error:
@@ -249,7 +247,7 @@ def _see_path(spec, classes, seed, fractions, max_pixels, cache, progress) -> _S
     ]
 
     def image(i: int) -> Image.Image:
-        return listing.items[i].decode(listing.items[i].read(), max_pixels)
+        return listing.items[i].decode(listing.items[i].read())
 
     notes = [*lost, *listing.notes, *notes]
     return _Seen(listing.title, _table(rows), tuple(names), image, problems, notes, listing.ignored)
@@ -323,7 +321,7 @@ def _near(good: pd.DataFrame, image: Callable[[int], Image.Image], bits: int, pr
     """Groups of distinct pictures linked by perceptual hashes at most ``bits`` of 64 apart."""
     one = good.drop_duplicates("pixels")
     codes = threaded(
-        lambda i: np.packbits(imagehash.phash(image(i)).hash), one["at"], progress=progress, does="comparing images"
+        lambda i: np.packbits(imagehash.phash(image(i)).hash), one["at"], progress=progress, title="comparing images"
     )
     code = np.array(codes, dtype=np.uint8).reshape(-1, 8).view(np.uint64).ravel()  # [B]
     root = np.arange(len(code))

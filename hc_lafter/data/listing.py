@@ -52,9 +52,9 @@ class Item:
         """Raises `BadImage`, as `decode.read`."""
         return read(self.path)
 
-    def decode(self, content: bytes, max_pixels: int) -> Image.Image:
+    def decode(self, content: bytes) -> Image.Image:
         """Raises `BadImage`, as `decode.decode`."""
-        return decode(content, max_pixels=max_pixels, name=str(self.path))
+        return decode(content, name=str(self.path))
 
 
 @dataclass(frozen=True)

@@ -267,7 +267,7 @@ class PixelRow(Item):
             found = f"cannot be read ({error.strerror or error})"
             raise BadImage(str(self.path), found, "check that it is still there") from error
 
-    def decode(self, content: bytes, max_pixels: int) -> Image.Image:
+    def decode(self, content: bytes) -> Image.Image:
         try:
             values = np.array(_row(content)[self.column].split(), dtype=np.int64)
         except ValueError:

@@ -66,8 +66,6 @@ def list_voc(path: Path, aug: bool = False) -> MaskListing:
 
 def list_context(path: Path, order: str = "alphabetical") -> MaskListing:
     """PASCAL Context with 59 classes, on the images of VOC 2010; ``order``: what its PNGs number, see `names`."""
-    if order not in names.CONTEXT_ORDERS:
-        raise ValueError(f"order {order!r} is unknown: choose one of {', '.join(names.CONTEXT_ORDERS)}.")
     folders = ("SegmentationClassContext", "ImageSets/SegmentationContext")
     root, pairs = _from_lists(path, "PASCAL Context", "VOC2010", *folders)
     numbers = dict(enumerate((names.BACKGROUND, *names.CONTEXT_ORDERS[order])))

@@ -12,7 +12,7 @@ import math
 import os
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -58,12 +58,8 @@ class ImageFiles(Dataset):
         source: the folder or csv, or what a reader made of a published set (`emotion.sets.list_data`).
         classes: C class names in label order, exactly those of the data; default their sorted order.
         seed: of the division.
-        fractions: of train, val and test; they sum to one. Default .6, .2, .2.
         on_error: "raise" refuses the data set over an unreadable file; "skip" leaves such files out, see ``broken``.
-        name: what figures call the data set; default the folder's name.
-        max_pixels: see `decode.decode`.
         cache: a folder that remembers the check of each file by path, size and time of change; default no memory.
-        workers: threads that check; default one per core, at most 8.
         progress: show a bar while checking.
 
     Attributes:
@@ -86,21 +82,16 @@ class ImageFiles(Dataset):
         *,
         classes: Sequence[str] | None = None,
         seed: int = 0,
-        fractions: tuple[float, float, float] | None = None,
         on_error: str = "raise",
-        name: str | None = None,
-        max_pixels: int = MAX_PIXELS,
         cache: Path | None = None,
-        workers: int | None = None,
         progress: bool = True,
     ):
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error is {on_error!r}: choose 'raise' or 'skip'.")
         self.listing = listing = source if isinstance(source, Listing) else list_images(source)
-        self.ignored, self.max_pixels = listing.ignored, max_pixels
-        self.name = name or listing.title
+        self.ignored, self.name = listing.ignored, listing.title
         self.classes = class_order(listing, classes)
-        self.scans = scan(listing, max_pixels=max_pixels, cache=cache, workers=workers, progress=progress)
+        self.scans = scan(listing, cache=cache, progress=progress)
         bad = [(item, s) for item, s in zip(listing.items, self.scans, strict=True) if s.found]
         if bad and on_error == "raise":
             raise _refusal(listing, bad)
@@ -109,7 +100,7 @@ class ImageFiles(Dataset):
         self.placeholders = tuple(listing.items[i].id for i in sorted(spare))
         self.kept = [i for i, s in enumerate(self.scans) if not s.found and i not in spare]
         self._items, scans = [listing.items[i] for i in self.kept], [self.scans[i] for i in self.kept]
-        splits, decided = divide(listing, self._items, scans, seed=seed, fractions=fractions)
+        splits, decided = divide(listing, self._items, scans, seed)
         if bad:
             notes = [f"{len(bad)} of {len(listing.items)} files were unreadable and left out, see .broken.", *notes]
         self.notes = (*notes, *listing.notes, *decided)
@@ -117,7 +108,7 @@ class ImageFiles(Dataset):
         self.labels = np.array([self.classes.index(item.label) for item in self._items], dtype=np.int64)
         self.splits = np.array(splits)
         self._hashes = [s.sha256 for s in scans]
-        digest = hashlib.sha256(json.dumps(["images", RULES, max_pixels, self.classes]).encode())
+        digest = hashlib.sha256(json.dumps(["images", RULES, MAX_PIXELS, self.classes]).encode())
         for item, s, split in zip(self._items, scans, splits, strict=True):
             digest.update(json.dumps([item.id, item.label, split, s.sha256]).encode())
         if listing.shares:
@@ -137,7 +128,7 @@ class ImageFiles(Dataset):
         content = item.read()
         if hashlib.sha256(content).hexdigest() != self._hashes[index]:
             raise BadImage(str(item.path), "has changed since the data set was opened", "open the data set again")
-        image = item.decode(content, self.max_pixels)
+        image = item.decode(content)
         distribution = None if self.distributions is None else self.distributions[index]
         votes = None if self.votes is None else self.votes[index]
         return Record(item.id, str(self.splits[index]), image, label, self.classes[label], distribution, votes=votes)
@@ -178,14 +169,7 @@ def class_order(listing: Listing, classes: Sequence[str] | None = None) -> tuple
     return wanted
 
 
-def scan(
-    listing: Listing,
-    *,
-    max_pixels: int = MAX_PIXELS,
-    cache: Path | None = None,
-    workers: int | None = None,
-    progress: bool = True,
-) -> list[Scan]:
+def scan(listing: Listing, *, cache: Path | None = None, progress: bool = True) -> list[Scan]:
     """Read, hash and decode every file once, in threads (Pillow decodes outside the interpreter's lock).
 
     Args:
@@ -194,13 +178,13 @@ def scan(
     Returns:
         One `Scan` per item, in their order; why a file does not decode stands in it.
     """
-    rules = [str(listing.source), RULES, max_pixels, PIL.__version__, [field.name for field in fields(Scan)]]
+    rules = [str(listing.source), RULES, MAX_PIXELS, PIL.__version__, [field.name for field in fields(Scan)]]
     memory = None if cache is None else Path(cache) / f"scan-{_digest(rules)[:16]}.json"
     known = _recall(memory) if memory is not None and memory.is_file() else {}
     stamps = {item.key: stamp(item.path) for item in listing.items}
     known = {key: s for key, (old, s) in known.items() if stamps.get(key) and old == list(stamps[key])}
     todo = [item for item in listing.items if item.key not in known]
-    for item, s in zip(todo, threaded(lambda item: _scan_one(item, max_pixels), todo, workers, progress), strict=True):
+    for item, s in zip(todo, threaded(_scan_one, todo, progress), strict=True):
         known[item.key] = s
     if memory is not None and todo:
         entries = {key: {"stamp": stamps[key], "scan": asdict(s)} for key, s in known.items() if stamps[key]}
@@ -208,13 +192,11 @@ def scan(
     return [known[item.key] for item in listing.items]
 
 
-def threaded(
-    function, values: Sequence, workers: int | None = None, progress: bool = True, does: str = "checking images"
-):
+def threaded(function: Callable, values: Sequence, progress: bool = True, title: str = "checking images") -> list:
     """``function`` of each value, in order, computed in threads and shown by a bar."""
-    pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
-        return list(tqdm(pool.map(function, values), does, len(values), leave=False, disable=not progress))
+        return list(tqdm(pool.map(function, values), title, len(values), leave=False, disable=not progress))
     finally:
         pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the files that are still in line
 
@@ -241,38 +223,27 @@ def placeholders(listing: Listing, scans: Sequence[Scan]) -> tuple[set[int], lis
 
 
 def divide(
-    listing: Listing,
-    items: Sequence[Item],
-    scans: Sequence[Scan],
-    *,
-    seed: int = 0,
-    fractions: tuple[float, float, float] | None = None,
+    listing: Listing, items: Sequence[Item], scans: Sequence[Scan], seed: int = 0
 ) -> tuple[list[str], list[str]]:
     """The split of every item, and notes on what was decided.
 
     Items that come with a split keep it. Where ``val`` or ``test`` is missing, train gives a piece; where nothing is
-    given, all is divided. Within a class, pictures are ordered by the hash of seed and content and cut by
-    ``fractions`` (default the listing's), so neither name nor order nor ``classes`` matters; equal pixels count as one
-    picture and stay together, across classes too. Every class has a picture in each split: folds of scikit-learn's
+    given, all is divided. Within a class, pictures are ordered by the hash of seed and content and cut by the
+    listing's ``fractions``, so neither name nor order nor ``classes`` matters; equal pixels count as one picture and
+    stay together, across classes too. Every class has a picture in each split: folds of scikit-learn's
     StratifiedGroupKFold promise neither that nor independence of the order.
 
     Raises:
-        ValueError: fractions that are no division; no train; a class with fewer pictures than splits to fill.
+        ValueError: no train; a class with fewer pictures than splits to fill.
     """
-    fractions = listing.fractions if fractions is None else fractions
-    proper = len(fractions) == 3 and min(fractions) >= 0 and math.isclose(sum(fractions), 1, abs_tol=1e-6)
-    if not proper or not fractions[0]:
-        raise ValueError(
-            f"fractions is {fractions}: give three shares for {', '.join(SPLITS)} that sum to 1, train above 0."
-        )
     splits = [item.split for item in items]
     given = {s for s in splits if s}
     if given and "train" not in given:
         raise ValueError(f"{listing.source} has no images in the split 'train': add some.")
-    missing = [s for s, share in zip(SPLITS, fractions, strict=True) if s not in given and share > 0]
+    missing = [s for s, share in zip(SPLITS, listing.fractions, strict=True) if s not in given and share > 0]
     notes = []
     if missing:
-        shares = {s: f for s, f in zip(SPLITS, fractions, strict=True) if s in missing or s == "train"}
+        shares = {s: f for s, f in zip(SPLITS, listing.fractions, strict=True) if s in missing or s == "train"}
         shares = {s: f / sum(shares.values()) for s, f in shares.items()}
         pool = [i for i, s in enumerate(splits) if s in (None, "train")]
         dealt = _deal(listing, [items[i] for i in pool], [scans[i] for i in pool], shares, seed)
@@ -300,7 +271,7 @@ def _deal(
     files = defaultdict(list)  # of equal pixels
     for s in scans:
         files[s.pixels].append(s.sha256)
-    # Files order the groups, not pixels: another version of a JPEG decoder may differ by a level and would deal anew.
+    # Files order the groups, not pixels: another version of a JPEG decoder may differ by a level and would deal otherwise.
     rank = {pixels: _digest([seed, min(hashes)]) for pixels, hashes in files.items()}
     dealt: dict[str, str] = {}
     for name in listing.classes:
@@ -329,12 +300,12 @@ def _refusal(listing: Listing, bad: Sequence[tuple[Item, Scan]]) -> BadImage:
     )
 
 
-def _scan_one(item: Item, max_pixels: int) -> Scan:
+def _scan_one(item: Item) -> Scan:
     sha256 = ""
     try:
         data = item.read()
         sha256 = hashlib.sha256(data).hexdigest()
-        image = item.decode(data, max_pixels)
+        image = item.decode(data)
     except BadImage as error:
         return Scan(sha256, found=error.found, remedy=error.remedy)
     return Scan(sha256, pixel_hash(image), image.width, image.height)
