@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from hc_lafter.analysis import statistics
@@ -253,6 +254,39 @@ def compare_all_of(
     """
     compare = partial(paired_of, score=_score(score))
     return statistics.compare_all(pairs, resamples=resamples, confidence=confidence, rng_seed=rng_seed, compare=compare)
+
+
+def estimates(counts: Mapping[str, np.ndarray], scores: Mapping[str, str], unseen=None, **how) -> pd.DataFrame:
+    """A row per score and system: metric, system, value, low, high, n, seeds (`interval_of`).
+
+    Args:
+        counts: system -> [n, C, 3] or [S, n, C, 3].
+        scores: what a score is called in the table -> one of `SCORES`.
+        unseen: as for `measure`. how: resamples and rng_seed.
+    """
+    return pd.DataFrame([
+        {"metric": metric, "system": system, **vars(interval_of(count, measure(score, unseen), **how))}
+        for metric, score in scores.items()
+        for system, count in counts.items()
+    ])  # fmt: skip
+
+
+def differences(
+    counts: Mapping[str, np.ndarray],
+    pairs: Sequence[tuple[str, str]],
+    scores: Mapping[str, str],
+    unseen=None,
+    **how,
+) -> pd.DataFrame:
+    """A row per score and pair (a, b), for a - b: metric, system, minus, value, low, high, ..., verdict, p, p_holm.
+
+    Each score is a table of its own: Holm's correction is over the pairs (`compare_all_of`).
+    """
+    both, found = {pair: tuple(counts[name] for name in pair) for pair in pairs}, []
+    for metric, score in scores.items():
+        compared = compare_all_of(both, measure(score, unseen), **how)
+        found += [{"metric": metric, "system": a, "minus": b, **vars(c)} for (a, b), c in compared.items()]
+    return pd.DataFrame(found)
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

@@ -54,6 +54,11 @@ def at_width(name: str) -> Iterator[None]:
         _width = before
 
 
+def narrow() -> bool:
+    """Whether the figure that is being drawn is one column wide."""
+    return _width == "single"
+
+
 def panels(count: int = 1, *, columns: int | None = None, height: float = 2.4, **subplots) -> tuple[Figure, np.ndarray]:
     """A figure of the present width with [count] axes, side by side in double width, one below the other in single.
 
