@@ -182,8 +182,7 @@ class Run:
     @cached_property
     def surroundings(self) -> str:
         """Hash of the package's code and data, and the versions of Python and libraries."""
-        here = self.root / "hc_lafter"
-        return code_hash(here if here.is_dir() else Path(__file__).parents[1]) + json.dumps(versions())
+        return code_hash() + json.dumps(versions())
 
     def content(self, key: str, spec: str) -> str | None:
         """Fingerprint of what a parameter of `POINTERS` points at, taken once.

@@ -6,6 +6,7 @@ same profile and seed on the same machine writes the same bytes; timings, which 
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import math
@@ -36,6 +37,7 @@ from hc_lafter.refusals import nearest
 from hc_lafter.suite import figures, plots
 from hc_lafter.suite.paths import Places
 from hc_lafter.suite.profiles import Profile, load_profile
+from hc_lafter.tuning.setting import Setting
 
 UNITS = ("fraction", "nats", "bits", "ratio", "count", "pixels", "logit", "cosine", "degrees", "unitless")
 TIME_UNITS = ("seconds", "milliseconds", "images/second", "MiB")  # differ from run to run: timings.json only
@@ -165,9 +167,17 @@ class Study:
 
     metric = staticmethod(metric)
 
+    @property
+    def setting(self) -> Setting:
+        """What decides the material of this notebook's runs: for `hc_lafter.tuning.material.gather`."""
+        p = self.profile.model_dump()
+        same = {f.name: p[f.name] for f in dataclasses.fields(Setting) if f.name in p}
+        same |= {"seeds": tuple(self.seeds), "text_noise": tuple(p["text_noise"])}
+        return Setting(**same | {"precision": self.precision, "device": str(self.device), "cache": self.cache})
+
     def autocast(self) -> torch.autocast:
         """The context in which a tower runs in this study's precision (nothing changes under fp32)."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+        return self.setting.autocast()
 
     @property
     def resampling(self) -> dict[str, int]:
@@ -362,7 +372,7 @@ class Study:
             **{key: _placeless(value) for key, value in hashes.items()},
             "device": str(self.device),
             "precision": self.precision,
-            "code": code_hash(Path(__file__).parents[1]),
+            "code": code_hash(),
             "git": _git(self._places.root),
             "versions": versions(),
             "hardware": _hardware(self.device),

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from hc_lafter.analysis.lof import lof, outliers
 from hc_lafter.clip.vit import last_block, last_heads, last_out, project, walk
-from hc_lafter.systems import Group, Masks, frozen
+from hc_lafter.systems.base import Group, Masks, System, frozen
 from hc_lafter.systems.masks import mask_logits
 
 STEPS = ("repair", "aggregate", "attention", "aggregate_again", "fuse")
@@ -392,3 +392,20 @@ def _owners(owner: Tensor, names: int) -> Tensor:
             f"{owner.tolist()}."
         )
     return owner
+
+
+def _build(start, config, seed):
+    """The default settings stand for the tower's preset, which depends on the tower."""
+    return SCClip(start.visual, start.text, preset(start.tower) if config == SCClipConfig() else config)
+
+
+SPEC = System(
+    name="SC-CLIP",
+    colour="#CC79A7",
+    reads="masks",
+    regimes=("no training",),
+    config=SCClipConfig,
+    build=_build,
+    sources=("Bai et al., TIP 2025", "github.com/SuleBai/SC-CLIP, commit 0417ba9"),
+    order=78,
+)
