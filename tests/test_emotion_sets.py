@@ -404,7 +404,7 @@ def test_folders_of_ones_own_stay_what_they_are(tmp_path):
     assert opened(f"fi:{tmp_path / 'mine'}").classes == MIKELS
     (tmp_path / "list.csv").write_text("path,label\nmine/awe/1.png,a\n")
     assert recognise(tmp_path / "list.csv") is None
-    with pytest.raises(ValueError, match="gone does not exist .*: correct the path"):
+    with pytest.raises(ValueError, match=r"gone does not exist .*: correct the path"):
         open_data(str(tmp_path / "gone"), **ALL)
 
 

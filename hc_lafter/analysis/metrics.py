@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import softmax
+from scipy.special import entr, softmax
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 TEMPERATURES = (0.01, 100.0)  # what ``temperature`` searches
@@ -158,6 +158,15 @@ def collapse(prediction, truth, classes: Sequence[str]) -> str | None:
         f"{share:.0%} of {len(truth)} predictions are {classes[top]!r}, the class of {true_share:.0%} of the images: "
         "the classifier has collapsed, read its accuracy as such."
     )
+
+
+def effective_number(weights) -> float:
+    """exp(entropy) of weights [K] >= 0, scaled to sum to one: how many equal weights would be spread as widely.
+
+    1 where one weight has all, K where all are equal; ecology's Hill number of order 1 (Hill, Ecology 54, 1973).
+    """
+    shares = np.asarray(weights, dtype=np.float64)
+    return float(np.exp(entr(shares / shares.sum()).sum()))
 
 
 def _labels(classes: int, **arrays) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ ratio of sums over a whole split, so it is images that are resampled, not their 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -224,23 +224,37 @@ def compare_all_of(
     return statistics.compare_all(pairs, compare=partial(paired_of, score=score), **options)
 
 
-def estimates(counted: Mapping[str, np.ndarray], score: Score | str, *, resamples: int, rng_seed: int) -> pd.DataFrame:
-    """`statistics.estimates` of a score: system -> [n, C, 3] or [S, n, C, 3] counts, a row for each."""
-    estimate = partial(interval_of, score=score)
-    return statistics.estimates(counted, resamples=resamples, rng_seed=rng_seed, estimate=estimate)
+def estimates(counts: Mapping[str, np.ndarray], scores: Mapping[str, str], unseen=None, **options) -> pd.DataFrame:
+    """A row per score and system: metric, system, value, low, high, n, seeds (`interval_of`).
+
+    Args:
+        counts: system -> [n, C, 3] or [S, n, C, 3].
+        scores: what a score is called in the table -> one of `SCORES`.
+        unseen: as for `measure`. options: resamples and rng_seed.
+    """
+    return pd.DataFrame([
+        {"metric": metric, "system": system, **vars(interval_of(count, measure(score, unseen), **options))}
+        for metric, score in scores.items()
+        for system, count in counts.items()
+    ])  # fmt: skip
 
 
 def differences(
-    counted: Mapping[str, np.ndarray],
-    score: Score | str,
-    pairs: str | Iterable[tuple[str, str]],
-    *,
-    resamples: int,
-    rng_seed: int,
+    counts: Mapping[str, np.ndarray],
+    pairs: Sequence[tuple[str, str]],
+    scores: Mapping[str, str],
+    unseen=None,
+    **options,
 ) -> pd.DataFrame:
-    """`statistics.differences` of a score, a row per comparison; counts without seeds stand beside some with seeds."""
-    compare = partial(paired_of, score=score)
-    return statistics.differences(counted, pairs, resamples=resamples, rng_seed=rng_seed, compare=compare)
+    """A row per score and pair (a, b), for a - b: metric, system, minus, value, low, high, ..., verdict, p, p_holm.
+
+    Each score is a table of its own: Holm's correction is over the pairs (`compare_all_of`).
+    """
+    both, found = {pair: np.broadcast_arrays(*(counts[name] for name in pair)) for pair in pairs}, []
+    for metric, score in scores.items():
+        compared = compare_all_of(both, measure(score, unseen), **options)
+        found += [{"metric": metric, "system": a, "minus": b, **vars(c)} for (a, b), c in compared.items()]
+    return pd.DataFrame(found)
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

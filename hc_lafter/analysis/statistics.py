@@ -246,6 +246,27 @@ def differences(
     return pd.DataFrame([{"system": a, "minus": b, **vars(c)} for (a, b), c in found.items()])
 
 
+def spans(value, draws) -> pd.DataFrame:
+    """value, low, high: the 2.5% and 97.5% quantiles of resampled values around the values themselves.
+
+    For what is no mean over images (a CKA, a correlation) and was resampled by its owner. An interval that leaves out
+    its own value is widened to it.
+
+    Args:
+        value: one number, or [K]. draws: [R] or [R, K].
+    """
+    value = np.atleast_1d(value)
+    low, high = np.quantile(np.reshape(draws, (len(draws), -1)), (0.025, 0.975), axis=0)
+    return pd.DataFrame({"value": value, "low": np.minimum(low, value), "high": np.maximum(high, value)})
+
+
+def rank_correlation(a, b) -> np.ndarray:
+    """Spearman's rho over the last axis of [..., K] and [..., K]; 0 where one side is the same throughout."""
+    a, b = (stats.rankdata(v, axis=-1) - (np.shape(v)[-1] + 1) / 2 for v in (a, b))
+    whole = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    return np.divide((a * b).sum(-1), whole, out=np.zeros(whole.shape), where=whole > 0)
+
+
 def holm(p_values) -> np.ndarray:
     """[m] p values corrected for there being m of them, in the order given.
 

@@ -782,6 +782,14 @@ def map_over(ax: Axes, values: np.ndarray, *, title: str | None = None, **look: 
     return shown
 
 
+def mark(ax: Axes, patches: np.ndarray, marker: str = "x", **look: Any) -> None:
+    """Mark patches [h, w] (bool) of the picture that the axes show, whatever its size in pixels."""
+    height, width = ax.images[0].get_array().shape[:2]
+    (h, w), (rows, columns) = np.shape(patches), np.nonzero(patches)
+    at = (columns + 0.5) * width / w - 0.5, (rows + 0.5) * height / h - 0.5
+    ax.plot(*at, marker, **{"color": "red", "markersize": 5, "markeredgewidth": 1.2} | look)
+
+
 def gallery(
     images: Sequence[Any],
     titles: Sequence[str] = (),

@@ -271,7 +271,7 @@ def _deal(
     files = defaultdict(list)  # of equal pixels
     for s in scans:
         files[s.pixels].append(s.sha256)
-    # Files order the groups, not pixels: another version of a JPEG decoder may differ by a level and would deal otherwise.
+    # Files order the groups, not pixels: another version of a JPEG decoder may be a level off and would deal otherwise.
     rank = {pixels: _digest([seed, min(hashes)]) for pixels, hashes in files.items()}
     dealt: dict[str, str] = {}
     for name in listing.classes:
