@@ -16,9 +16,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MultipleLocator
 
 from hc_lafter.files import write_whole
-from hc_lafter.suite.figure_record import style
 from hc_lafter.suite.figures import saved
-from hc_lafter.suite.plots import HIGHLIGHT, NEUTRAL
+from hc_lafter.suite.plots import HIGHLIGHT, NEUTRAL, at_width
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # Okabe and Ito's; one for each CLIP
 BAND = "#DCE9DC"
@@ -70,7 +69,7 @@ def write_card(folder: Path) -> Path:
 
 def write_figure(folder: Path) -> list[Path]:
     """Write ``fidelity.png`` and ``.svg`` beside a ``fidelity.json``, from it alone. Raises ValueError as `read`."""
-    with style():
+    with at_width("double"):
         figure = draw(read(folder))
         return [write_whole(folder / f"fidelity.{form}", saved(figure, form)) for form in ("png", "svg")]
 

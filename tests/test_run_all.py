@@ -528,7 +528,7 @@ def test_a_study_inside(chain):
     assert status == 0, out
     assert sorted(p.name for p in (chain.root / "figures" / "smoke" / "01-real").iterdir()) == ["line.png", "line.svg"]
     names = [path.name for path in sorted(chain.results("01-real", "smoke").iterdir())]
-    assert names == ["01-real.ipynb", "figures", "metrics.json", "metrics.parquet"]
+    assert names == ["01-real.ipynb", "metrics.json", "metrics.parquet"]
     assert any(
         "image/png" in o.get("data", {}) for c in chain.executed("01-real", "smoke").cells for o in c.get("outputs", [])
     )
