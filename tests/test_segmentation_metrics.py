@@ -371,15 +371,17 @@ def test_holm_draws_enough_for_its_verdicts():
 def test_tables_of_estimates_and_differences():
     """The rows are those of ``interval_of`` and ``compare_all_of``; a system without seeds stands beside one with."""
     (a, _), (b, _) = systems(gap=0.25)
-    counted, score = {"a": a, "b": b, "c": b[0]}, measure("harmonic", UNSEEN)
-    table = seg.estimates(counted, score, **OPTIONS)
-    assert list(table.columns) == ["system", "value", "low", "high", "n", "seeds"]
-    assert table.iloc[2].to_dict() == {"system": "c", **vars(interval_of(b[0], score, **OPTIONS))}
-    table = seg.differences(counted, score, "c", **OPTIONS)
-    assert list(zip(table["system"], table["minus"], strict=True)) == [("a", "c"), ("b", "c")]
+    counted, score, scores = {"a": a, "b": b, "c": b[0]}, measure("harmonic", UNSEEN), {"h": "harmonic", "m": "miou"}
+    table = seg.estimates(counted, scores, UNSEEN, **OPTIONS)
+    assert list(table.columns) == ["metric", "system", "value", "low", "high", "n", "seeds"] and len(table) == 6
+    assert table.iloc[2].to_dict() == {"metric": "h", "system": "c", **vars(interval_of(b[0], score, **OPTIONS))}
+    table = seg.differences(counted, [("a", "c"), ("b", "c")], scores, UNSEEN, **OPTIONS)
+    assert list(zip(table["metric"], table["system"], table["minus"], strict=True))[1:3] == [
+        ("h", "b", "c"),
+        ("m", "a", "c"),
+    ]
     alone = np.broadcast_to(b[0], b.shape)
     expected = compare_all_of({"a": (a, alone), "b": (b, alone)}, score, **OPTIONS)
-    assert table.drop(columns=["system", "minus"]).to_dict("records") == [vars(c) for c in expected.values()]
-    assert list(table.columns) == [
-        "system", "minus", "value", "low", "high", "n", "seeds", "verdict", "p", "p_holm"
-    ]  # fmt: skip
+    names = ["metric", "system", "minus"]
+    assert table[:2].drop(columns=names).to_dict("records") == [vars(c) for c in expected.values()]
+    assert list(table.columns) == [*names, "value", "low", "high", "n", "seeds", "verdict", "p", "p_holm"]
