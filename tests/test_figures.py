@@ -98,7 +98,7 @@ def test_nothing_leaves_the_canvas(name, width):
 def test_powers_of_ten_are_signs_and_dollars_stay():
     with plots.at_width("double"):
         figure = plots.fit(anything())
-    said = {t.get_text() for t in figure.axes[0].get_xticklabels()}
+        said = {t.get_text() for t in figure.axes[0].get_xticklabels()}
     assert {"10⁻²", "10⁴"} <= said and not any("$" in text for text in said)
     assert "$" in figure.axes[0].get_xlabel() and not figure.axes[0].xaxis.label.get_parse_math()
     plt.close(figure)
