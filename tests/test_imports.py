@@ -19,7 +19,6 @@ BENEATH = {
     "suite": {"tuning", "systems", "clip", "data", "analysis"},
     "embedded": {"suite", "tuning", "systems", "clip", "data", "analysis"},
 }
-BESIDE = {"fidelity_card": "embedded"}  # the figure of a card stands beside its room
 # the package itself and what every room may use; they use none
 NO_ROOM = {"", "__main__", "files", "refusals", "store"}
 
