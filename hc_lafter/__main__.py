@@ -17,6 +17,7 @@ from hc_lafter.refusals import nearest
 COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "run": ("hc_lafter.suite.chain", (), "run the notebooks, all of them or some"),
     "check": ("hc_lafter.suite.chain", ("--check",), "run them afresh elsewhere and compare with the results there"),
+    "runs": ("hc_lafter.suite.plans", (), "compute, or list, the training that a profile's notebooks read"),
     "doctor": ("hc_lafter.data.doctor", (), "say what is wrong with a folder of images, or a published set"),
     "figures": ("hc_lafter.suite.figures", (), "collect figures for a paper: format, width, folder"),
     "claims": ("hc_lafter.suite.claims", (), "judge the claims from a profile's results"),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import filelock
 import nbformat
@@ -84,7 +85,7 @@ def chain(tmp_path, monkeypatch, capsys):
     spec = {"argv": ["/no/such/python", "{connection_file}"], "display_name": "x", "language": "python"}
     (kernel / "kernel.json").write_text(json.dumps(spec))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
-    monkeypatch.setattr(chain_module, "compute", lambda *_: None)
+    monkeypatch.setitem(sys.modules, "hc_lafter.suite.plans", SimpleNamespace(compute=lambda *_: None))
     return Chain(tmp_path / "re{po} ü", capsys)
 
 
@@ -98,9 +99,8 @@ def no_kernel(monkeypatch):
 
 def test_runs_then_skips_what_is_up_to_date(chain, monkeypatch):
     computed = []
-    monkeypatch.setattr(
-        chain_module, "compute", lambda *asked: computed.append((*asked, os.environ.get("HC_LAFTER_SCHEDULER")))
-    )
+    plans = sys.modules["hc_lafter.suite.plans"]
+    plans.compute = lambda *asked: computed.append((*asked, os.environ.get("HC_LAFTER_SCHEDULER")))
     chain.add("01-first", "import sys\nprint(sys.executable)\nprint(Path.home()) if 0 else None")
     chain.add("02-second", "print(os.environ['HC_LAFTER_SCHEDULER']) if 'os' in dir() else None", needs=("01",))
     chain.add("03-third", saves=False)
@@ -341,7 +341,8 @@ def test_stopped_from_outside_it_goes_on_next_time(chain, tmp_path):
     chain.add("01-first")
     pids = tmp_path / "pid"
     chain.add("02-slow", f"import os, time\n_ = open({str(pids)!r}, 'w').write(str(os.getpid()))", "time.sleep(600)")
-    code = "import sys; from hc_lafter.suite import chain; chain.compute = lambda *_: None\n"
+    code = "import sys, types; from hc_lafter.suite import chain\n"
+    code += "sys.modules['hc_lafter.suite.plans'] = types.SimpleNamespace(compute=lambda *_: None)\n"
     code += f"sys.exit(chain.main([], {str(chain.root)!r}))"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     for number, expected, said in (

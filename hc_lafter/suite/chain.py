@@ -29,14 +29,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import filelock
 from tqdm import tqdm
 
+from hc_lafter.files import write_whole
 from hc_lafter.suite.paths import Places, find_root
-from hc_lafter.suite.profiles import load_profile, parse_value, profile_names
+from hc_lafter.suite.profiles import load_profile, parse_overrides, profile_names
 from hc_lafter.suite.runner import Notebook, NotebookFailed, Run, find_chain, find_one
 
 # notebook -> notebooks whose files it reads; one that is not named here needs none
@@ -63,10 +65,6 @@ EXACT = ("n", "seeds", "unit")  # decided by the profile, not by arithmetic
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, turned into what Ctrl-C is, so that the kernel is shut down on the way out."""
-
-
-def compute(profile: str, overrides: Mapping[str, Any], notebooks: Sequence[str]) -> None:
-    """Train what these notebooks read, before the first of them starts."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -112,8 +110,8 @@ def main(
                 after = f" (needs {', '.join(notebook.needs)})" if notebook.needs else ""
                 print(f"{notebook.name:24} {state:10} {notebook.title}{after}")
             return 0
-        with _sigterm_as_interrupt():
-            return check(run, selected, options) if options.check else work(run, selected, options)
+        signal.signal(signal.SIGTERM, _terminate)
+        return check(run, selected, options) if options.check else work(run, selected, options)
     except Terminated:
         print("\nended from outside: the next run goes on from here.", file=sys.stderr)
         return 143
@@ -125,16 +123,8 @@ def main(
         return 2
 
 
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    def stop(*_: object) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _terminate(*_: object) -> None:
+    raise Terminated
 
 
 def prepare(options: argparse.Namespace, root: Path, needs: Mapping[str, Sequence[str]]) -> tuple[Run, list[Notebook]]:
@@ -153,16 +143,10 @@ def prepare(options: argparse.Namespace, root: Path, needs: Mapping[str, Sequenc
         selected = [notebook for notebook in chain if notebook in wanted]
     elif options.start:
         selected = chain[chain.index(find_one(chain, options.start)) :]
-    overrides: dict[str, Any] = {}
-    for text in options.param:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"--param {text} has no value: write it as key=value.")
-        overrides[key] = parse_value(key, value)
+    overrides = parse_overrides(options.param)
     output = options.out.resolve() if options.out else Places.find(chain[0].name, options.profile, root).output
     run = Run(root, output, options.profile, overrides, chain, scheduler=options.scheduler)
-    for notebook in selected:
-        run.key(notebook)  # refuses values that do not fit, and paths that lead nowhere
+    run.keys  # noqa: B018  refuses values that do not fit, and paths that lead nowhere
     return run, selected
 
 
@@ -187,8 +171,9 @@ def execute(run: Run, selected: Sequence[Notebook], *, force: bool, timeout: int
         OSError: results, figures or working state cannot be written.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the kernel has ended.
     """
-    for notebook in selected:
-        run.check_writable(notebook)
+    for place in map(run.places, selected):  # find out now, and not after hours, that results have no place
+        for folder in (place.results, place.figures, place.state / "running"):
+            write_whole(folder / ".can-be-written", b"").unlink()
     failed: dict[str, str] = {}
     lock = filelock.FileLock(run.places(selected[0]).state / f"run-{run.profile}.lock", timeout=0)
     try:
@@ -198,6 +183,8 @@ def execute(run: Run, selected: Sequence[Notebook], *, force: bool, timeout: int
     with lock, _environment(run.variables()):
         due = [notebook for notebook in selected if force or not run.up_to_date(notebook)]
         if due:
+            from hc_lafter.suite.plans import compute  # here, since it brings torch along
+
             compute(run.profile, run.overrides, [notebook.name for notebook in due])
         bar = tqdm(selected, unit="notebook", leave=False, disable=not sys.stderr.isatty())
         for number, notebook in enumerate(bar, 1):
@@ -252,27 +239,25 @@ def check(run: Run, selected: Sequence[Notebook], options: argparse.Namespace) -
         wanted |= set(notebook.needs) if notebook.number in wanted else set()
     selected = [notebook for notebook in run.chain if notebook.number in wanted]
     elsewhere = Path(tempfile.mkdtemp(prefix="hc-lafter-check-"))
-    fresh = Run(run.root, elsewhere, run.profile, run.overrides, run.chain, elsewhere / "cache", run.scheduler)
-    failed = execute(fresh, selected, force=True, timeout=options.timeout)
-    drifted = [_differs(run, fresh, notebook) for notebook in selected if notebook.number not in failed]
-    if failed or any(drifted):
+    fresh = replace(run, output=elsewhere, cache=elsewhere / "cache")
+    wrong = execute(fresh, selected, force=True, timeout=options.timeout)
+    for notebook in (notebook for notebook in selected if notebook.number not in wrong):
+        old, new = (side.places(notebook).metrics for side in (run, fresh))
+        if not old.is_file():
+            lines, verdict = [], f"there is nothing to compare with: {old.relative_to(run.output)} is missing."
+            wrong[notebook.number] = notebook.name
+        else:
+            committed, found = (json.loads(path.read_text(encoding="utf-8")) for path in (old, new))
+            lines, equal = compare(committed, found)
+            verdict = f"DIFFERS in {len(lines)} places" if lines else "agrees"
+            verdict += f", {equal} of {len(found)} records equal to the last digit"
+            wrong |= {notebook.number: notebook.name} if lines else {}
+        print("\n  ".join([f"{notebook.name}: {verdict}", *lines]))
+    if wrong:
         print(f"the fresh results are in {elsewhere}")
         return 1
     shutil.rmtree(elsewhere)
     return 0
-
-
-def _differs(run: Run, fresh: Run, notebook: Notebook) -> bool:
-    old, new = (side.places(notebook).metrics for side in (run, fresh))
-    if not old.is_file():
-        print(f"{notebook.name}: there is nothing to compare with: {old.relative_to(run.output)} is missing.")
-        return True
-    committed, found = (json.loads(path.read_text(encoding="utf-8")) for path in (old, new))
-    lines, equal = compare(committed, found)
-    verdict = f"DIFFERS in {len(lines)} places" if lines else "agrees"
-    print(f"{notebook.name}: {verdict}, {equal} of {len(found)} records equal to the last digit")
-    print("".join(f"  {line}\n" for line in lines), end="")
-    return bool(lines)
 
 
 def compare(committed: Sequence[Mapping[str, Any]], fresh: Sequence[Mapping[str, Any]]) -> tuple[list[str], int]:

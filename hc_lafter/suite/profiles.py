@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import PurePath
@@ -113,6 +113,21 @@ def load_profile(name: str = "default", overrides: Mapping[str, Any] | None = No
         raise ValueError(
             f"parameter {key}={problem['input']!r}{item} is not usable ({reason}): give {fields[key].description}."
         ) from None
+
+
+def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """``key=value`` words of a command line -> overrides for `load_profile`.
+
+    Raises:
+        ValueError: as `parse_value`, or a word has no ``=``.
+    """
+    overrides = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--param {pair} has no value: write it as key=value.")
+        overrides[key] = parse_value(key, text)
+    return overrides
 
 
 def parse_value(key: str, text: str) -> Any:

@@ -8,6 +8,7 @@ saved whole and free of times and paths, so that a second run writes the same by
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import hashlib
 import json
@@ -16,12 +17,12 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hc_lafter.files import code_hash, file_hash, versions, write_whole
+from hc_lafter.files import NOT_CODE, file_hash, versions, write_whole
 from hc_lafter.refusals import nearest
 from hc_lafter.suite.paths import NOTEBOOK, Places
 from hc_lafter.suite.profiles import load_profile
@@ -145,7 +146,7 @@ class Run:
         profile: the profile's name.
         overrides: other values for fields of `hc_lafter.suite.profiles.Profile`; a relative path among them counts from
             the working folder, in the kernel, too, since kernels start in it.
-        chain: all notebooks, also those that are not to run: the inputs of one are inputs of those that need it.
+        chain: all notebooks, also those that are not to run, each after those that it needs.
         cache: where kernels keep features; None = the repository's own place.
         scheduler: address of the Dask scheduler that training is sent to; None = as the environment says.
     """
@@ -157,8 +158,6 @@ class Run:
     chain: Sequence[Notebook]
     cache: Path | None = None
     scheduler: str | None = None
-    _keys: dict[str, str] = field(default_factory=dict, repr=False)
-    _contents: dict[tuple[str, str], str | None] = field(default_factory=dict, repr=False)
 
     def places(self, notebook: Notebook) -> Places:
         return Places(self.root, self.output, self.profile, notebook.name)
@@ -168,29 +167,25 @@ class Run:
         return {"profile": self.profile, "overrides": {**notebook.overrides, **self.overrides}}
 
     @cached_property
-    def surroundings(self) -> str:
-        """Hash of the package's code and data, and the versions of Python and libraries."""
-        return code_hash() + json.dumps(versions())
+    def keys(self) -> dict[str, str]:
+        """Number of a notebook -> hex sha256 over all its inputs.
 
-    def _content(self, parameter: str, spec: str) -> str | None:
-        """What a parameter of `POINTERS` points at; listed once, since a folder may hold 100,000 images."""
-        if (parameter, spec) not in self._contents:
-            self._contents[parameter, spec] = fingerprint(parameter, spec)
-        return self._contents[parameter, spec]
-
-    def key(self, notebook: Notebook) -> str:
-        """Hex sha256 over all inputs: source, profile, what its values point at, code, versions, and its needs' keys.
+        They are its source, the profile, what the profile's values point at, the package's code and data, the versions
+        of Python and libraries, and the keys of those that it needs.
 
         Raises:
             ValueError: a value does not fit, or data or a checkpoint that one names is not there.
         """
-        if notebook.name not in self._keys:
+        code = _package_hash(self.root / "hc_lafter")
+        listed = functools.cache(fingerprint)  # once, since a folder may hold 100,000 images
+        keys: dict[str, str] = {}
+        for notebook in self.chain:
             values = load_profile(*self.given(notebook).values()).model_dump()
-            contents = [values[name] and self._content(name, values[name]) for name in POINTERS]
-            needs = [self.key(other) for other in self.chain if other.number in notebook.needs]
-            whole = [notebook.code, values, contents, self.surroundings, needs]
-            self._keys[notebook.name] = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
-        return self._keys[notebook.name]
+            contents = [values[name] and listed(name, values[name]) for name in POINTERS]
+            needs = [keys[number] for number in notebook.needs]
+            whole = json.dumps([notebook.code, values, contents, code, versions(), needs], sort_keys=True)
+            keys[notebook.number] = hashlib.sha256(whole.encode()).hexdigest()
+        return keys
 
     def stamp(self, notebook: Notebook) -> Path:
         """The key with which it last ran to its end, and the hashes of what it wrote."""
@@ -202,19 +197,9 @@ class Run:
             stamp = json.loads(self.stamp(notebook).read_text(encoding="utf-8"))
             outputs = {self.output / name: digest for name, digest in stamp["outputs"].items()}
             whole = all(file_hash(path) == digest for path, digest in outputs.items())
-            return whole and stamp["key"] == self.key(notebook) and self.places(notebook).metrics in outputs
+            return whole and stamp["key"] == self.keys[notebook.number] and self.places(notebook).metrics in outputs
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False  # no stamp, a damaged one, or an output gone: running again is always right
-
-    def check_writable(self, notebook: Notebook) -> None:
-        """Find out before the run, not after it, that its results have no place.
-
-        Raises:
-            OSError: results, figures or working state cannot be written.
-        """
-        places = self.places(notebook)
-        for folder in (places.results, places.figures, places.state / "running"):
-            write_whole(folder / ".can-be-written", b"").unlink()
 
     def variables(self) -> dict[str, str]:
         """The environment of the kernels."""
@@ -249,7 +234,7 @@ class Run:
 
         places = self.places(notebook)
         half = places.state / "running" / f"{self.profile}-{notebook.name}.ipynb"
-        key = self.key(notebook)
+        key = self.keys[notebook.number]  # of what it starts from, should files change meanwhile
         self.stamp(notebook).unlink(missing_ok=True)  # from here on the outputs are nobody's until the end is reached
         before = _written(places.metrics)
         try:
@@ -265,6 +250,14 @@ class Run:
         files = [*places.results.rglob("*"), *places.figures.rglob("*")]
         outputs = {p.relative_to(self.output).as_posix(): file_hash(p) for p in sorted(files) if p.is_file()}
         write_whole(self.stamp(notebook), json.dumps({"key": key, "outputs": outputs}, indent=1) + "\n")
+
+
+def _package_hash(folder: Path) -> str:
+    """Hex sha256 over all files of the package, plots and weights included: whatever shows in a notebook."""
+    folder = folder if folder.is_dir() else Path(__file__).parents[1]
+    files = (path for path in folder.rglob("*") if path.is_file() and not NOT_CODE & set(path.parts))
+    lines = sorted(f"{path.relative_to(folder).as_posix()} {file_hash(path)}" for path in files)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _written(path: Path) -> int | None:
