@@ -16,9 +16,8 @@ from matplotlib.ticker import MultipleLocator
 
 from hc_lafter.embedded.cards import band_text, measures, number, read
 from hc_lafter.files import write_whole
-from hc_lafter.suite.figure_record import style
 from hc_lafter.suite.figures import saved
-from hc_lafter.suite.plots import HIGHLIGHT, NEUTRAL
+from hc_lafter.suite.plots import HIGHLIGHT, NEUTRAL, at_width
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # Okabe and Ito's; one for each CLIP
 BAND = "#DCE9DC"
@@ -29,7 +28,7 @@ _DRAWN = ("fraction", "difference", "correlation")  # units that share the figur
 
 def write_figure(folder: Path) -> Path:
     """Write ``fidelity.png`` beside a ``fidelity.json``, from it alone. Raises ValueError as `read`."""
-    with style():
+    with at_width("double"):
         return write_whole(folder / "fidelity.png", saved(draw(read(folder)), "png"))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import io
 import json
 import math
 import numbers
@@ -34,7 +33,7 @@ from threadpoolctl import threadpool_limits
 from hc_lafter.analysis import statistics
 from hc_lafter.files import code_hash, processor, versions, write_whole
 from hc_lafter.refusals import nearest
-from hc_lafter.suite import figure_record, figures, plots
+from hc_lafter.suite import figures, plots
 from hc_lafter.suite.paths import Places
 from hc_lafter.suite.profiles import Profile, load_profile
 from hc_lafter.tuning.setting import Setting
@@ -157,7 +156,7 @@ class Study:
         self.precision = _precision(self.profile.precision, self.device)
         _compute_with(self.profile.threads)
         _seed_everything(self.seed)
-        mpl.rcParams.update(figure_record.STYLE)
+        mpl.rcParams.update(plots.STYLE)
 
     def __repr__(self) -> str:
         place = f"{self.device}, {self.precision}, {torch.get_num_threads()} threads"
@@ -245,12 +244,10 @@ class Study:
         path = self.figures / _checked(name)
         for width in plots.WIDTHS:  # the widest one last
             with plots.at_width(width):
-                figure = draw(*args, **kwargs)
-                for suffix in ("svg", "png", "pdf"):
-                    buffer = io.BytesIO()
-                    figure.savefig(buffer, format=suffix, metadata=figures.NO_DATES[suffix])
-                    stem = path if width == "double" else path.with_name(f"{name}-{width}")
-                    write_whole(stem.with_name(f"{stem.name}.{suffix}"), buffer.getvalue())
+                figure = plots.fit(draw(*args, **kwargs))
+                stem = name if width == "double" else f"{name}-{width}"
+                for form in figures.FORMATS:
+                    write_whole(path.with_name(f"{stem}.{form}"), figures.saved(figure, form))
             plt.close(figure)
         return figure
 
@@ -296,21 +293,13 @@ class Study:
     def save_figure(self, figure: Figure, name: str) -> Path:
         """Write ``<name>.svg`` and ``<name>.png``; the figure stays open, so that the notebook shows it, too.
 
-        Its record goes to ``results/<profile>/<notebook>/figures/<name>.json``: `hc_lafter.suite.figures` draws it
-        anew.
-
         Raises:
-            ValueError: the name has other signs than lowercase letters, digits and hyphens, or the figure holds what
-                no record can be made of.
+            ValueError: the name has other signs than lowercase letters, digits and hyphens.
             OSError: the folder cannot be written.
         """
         path = self.figures / f"{_checked(name)}.svg"
-        kept = figures.dumps(figure_record.record(figure, f"figure {name} of {self.notebook}"))
-        for suffix in (".png", ".svg"):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=suffix[1:], metadata=figures.NO_DATES[suffix[1:]])
-            write_whole(path.with_suffix(suffix), buffer.getvalue())
-        write_whole(self.results / "figures" / f"{name}.json", kept)
+        for form in ("png", "svg"):
+            write_whole(path.with_suffix(f".{form}"), figures.saved(figure, form))
         return path
 
     def save_table(self, table: pd.DataFrame, name: str) -> Path:
