@@ -19,7 +19,6 @@ BENEATH = {
     "suite": {"tuning", "systems", "clip", "data", "analysis"},
     "embedded": {"suite", "tuning", "systems", "clip", "data", "analysis"},
 }
-BESIDE = {"fidelity_card": "embedded"}  # the figure of a card stands beside its room
 NO_ROOM = {"", "files", "refusals", "store"}  # the package itself ("") and what every room may use
 
 
@@ -35,7 +34,7 @@ def modules(package: Path) -> dict[str, Path]:
 def room_of(module: str) -> str | None:
     """The room of a module; "" for a module that belongs to none; None for one that has to be given a place."""
     first = module.partition(".")[0]
-    return "" if first in (*NO_ROOM, "__main__") else BESIDE.get(first, first if first in BENEATH else None)
+    return "" if first in (*NO_ROOM, "__main__") else first if first in BENEATH else None
 
 
 def imported(name: str, path: Path, known: dict[str, Path], package: str) -> Iterator[tuple[int, str]]:

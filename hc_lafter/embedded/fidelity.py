@@ -39,6 +39,7 @@ from hc_lafter.data.record import SPLITS
 from hc_lafter.data.world import grammar, painter, scene
 from hc_lafter.data.world.dataset import World, visible_classes
 from hc_lafter.embedded.cards import read, verdict, write_card
+from hc_lafter.embedded.figure import write_figure
 from hc_lafter.embedded.measure import (
     CHUNK,
     CLASSES,
@@ -50,7 +51,6 @@ from hc_lafter.embedded.measure import (
     object_text,
     visible,
 )
-from hc_lafter.fidelity_card import write_figure
 from hc_lafter.files import processor, versions, write_whole
 from hc_lafter.systems.masks import enlarge, mask_logits
 from hc_lafter.systems.sc_clip import PRESETS, SCClip, SCClipConfig, Taps

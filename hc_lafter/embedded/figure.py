@@ -1,4 +1,4 @@
-"""The fidelity card as a figure, made from ``fidelity.json`` alone so that the two cannot disagree."""
+"""The figure of the fidelity card, drawn from ``fidelity.json`` alone so that the two cannot disagree."""
 
 from __future__ import annotations
 
