@@ -5,9 +5,9 @@ first asked for, so that ``import hc_lafter`` is quick. ``__main__`` is the comm
 
 Seven rooms, imports one way: ``suite`` (what notebooks and the report need) -> ``tuning`` (features, views, the fit
 loop) -> ``systems`` (one file each) -> ``clip`` (a CLIP in hand); ``data`` and ``analysis`` know none of them.
-``embedded`` holds the shipped weights, their cards and what makes them again. ``store``, ``files`` and ``refusals``
-belong to no room and are used by all. Axes have one letter everywhere: B images, L layers, W tower width, D shared
-embedding size, N = h x w patches, C classes.
+``embedded`` holds the shipped weights, their cards and what makes them again. ``files``, ``store`` and ``refusals``
+belong to no room and are used by all; ``__main__`` is the command line. Axes have one letter everywhere: B images,
+L layers, W tower width, D shared embedding size, N = h x w patches, C classes.
 """
 
 from importlib import import_module

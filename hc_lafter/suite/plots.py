@@ -12,7 +12,6 @@ import textwrap
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +27,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.ticker import Formatter, LogFormatterMathtext, MaxNLocator, PercentFormatter
+
+from hc_lafter.systems import registry
 
 # Okabe and Ito's colours, safe for colour-blind readers; where their eight run out darker sisters follow, and the
 # controls are greys with broken lines.
@@ -118,21 +119,10 @@ def at_width(name: str) -> Iterator[None]:
         _width = before
 
 
-@cache
-def _registered() -> dict[str, str]:
-    try:
-        from hc_lafter.systems.registry import colours
-    except ModuleNotFoundError:
-        return {}
-    return colours()
-
-
 def colour(system: str) -> str:
     """A system's colour, that of ``LaFTer`` for ``LaFTer, supervised`` too; grey for what is no system."""
-    for name in (system, system.split(",")[0]):
-        if name in PALETTE or name in _registered():
-            return PALETTE.get(name) or _registered()[name]
-    return NEUTRAL
+    known = PALETTE | {name: entry.colour for name, entry in registry().items()}
+    return next((known[name] for name in (system, system.split(",")[0]) if name in known), NEUTRAL)
 
 
 # --- figures and their parts ---
@@ -790,6 +780,14 @@ def map_over(ax: Axes, values: np.ndarray, *, title: str | None = None, **look: 
     if title:
         ax.set_title(title, fontsize=NOTE, loc="center")
     return shown
+
+
+def mark(ax: Axes, patches: np.ndarray, marker: str = "x", **look: Any) -> None:
+    """Mark patches [h, w] (bool) of the picture that the axes show, whatever its size in pixels."""
+    height, width = ax.images[0].get_array().shape[:2]
+    (h, w), (rows, columns) = np.shape(patches), np.nonzero(patches)
+    at = (columns + 0.5) * width / w - 0.5, (rows + 0.5) * height / h - 0.5
+    ax.plot(*at, marker, **{"color": "red", "markersize": 5, "markeredgewidth": 1.2} | look)
 
 
 def gallery(

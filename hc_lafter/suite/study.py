@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import torch
+from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
@@ -147,6 +148,8 @@ class Study:
     ):
         self.notebook, self.name = notebook, profile
         self._kept: list[dict[str, Any]] = []
+        self._said: list[str] = []
+        self._shown: Any = None
         self.profile: Profile = load_profile(profile, overrides)
         self._places = Places.find(notebook, profile, root)
         self.results, self.figures, self.cache = self._places.results, self._places.figures, self._places.cache
@@ -207,6 +210,8 @@ class Study:
             absent = [key for key in ("system", "dataset", "split", "metric", "value") if key not in given]
             if absent:
                 raise ValueError(f"{self.notebook} adds a row without {absent[0]} ({given}): give it.")
+            if given.get("seeds") == 1:  # a number without a seed of its own is no mean over seeds
+                del given["seeds"]
             record = metric(**given)
             key = tuple(record.get(k) for k in KEY)
             if key in fresh:
@@ -215,13 +220,44 @@ class Study:
         self._kept = [r for r in self._kept if tuple(r.get(k) for k in KEY) not in fresh] + list(fresh.values())
 
     def finish(self, clip: Any = None, data: Any = None, **hashes: str) -> None:
-        """Write what `add` kept into ``metrics.json`` and ``timings.json``, and where it comes from (`provenance`)."""
-        timings = [record for record in self._kept if record["unit"] in TIME_UNITS]
-        self.save_metrics([record for record in self._kept if record["unit"] not in TIME_UNITS])
-        if timings:
-            self.save_timings(timings)
+        """Write what `add` kept into ``metrics.json`` and ``timings.json``, and where it comes from (`provenance`).
+
+        Rows with a time unit, or of the split ``timing`` (ratios of times), are timings. What was said goes to
+        ``verdict.md`` and takes the place of what `verdict` shows.
+        """
+        timed = [record["unit"] in TIME_UNITS or record["split"] == "timing" for record in self._kept]
+        self.save_metrics([record for record, is_timing in zip(self._kept, timed, strict=True) if not is_timing])
+        if any(timed):
+            self.save_timings([record for record, is_timing in zip(self._kept, timed, strict=True) if is_timing])
         self.provenance(clip=clip, data=data, **hashes)
+        if self._said:
+            text = "".join(f"- {line}\n" for line in self._said)
+            write_whole(self.results / "verdict.md", text)
+            if self._shown is not None:
+                self._shown.update(Markdown(text))
         print(f"{len(self._kept)} numbers are in results/{self.name}/{self.notebook}.")
+
+    def say(self, *lines: str) -> None:
+        """Print an answer and keep it, as an item of the verdict."""
+        print(*lines, sep="\n")
+        self._said += [line for line in lines if line not in self._said]
+
+    def verdict(self) -> None:
+        """Show what the last run of this notebook under this profile said; `finish` puts this run's in its place."""
+        path = self.results / "verdict.md"
+        there = path.read_text(encoding="utf-8") if path.is_file() else "No verdict yet: run all cells."
+        self._shown = display(Markdown(there), display_id=True)
+
+    @staticmethod
+    def span(row: Any, digits: int = 3) -> str:
+        """``0.512 [0.490, 0.534]``: value, low and high of a table's row, of an estimate or of a comparison."""
+        return f"{row.value:.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]"
+
+    @staticmethod
+    def points(row: Any) -> str:
+        """``+1.2 [+0.4, +2.0] points, better``: a comparison of fractions, and its verdict where it has one."""
+        verdict = f", {row.verdict}" if hasattr(row, "verdict") else ""
+        return f"{100 * row.value:+.1f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}] points{verdict}"
 
     def figure(self, name: str, draw: Callable[..., Figure], *args: Any, **kwargs: Any) -> Figure:
         """Draw a figure once per width and keep each as SVG, PNG and PDF.
