@@ -295,7 +295,7 @@ def test_the_doctor_examines_every_set(name, tmp_path, capsys):
     )
 
 
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("name", ["emoset", "emotion6", "flickr_ldl"])
 def test_limits_take_a_sample_and_its_distributions(name, tmp_path):
     root = BUILD[name](tmp_path)
     whole = opened(root)
@@ -404,7 +404,7 @@ def test_folders_of_ones_own_stay_what_they_are(tmp_path):
     assert opened(f"fi:{tmp_path / 'mine'}").classes == MIKELS
     (tmp_path / "list.csv").write_text("path,label\nmine/awe/1.png,a\n")
     assert recognise(tmp_path / "list.csv") is None
-    with pytest.raises(ValueError, match="gone does not exist .*: correct the path"):
+    with pytest.raises(ValueError, match=r"gone does not exist .*: correct the path"):
         open_data(str(tmp_path / "gone"), **ALL)
 
 

@@ -18,10 +18,9 @@ from PIL import Image
 
 from hc_lafter.data.decode import BadImage, pixel_hash
 from hc_lafter.data.emotion.sets import list_data
-from hc_lafter.data.listing import Item
 from hc_lafter.data.masks.checks import about_order, area_tables
 from hc_lafter.data.masks.sets import MaskFiles, is_mask_spec
-from hc_lafter.data.own.images import ImageFiles, Scan, class_order, divide, placeholders, scan, threaded
+from hc_lafter.data.own.images import ImageFiles, Scan, threaded
 from hc_lafter.data.record import IGNORE, SPLITS, Dataset
 
 FEW = 10  # images per class below which one image moves its accuracy by ten points or more
@@ -123,11 +122,12 @@ def examine(
     """
     try:
         if isinstance(data, Dataset):
-            seen = _see_dataset(data, classes, progress)
+            seen = _see(data, classes, progress)
         elif is_mask_spec(data):
-            seen = _see_dataset(MaskFiles(data, seed=seed, complete=False), None, progress)
+            seen = _see(MaskFiles(data, seed=seed, complete=False), None, progress)
         else:
-            seen = _see_path(data, classes, seed, cache, progress)
+            options = {"classes": classes, "seed": seed, "cache": cache, "progress": progress}
+            seen = _see(ImageFiles(list_data(data), on_error="report", **options), None, progress)
     except ValueError as error:  # no listing at all
         seen = _Seen(str(data), _table([]), (), None, [str(error)], [], ())
     table = seen.table
@@ -218,60 +218,27 @@ def _table(rows: list[tuple]) -> pd.DataFrame:
 
 
 def _row(id: str, split: str, label: str, file: str, s: Scan, at: int) -> tuple:
-    return id, split or "no split", label, file, s.pixels, s.width, s.height, s.found, s.remedy, at
+    return id, split, label, file, s.pixels, s.width, s.height, s.found, s.remedy, at
 
 
-def _see_path(spec, classes, seed, cache, progress) -> _Seen:
-    listing = list_data(spec)
-    problems, notes, names = [], [], listing.classes
-    try:
-        names = class_order(listing, classes)
-    except ValueError as error:
-        problems.append(str(error))
-    scans = scan(listing, cache=cache, progress=progress)
-    spare, lost = placeholders(listing, scans)
-    good = [i for i, s in enumerate(scans) if not s.found and i not in spare]
-    splits = [item.split for item in listing.items]
-    try:
-        items, of_items = [listing.items[i] for i in good], [scans[i] for i in good]
-        dealt, notes = divide(listing, items, of_items, seed)
-        for i, split in zip(good, dealt, strict=True):
-            splits[i] = split
-    except ValueError as error:
-        if not problems:  # an empty class has been named already
-            problems.append(str(error))
-    rows = [
-        _row(item.id, split, item.label, _file(item), s, i)
-        for i, (item, split, s) in enumerate(zip(listing.items, splits, scans, strict=True))
-        if i not in spare
-    ]
-
-    def image(i: int) -> Image.Image:
-        return listing.items[i].decode(listing.items[i].read())
-
-    notes = [*lost, *listing.notes, *notes]
-    return _Seen(listing.title, _table(rows), tuple(names), image, problems, notes, listing.ignored)
-
-
-def _file(item: Item) -> str:
-    return f"{item.id} ({item.where})" if item.where else item.id
-
-
-def _see_dataset(data: Dataset, classes: Sequence[str] | None, progress: bool) -> _Seen:
-    """Of a data set that is open; files that it has skipped have rows, too."""
-    problems, notes, ignored, skipped, areas = [], list(getattr(data, "notes", ())), (), [], None
+def _see(data: Dataset, classes: Sequence[str] | None, progress: bool) -> _Seen:
+    """What is in a data set; files that it has left out as unreadable have rows, too."""
+    problems, notes, ignored = list(getattr(data, "problems", ())), list(getattr(data, "notes", ())), ()
+    skipped, areas = [], None
     if isinstance(data, ImageFiles):
         scans, files, ignored = [data.scans[i] for i in data.kept], data.ids, data.ignored
-        listed = zip(data.listing.items, data.scans, strict=True)
-        skipped = [_row(item.id, item.split, item.label, _file(item), s, -1) for item, s in listed if s.found]
+        for item, s in zip(data.listing.items, data.scans, strict=True):
+            if s.found:
+                file = f"{item.id} ({item.where})" if item.where else item.id
+                skipped.append(_row(item.id, item.split or "no split", item.label, file, s, -1))
         notes = notes[bool(skipped) :]  # the first counts the skipped files
     else:
         looks = threaded(lambda i: _look(data, i), range(len(data)), progress=progress)
         files, scans = [file for file, _, _ in looks], [s for _, s, _ in looks]
         areas = None if data.classes else [area for _, _, area in looks]
     if isinstance(data, MaskFiles):
-        problems, more = about_order(data)
-        notes += more
+        problems, remarks = about_order(data)
+        notes += remarks
     if classes is not None and set(classes) != set(data.classes):
         odd = min(set(classes) ^ set(data.classes))
         problems.append(f"class {odd!r} is named by only one of classes and {data.name!r}: make the two lists agree.")
