@@ -9,21 +9,27 @@ import re
 import secrets
 import subprocess
 from collections.abc import Callable
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 NOT_CODE = {"__pycache__", ".ipynb_checkpoints"}
 
 
-def code_hash(folder: Path) -> str:
-    """Hex sha256 over every file of a package: names and bytes of code, profiles and embedded weights."""
-    digest = hashlib.sha256()
-    files = (p for p in folder.rglob("*") if p.is_file() and not NOT_CODE & set(p.relative_to(folder).parts))
+ROOMS = ("clip", "systems", "data", "tuning", "analysis")  # whose code decides a number
+
+
+@cache
+def code_hash() -> str:
+    """Hex sha256 over the code of the rooms that compute, names and bytes (not the suite, nor the weights)."""
+    folder, digest = Path(__file__).parent, hashlib.sha256()
+    files = (p for room in ROOMS for p in (folder / room).rglob("*") if p.is_file() and not NOT_CODE & set(p.parts))
     for path in sorted(files, key=lambda p: p.relative_to(folder).as_posix()):
         digest.update(f"{path.relative_to(folder).as_posix()} {file_hash(path)}\n".encode())
     return digest.hexdigest()
 
 
+@cache
 def versions() -> dict[str, str]:
     """Python's version, ours, and that of every library which we ask for by name."""
     asked = (re.match(r"[\w.-]+", line)[0] for line in metadata.requires("hc-lafter") or () if "extra ==" not in line)

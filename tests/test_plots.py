@@ -151,7 +151,9 @@ def test_forest(ax):
     at = {t.get_text(): y for t, y in zip(ax.get_yticklabels(), ax.get_yticks(), strict=True)}
     assert [list(m.get_ydata()) for m in marks] == [[at[name]] for name in ("no NGA", "no adapter", "other")]
     words = {t.get_text(): t.get_position()[1] for t in ax.texts}
-    assert words["Parts"] > at["no NGA"] > at["no adapter"] > words["Grouping"] > at["other"] > ax.get_ylim()[0]
+    assert at["Parts"] > at["no NGA"] > at["no adapter"] > at["Grouping"] > at["other"] > ax.get_ylim()[0]
+    bold = {t.get_text() for t in ax.get_yticklabels() if t.get_weight() == "bold"}
+    assert bold == set(groups)
     assert words["-5.0 [-8.0, -2.0]"] == at["no NGA"]
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["better", "worse", "no difference"]
     assert list(ax.lines[6].get_xdata()) == [0, 0]
@@ -193,7 +195,7 @@ def test_reliability_leaves_empty_bins_out(ax):
     plots.reliability(ax, [0.5], [0.5], [1.0], system="zero-shot")
     dots = ax.collections[0]
     np.testing.assert_array_equal(dots.get_offsets(), [[0.2, 0.1], [0.9, 0.8]])
-    np.testing.assert_allclose(dots.get_sizes() - 8, [100, 300])  # area by share
+    np.testing.assert_allclose(dots.get_sizes() - 4, [40, 120])  # area by share
     assert to_hex(dots.get_facecolor()[0]) == plots.PALETTE["LaFTer"].lower() and dots.get_label() == "cooled"
     diagonals = [line for line in ax.lines if list(line.get_xdata()) == list(line.get_ydata()) == [0, 1]]
     assert len(diagonals) == 1

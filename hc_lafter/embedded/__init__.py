@@ -1,5 +1,6 @@
-"""The shipped weights of the small CLIP and their cards; files only.
+"""The shipped weights, their cards, and what makes both again.
 
-No code lives here: `hc_lafter.clip.load` reads these files, and `hc_lafter.pretrain`, beside this folder, makes them
-again.
+`hc_lafter.clip.load` reads the weights and nothing else of this room. `pretrain` trains a CLIP like them (``hc-lafter
+pretrain``), `fidelity` says in what it resembles real ones (``hc-lafter fidelity``), `measure`
+holds the readings that both take, `cards` writes the cards from their JSON. No other room imports from here.
 """

@@ -1,21 +1,37 @@
 """Numbers in, axes out: what the notebooks draw. Nothing here computes a metric or writes a file.
 
-One palette: a system keeps its colour in every figure. The colours are Okabe and Ito's, safe for colour-blind readers;
-where their eight run out darker sisters follow, and the controls are greys with broken lines.
+Functions that take ``ax`` draw into it; those that return a `Figure` are what `Study.figure` calls once per width:
+`alone`, `estimates`, `differences`, `compared`, `training_curves`, `heats`, `gallery`. One palette: a system keeps its
+colour in every figure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import textwrap
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from matplotlib.ticker import Formatter, LogFormatterMathtext, MaxNLocator, PercentFormatter
 
+from hc_lafter.systems import registry
+
+# Okabe and Ito's colours, safe for colour-blind readers; where their eight run out darker sisters follow, and the
+# controls are greys with broken lines.
 PALETTE = {
     "zero-shot": "#0072B2",
     "mean of prose": "#B0B0B0",
@@ -37,129 +53,502 @@ EMOTION_COLOURS = {  # warm for the four positive ones of Mikels' eight, cold an
     "anger": "#D55E00", "disgust": "#6B8E23", "fear": "#5E3C99", "sadness": "#0072B2",
 }  # fmt: skip
 VERDICTS = {"better": ("#01665E", "^"), "worse": ("#8C510A", "v"), "no difference": (NEUTRAL, "o")}  # colour, marker
-
+BROKEN = (0, (4, 3))  # the line of a level
 
 WIDTHS = {"single": 3.5, "double": 7.2}  # inches: a column, and a page of two columns, of most journals
+PAGE = 9.5  # inches: panels get lower before they leave it
+NOTE, CELL, LEAST_CELL = 7.0, 6.5, 4.0  # points: notes beside marks; numbers in cells, and the smallest of those
+ROW = 0.19  # inches: a row of a forest
+_CJK = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "WenQuanYi Zen Hei", "Hiragino Sans", "Yu Gothic")
+# One style for every figure. Glyphs are drawn as paths and ids are salted, so that a figure looks the same without our
+# fonts and a second run writes the same bytes. A dollar sign in a class name is a dollar sign: no text is mathtext.
+STYLE = {
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 0.03,
+    "figure.constrained_layout.w_pad": 0.04,
+    "figure.dpi": 110,
+    "savefig.dpi": 300,
+    "font.family": ["DejaVu Sans", *sorted({f.name for f in font_manager.fontManager.ttflist} & set(_CJK))],
+    "font.size": 8,
+    "text.parse_math": False,
+    "figure.titlesize": 8.5,
+    "axes.titlesize": 8.5,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 4,
+    "axes.labelsize": 8,
+    "axes.labelpad": 2.5,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 4,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 7.5,
+    "legend.title_fontsize": 7.5,
+    "legend.handlelength": 1.6,
+    "legend.columnspacing": 1.2,
+    "hatch.linewidth": 0.5,
+    "image.interpolation": "nearest",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "hc-lafter",
+    "pdf.fonttype": 42,
+}
+
 _width = "double"  # at which the next figure is drawn
 
 
 @contextmanager
 def at_width(name: str) -> Iterator[None]:
-    """Figures that are drawn in here are as wide as ``WIDTHS`` says."""
+    """Figures that are drawn in here have our style and are as wide as ``WIDTHS`` says."""
     global _width
     before, _width = _width, name
     try:
-        yield
+        with mpl.rc_context(STYLE):
+            yield
     finally:
         _width = before
 
 
-def panels(count: int = 1, *, columns: int | None = None, height: float = 2.4, **subplots) -> tuple[Figure, np.ndarray]:
-    """A figure of the present width with [count] axes, side by side in double width, one below the other in single.
+def colour(system: str) -> str:
+    """A system's colour, that of ``LaFTer`` for ``LaFTer, supervised`` too; grey for what is no system."""
+    known = PALETTE | {name: entry.colour for name, entry in registry().items()}
+    return next((known[name] for name in (system, system.split(",")[0]) if name in known), NEUTRAL)
+
+
+# --- figures and their parts ---
+
+
+def panels(
+    count: int = 1,
+    *,
+    columns: int | None = None,
+    height: float | Sequence[float] = 2.2,
+    title: str = "",
+    polar: Iterable[int] = (),
+    **subplots: Any,
+) -> tuple[Figure, np.ndarray]:
+    """A figure of the present width with [count] axes: side by side in double width, stacked in single.
 
     Args:
-        columns: axes in a row at double width; all of them up to three by default.
-        height: of a row of axes, in inches.
-        subplots: as matplotlib's ``Figure.subplots`` takes them (``sharey``, ``subplot_kw``, ``width_ratios``; ratios
-            are left out where the panels stand one below the other).
+        columns: axes in a row at double width; all of them up to three by default. Four and more become half as many
+            in single width, fewer become one.
+        height: of a row of axes, in inches; or of each row, for axes in one column.
+        title: above all of them, at the left.
+        polar: which of the axes are polar.
+        subplots: as matplotlib's ``Figure.subplots`` takes them (``sharey``, ``width_ratios``; ratios are left out
+            where the panels do not stand as at double width).
     """
-    columns = 1 if _width == "single" else min(count, columns or 3)
-    rows = -(-count // columns)
-    if columns == 1:
+    wanted = min(count, columns or 3)
+    columns = wanted if _width == "double" else max(1, wanted // 2 if wanted > 3 else 1)
+    if columns != wanted:
         subplots.pop("width_ratios", None)
-    figure = plt.figure(figsize=(WIDTHS[_width], rows * height))
+    rows = -(-count // columns)
+    if isinstance(height, Sequence):
+        subplots["height_ratios"], high = height, sum(height)
+    else:
+        high = min(rows * height, max(PAGE, height))
+    figure = plt.figure(figsize=(WIDTHS[_width], high + 0.17 * (1 + title.count("\n")) * bool(title)))
     axes = figure.subplots(rows, columns, squeeze=False, **subplots).ravel()
     for spare in axes[count:]:
         spare.remove()
+    for i in polar:
+        place = axes[i].get_subplotspec()
+        axes[i].remove()
+        axes[i] = figure.add_subplot(place, projection="polar")
+    if title:
+        figure.suptitle(title, x=0.01, ha="left")
     return figure, axes[:count]
 
 
-def layer_curve(
+def alone(draw: Callable[..., Any], *args: Any, height: float = 2.6, look: Mapping[str, Any] | None = None, **kwargs):
+    """A `Figure` with one panel into which ``draw(ax, *args, **kwargs)`` draws; ``look`` goes to ``ax.set``."""
+    figure, (ax,) = panels(1, height=height)
+    draw(ax, *args, **kwargs)
+    ax.set(**look or {})
+    return figure
+
+
+def label_outer(axes: Iterable[Axes], xlabel: str = "", ylabel: str = "") -> None:
+    """Name the x axis at the lowest panel of each column and the y axis at the first panel of each row."""
+    axes = list(axes)
+    places = [ax.get_subplotspec() for ax in axes]
+    lowest = {p.colspan.start: p.rowspan.start for p in sorted(places, key=lambda p: p.rowspan.start)}
+    for ax, place in zip(axes, places, strict=True):
+        if place.rowspan.start == lowest[place.colspan.start]:
+            ax.set_xlabel(xlabel)
+        if place.is_first_col():
+            ax.set_ylabel(ylabel)
+
+
+def legend_below(figure: Figure, handles: Sequence[Any] | None = None, **how: Any) -> None:
+    """One legend below all panels, each label once, in as many columns as the width holds."""
+    if handles is None:
+        pairs = [pair for ax in figure.axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
+        handles, labels = list({label: handle for handle, label in pairs}.values()), [label for _, label in pairs]
+        labels = list(dict.fromkeys(labels))
+    else:
+        labels = [handle.get_label() for handle in handles]
+    if handles:
+        longest = max(_length(label) for label in labels)
+        columns = max(1, int(figure.get_size_inches()[0] / (0.5 + 0.061 * longest)))
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)), **how)
+
+
+def fit(figure: Figure) -> Figure:
+    """Make a finished figure fit its width, whatever it holds; nothing that fits is touched.
+
+    Titles and axis labels break where they are longer than their room, tick labels that touch are thinned (numbers) or
+    turned (names), numbers in the cells of maps shrink with the cells (and go where they would be under `LEAST_CELL`),
+    and powers of ten are written without mathtext, which our style switches off.
+    """
+    axes = figure.findobj(Axes)
+    for axis in (axis for ax in axes for axis in ax._axis_map.values()):
+        for get, put in (
+            (axis.get_major_formatter, axis.set_major_formatter),
+            (axis.get_minor_formatter, axis.set_minor_formatter),
+        ):
+            if isinstance(get(), LogFormatterMathtext):
+                put(_Powers(get()))
+    for _ in range(5):
+        figure.draw_without_rendering()
+        if not (sum(_broken(*place) for place in _places(figure)) + sum(_thinned(ax) for ax in axes)):
+            break
+    for ax in axes:
+        numbers = [text for text in ax.texts if text.get_gid() == "cell"]
+        if numbers:
+            (x0, y0), (x1, y1) = ax.transData.transform([(0, 0), (1, 1)])
+            boxes = [text.get_window_extent() for text in numbers]
+            room = min(0.9 * abs(x1 - x0) / max(b.width for b in boxes), abs(y1 - y0) / max(b.height for b in boxes))
+            size = numbers[0].get_fontsize() * min(1, room)
+            for text in numbers:
+                text.set(fontsize=size, visible=size >= LEAST_CELL)
+    return figure
+
+
+class _Powers(Formatter):
+    """What a logarithmic axis says, with signs of Unicode: 10⁻², 2×10³."""
+
+    def __init__(self, before: LogFormatterMathtext):
+        self.before, self.axis = before, before.axis
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        said = re.sub(r"\$|\\mathdefault", "", self.before(x, pos)).replace(r"\times", "×").replace("−", "-")
+        said = re.sub(r"\^\{(.*?)\}", lambda m: m[1].translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")), said)
+        return said.replace("{", "").replace("}", "")
+
+    def set_locs(self, locs: Sequence[float]) -> None:
+        self.before.set_axis(self.axis)
+        self.before.set_locs(locs)
+
+
+def _places(figure: Figure) -> Iterator[tuple[Text, float, float]]:
+    """Titles and labels, the room of each and what it takes, in pixels along its line."""
+    whole, tall = figure.bbox.width, figure.bbox.height
+    if figure._suptitle is not None:
+        box = figure._suptitle.get_window_extent()
+        yield figure._suptitle, 0.98 * whole, box.width
+    for ax in figure.axes:
+        here, place = ax.get_window_extent(), ax.get_subplotspec()
+        edge = min((o.get_window_extent().x0 for o in figure.axes if o.get_window_extent().x0 > here.x1), default=whole)
+        columns, rows = place.get_gridspec().get_geometry()[::-1] if place else (1, 1)
+        yield ax._left_title, edge - here.x0 - 4, ax._left_title.get_window_extent().width
+        yield ax.title, max(1.1 * here.width, 0.0), ax.title.get_window_extent().width
+        middle = (here.x0 + here.x1) / 2
+        room = min(2 * min(middle, whole - middle), 0.97 * whole / columns if columns > 1 else whole) - 4
+        yield ax.xaxis.label, room, ax.xaxis.label.get_window_extent().width
+        middle = (here.y0 + here.y1) / 2
+        room = min(2 * min(middle, tall - middle), 1.2 * here.height if rows > 1 else tall)
+        yield ax.yaxis.label, room, ax.yaxis.label.get_window_extent().height
+
+
+def _broken(text: Text, room: float, taken: float) -> bool:
+    words = text.get_text()
+    if taken <= room or not words.strip():
+        return False
+    longest = max(len(line) for line in words.split("\n"))
+    width = max(6, int(0.97 * longest * room / taken))
+    text.set_text("\n".join(textwrap.fill(line, width) for line in words.split("\n")))
+    return text.get_text() != words
+
+
+def _thinned(ax: Axes) -> bool:
+    if ax.name == "polar" or not ax.axison:
+        return False
+    low, high = sorted(ax.get_xlim())
+    ticks = [t.label1 for t in ax.xaxis.get_major_ticks() if t.label1.get_visible() and t.label1.get_text()]
+    seen = [t for t in ticks if low <= t.get_position()[0] <= high and not t.get_rotation()]
+    boxes = sorted(t.get_window_extent().extents.tolist() for t in seen)
+    if all(a[2] + 1 < b[0] for a, b in pairwise(boxes)):
+        return False
+    where = ax.xaxis.get_major_locator()
+    if isinstance(where, MaxNLocator):
+        where.set_params(nbins=max(2, len(boxes) - 2))
+    else:
+        for label in ticks:
+            label.set(rotation=40, ha="right", rotation_mode="anchor")
+    return True
+
+
+def _length(text: str) -> int:
+    """Latin letters that are as wide as the longest line; Chinese and Japanese signs count twice."""
+    return max(sum(1 + (unicodedata.east_asian_width(c) in "WF") for c in line) for line in text.split("\n"))
+
+
+def _named(ax: Axes, at: Sequence[float], names: Sequence[str]) -> None:
+    """Names of rows, broken so that they leave half of the panel's room to the marks."""
+    place = ax.get_subplotspec()
+    room = ax.figure.get_size_inches()[0] / (place.get_gridspec().ncols if place else 1)
+    ax.set_yticks(at, [_short(name, int(6.5 * room)) for name in names])
+    ax.grid(axis="y", visible=False)
+
+
+def _short(name: str, most: int, lines: int = 2) -> str:
+    name = str(name)
+    most = max(6, most * len(name) // max(1, _length(name.replace("\n", " "))))
+    return "\n".join(textwrap.wrap(name, most, max_lines=lines, placeholder="…")) or name
+
+
+# --- rows with intervals ---
+
+
+def _rows(ax: Axes, table: pd.DataFrame, at: Sequence[float], looks: Sequence[tuple[str, str]], say=None) -> None:
+    for row, y, (shade, marker) in zip(table.itertuples(), at, looks, strict=True):
+        face = "white" if shade == NEUTRAL and "verdict" in table else shade
+        ax.plot([row.low, row.high], [y, y], color=shade, linewidth=2, solid_capstyle="round")
+        ax.plot([row.value], [y], marker, color=shade, markersize=5.5, markerfacecolor=face, markeredgewidth=1.2)
+        if say:
+            ax.text(1.02, y, say(row.value, row.low, row.high), transform=ax.get_yaxis_transform(), fontsize=NOTE - 0.5,
+                    va="center", family="monospace")  # fmt: skip
+
+
+def _percent(ax: Axes, axis: str = "x", symbol: str = "%") -> None:
+    getattr(ax, f"{axis}axis").set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=symbol))
+
+
+def _frame(table: Any, *columns: Any) -> pd.DataFrame:
+    if isinstance(table, pd.DataFrame):
+        return table
+    return pd.DataFrame(dict(zip(("system", "value", "low", "high"), (list(table), *columns), strict=True)))
+
+
+def _labels(table: pd.DataFrame) -> list[str]:
+    """The column ``name``, or the systems, with their regimes where a system stands there twice."""
+    if "name" in table:
+        return list(table["name"])
+    if "regime" in table and table["system"].duplicated().any():
+        return [f"{s}, {r}" if isinstance(r, str) else s for s, r in zip(table["system"], table["regime"], strict=True)]
+    return list(table["system"])
+
+
+def bars(
     ax: Axes,
-    layers: Sequence[int],
-    value: Sequence[float],
-    low: Sequence[float],
-    high: Sequence[float],
+    table: pd.DataFrame | Sequence[str],
+    value: Sequence[float] | None = None,
+    low: Sequence[float] | None = None,
+    high: Sequence[float] | None = None,
     *,
-    system: str,
-    label: str | None = None,
+    names: Sequence[str] | None = None,
+    levels: Mapping[str, float] | None = None,
+    percent: bool = True,
 ) -> Axes:
-    """A quantity per layer with its interval as a band; L values each, fractions."""
-    colour = PALETTE.get(system, NEUTRAL)
-    ax.fill_between(layers, low, high, color=colour, alpha=0.18, linewidth=0)
-    line = LINES.get(system, "-")
-    ax.plot(layers, value, line, marker="o", color=colour, markersize=4, linewidth=1.8, label=label or system)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-    return ax
+    """Systems as dots with intervals, the first on top, in their colours, the numbers at the right.
 
-
-def level(ax: Axes, value: float, text: str, *, colour: str = NEUTRAL) -> Axes:
-    """A labelled horizontal line: chance, a ceiling. The label stands above the line at its left end."""
-    ax.axhline(value, color=colour, linestyle=(0, (4, 3)), linewidth=1)
-    ax.annotate(
-        text, (0.01, value), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points",
-        color=colour, fontsize=8.5, va="bottom",
-    )  # fmt: skip
+    Args:
+        table: a row per system: system, value, low, high and, where rows are named otherwise, name (`Study.estimates`);
+            or the systems alone, and the numbers after it.
+        names: what stands at the rows, where it is more than the system.
+        levels: name -> where a broken line is drawn: chance, a ceiling.
+        percent: values are fractions, shown as per cent; otherwise they are shown as they are.
+    """
+    table = _frame(table, value, low, high) if value is not None else table
+    at = np.arange(len(table))[::-1]
+    say = "{:.1%} [{:.1f}, {:.1f}]" if percent else "{:.3f} [{:.3f}, {:.3f}]"
+    looks = [(colour(system), "o") for system in table["system"]]
+    _rows(ax, table, at, looks, lambda v, a, b: say.format(v, *(100 * x if percent else x for x in (a, b))))
+    for name, x in (levels or {}).items():
+        ax.axvline(x, color=NEUTRAL, linestyle=BROKEN, linewidth=1, zorder=0)
+        ax.annotate(name, (x, len(table) - 0.4), color="#555555", fontsize=NOTE, ha="center", va="bottom")
+    ax.set_ylim(-0.6, len(table) - 0.4)
+    _named(ax, at, names or _labels(table))
+    if percent:
+        _percent(ax)
     return ax
 
 
 def difference(ax: Axes, names: Sequence[str], value, low, high, *, colours: Sequence[str] | None = None) -> Axes:
     """Paired differences as points with intervals, one row each, zero marked; fractions, shown as points of 100."""
-    rows = np.arange(len(names))[::-1]
-    value, low, high = (np.asarray(v, dtype=float) for v in (value, low, high))
-    for y, v, a, b, colour in zip(rows, value, low, high, colours or [NEUTRAL] * len(names), strict=True):
-        ax.plot([a, b], [y, y], color=colour, linewidth=2.4, solid_capstyle="round")
-        ax.plot([v], [y], "o", color=colour, markersize=6)
+    at = np.arange(len(names))[::-1]
+    _rows(ax, _frame(names, value, low, high), at, [(shade, "o") for shade in colours or [NEUTRAL] * len(names)])
     ax.axvline(0, color="black", linewidth=0.8)
-    ax.set_yticks(rows, names)
     ax.set_ylim(-0.6, len(names) - 0.4)
-    ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=""))
-    ax.grid(axis="y", visible=False)
+    _named(ax, at, names)
+    _percent(ax, symbol="")
     return ax
 
 
 def times(ax: Axes, ratios: Mapping[str, Mapping[str, float]]) -> Axes:
     """Ratios of times {value, low, high} by system, the first on top, 1 marked: what ``costs.ratios`` gives."""
-    rows = np.arange(len(ratios))[::-1]
-    for y, (system, r) in zip(rows, ratios.items(), strict=True):
-        colour = PALETTE.get(system.split(",")[0], NEUTRAL)
-        ax.plot([r["low"], r["high"]], [y, y], color=colour, linewidth=2.4, solid_capstyle="round")
-        ax.plot([r["value"]], [y], "o", color=colour, markersize=7)
-        _at_right(ax, y, f"{r['value']:.2f} [{r['low']:.2f}, {r['high']:.2f}]")
+    table, at = pd.DataFrame([{"system": system, **r} for system, r in ratios.items()]), np.arange(len(ratios))[::-1]
+    _rows(ax, table, at, [(colour(system), "o") for system in ratios], "{:.2f} [{:.2f}, {:.2f}]".format)
     ax.axvline(1, color="black", linewidth=0.8, zorder=0)
-    ax.set_yticks(rows, list(ratios))
     ax.set_ylim(-0.6, len(ratios) - 0.4)
-    ax.grid(axis="y", visible=False)
+    _named(ax, at, list(ratios))
     return ax
 
 
-def picture(ax: Axes, image: np.ndarray, title: str | None = None) -> Axes:
-    """An image [height, width, 3] without frame."""
-    ax.imshow(image)
-    ax.set_axis_off()
-    if title:
-        ax.set_title(title, fontsize=9, loc="center")
+def forest(ax: Axes, table: Any, groups: str | Mapping[str, Sequence[str]] | None = None, *, legend=True) -> Axes:
+    """Paired differences under their headings, coloured by verdict, the numbers at the right.
+
+    Args:
+        table: a row per difference (`Study.differences`): system, minus, value, low, high (fractions, shown as points
+            of 100), verdict and, where rows are named otherwise, name. Or heading -> name -> `statistics.Comparison`.
+            Colour and marker follow the verdict, which may be stricter than the interval.
+        groups: the column whose values are the headings, or heading -> names of rows; by default "minus" and the
+            opponent.
+        legend: below the rows: what the markers mean.
+    """
+    groups, y, at, headings = _grouped(table, groups), 0.0, [], {}
+    for heading, rows in groups.items():
+        if heading:
+            headings[y] = heading
+            y -= 1
+        at += [y - i for i in range(len(rows))]
+        y -= len(rows) + 0.3
+    table = pd.concat(groups.values())
+    looks = [VERDICTS[verdict] for verdict in table["verdict"]]
+    _rows(ax, table, at, looks, lambda *three: "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * x for x in three)))
+    ax.axvline(0, color="black", linewidth=0.8, zorder=1)
+    lines = 0
+    if legend:
+        lines = 3 if ax.figure.get_size_inches()[0] < 5 else 1
+        ax.legend(handles=verdict_keys(), loc="lower center", ncols=4 - lines, borderaxespad=0.1)
+    ax.set_ylim(min(at) - 0.6 - lines, 0.6)
+    _named(ax, [*at, *headings], [*_labels(table), *headings.values()])
+    plt.setp(ax.get_yticklabels()[len(at) :], weight="bold")
+    plt.setp(ax.yaxis.get_ticklines()[2 * len(at) :], visible=False)
+    _percent(ax, symbol="")
     return ax
 
 
-def map_over(ax: Axes, values: np.ndarray, *, cmap: str = "magma", vmin=None, vmax=None, title: str | None = None):
-    """A map [h, w] of patches without frame; returns the drawn image, for a colour bar."""
-    drawn = ax.imshow(values, cmap=cmap, vmin=vmin, vmax=vmax)
-    ax.set_axis_off()
-    if title:
-        ax.set_title(title, fontsize=9, loc="center")
-    return drawn
+def verdict_keys() -> list[Line2D]:
+    """Handles for a legend of a forest's markers."""
+    return [
+        Line2D([], [], marker=marker, color=shade, markersize=5.5, linewidth=2, label=verdict,
+               markerfacecolor="white" if shade == NEUTRAL else shade)
+        for verdict, (shade, marker) in VERDICTS.items()
+    ]  # fmt: skip
 
 
-def distribution(ax: Axes, classes: Sequence[str], p: np.ndarray, *, colours: Mapping[str, str] | None = None) -> Axes:
-    """One label distribution [C] as bars lying down."""
-    shades = [(colours or EMOTION_COLOURS).get(name, NEUTRAL) for name in classes]
-    ax.barh(np.arange(len(classes))[::-1], p, color=shades)
-    ax.set_yticks(np.arange(len(classes))[::-1], classes, fontsize=7)
-    ax.set_xlim(0, 1)
-    ax.set_xticks([0, 0.5, 1], ["0", "", "1"], fontsize=7)
-    ax.grid(axis="y", visible=False)
+def _grouped(table: Any, groups: str | Mapping[str, Sequence[str]] | None) -> dict[str, pd.DataFrame]:
+    if not isinstance(table, pd.DataFrame):
+        rows = [{"group": g, "name": n, **vars(c)} for g, found in table.items() for n, c in found.items()]
+        table, groups = pd.DataFrame(rows), "group"
+    if isinstance(groups, Mapping):
+        names = pd.Series(_labels(table), index=table.index)
+        return {heading: table[names.isin(list(rows))] for heading, rows in groups.items()}
+    column = groups or ("minus" if "minus" in table else None)
+    if column is None:
+        return {"": table}
+    before = "" if groups else "minus "
+    return {f"{before}{heading}": rows for heading, rows in table.groupby(column, sort=False)}
+
+
+def _high(tables: Sequence[Mapping[str, pd.DataFrame]], beside: int = 1) -> float:
+    """Inches that the rows of the longest of heading -> table take in a panel, with axis, label and title."""
+    room = WIDTHS[_width] / (beside if _width == "double" else 1)
+    names = [[name for rows in groups.values() for name in _labels(rows)] for groups in tables]
+    long = max(_length(name) for column in names for name in column) > int(6.5 * room)
+    rows = max(len(column) + 1.3 * len(groups) * any(groups) for column, groups in zip(names, tables, strict=True))
+    return ROW * (1.6 if long else 1) * rows + 0.65
+
+
+def estimates(tables: Any, *, xlabel: str = "", title: str = "", levels=None, percent: bool = True) -> Figure:
+    """`bars` as a figure.
+
+    Args:
+        tables: a tidy table, or heading -> table: panels one below the other on one axis, e.g. one per regime.
+        levels, percent: as `bars` takes them.
+    """
+    tables = {"": tables} if isinstance(tables, pd.DataFrame) else tables
+    figure, axes = panels(
+        len(tables), columns=1, height=[_high([{"": t}]) for t in tables.values()], title=title, sharex=True
+    )
+    for ax, (heading, table) in zip(axes, tables.items(), strict=True):
+        bars(ax, table, levels=levels if ax is axes[0] else None, percent=percent)
+        for x in (levels or {}).values() if ax is not axes[0] else ():
+            ax.axvline(x, color=NEUTRAL, linestyle=BROKEN, linewidth=1, zorder=0)
+        ax.set_title(heading, pad=12 if levels and ax is axes[0] else None)
+    axes[-1].set_xlabel(xlabel)
+    return figure
+
+
+def differences(tables: Any, groups=None, *, xlabel: str = "difference, in points", title: str = "") -> Figure:
+    """`forest` as a figure.
+
+    Args:
+        tables: a tidy table, or heading -> table with the same rows: panels beside each other, e.g. one per metric.
+        groups: as `forest` takes them.
+    """
+    tables = {"": tables} if isinstance(tables, pd.DataFrame) else tables
+    high = _high([_grouped(table, groups) for table in tables.values()], len(tables)) + 0.25
+    figure, axes = panels(len(tables), height=high, title=title)
+    for ax, (heading, table) in zip(axes, tables.items(), strict=True):
+        forest(ax, table, groups, legend=False)
+        ax.set_title(heading)
+        ax.tick_params(labelleft=ax.get_subplotspec().is_first_col())
+    label_outer(axes, xlabel)
+    legend_below(figure, verdict_keys())
+    return figure
+
+
+def compared(table, against, groups=None, *, xlabel: str = "", levels=None, title: str = "") -> Figure:
+    """What each system reaches (`bars`, from `Study.estimates`) and its differences (`forest`, `Study.differences`)."""
+    high = _high([{"": table}, _grouped(against, groups)], 2) + 0.2
+    figure, (left, right) = panels(2, height=high, title=title)
+    bars(left, table, levels=levels)
+    left.set_xlabel(xlabel)
+    forest(right, against, groups, legend=False)
+    right.set_xlabel("difference, in points")
+    legend_below(figure, verdict_keys())
+    return figure
+
+
+# --- curves ---
+
+
+def band(ax: Axes, at: Sequence[float], value, low, high, *, colour: str, line: str = "o-", label: str = "") -> Axes:
+    """A line through values [n] over ``at`` [n], its interval a band."""
+    ax.fill_between(at, low, high, color=colour, alpha=0.18, linewidth=0)
+    ax.plot(at, value, line, color=colour, label=label)
+    return ax
+
+
+def layer_curve(ax: Axes, layers, value, low, high, *, system: str, label: str = "", percent: bool = True) -> Axes:
+    """A quantity per layer with its interval as a band; L values each, fractions (shown as they are: not percent)."""
+    line = f"o{LINES.get(system, '-')}"
+    band(ax, layers, value, low, high, colour=colour(system), line=line, label=label or system)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if percent:
+        _percent(ax, "y")
+    return ax
+
+
+def level(ax: Axes, value: float, text: str, *, colour: str = NEUTRAL) -> Axes:
+    """A labelled horizontal line: chance, a ceiling. The label stands above the line at its left end."""
+    ax.axhline(value, color=colour, linestyle=BROKEN, linewidth=1)
+    at = {"xycoords": ("axes fraction", "data"), "xytext": (0, 2), "textcoords": "offset points"}
+    ground = {"facecolor": "white", "alpha": 0.6, "linewidth": 0, "pad": 0.5}
+    ax.annotate(text, (0.01, value), color=colour, fontsize=NOTE, va="bottom", bbox=ground, **at)
     return ax
 
 
@@ -167,103 +556,49 @@ def norm_bands(ax: Axes, layers: Sequence[int], quantiles: np.ndarray, *, colour
     """Quantiles [L, 5] (1, 25, 50, 75, 99%) of token norms per layer: two bands and the median."""
     ax.fill_between(layers, quantiles[:, 0], quantiles[:, 4], color=colour, alpha=0.12, linewidth=0)
     ax.fill_between(layers, quantiles[:, 1], quantiles[:, 3], color=colour, alpha=0.28, linewidth=0)
-    ax.plot(layers, quantiles[:, 2], "o-", color=colour, markersize=4, linewidth=1.8, label=label)
+    ax.plot(layers, quantiles[:, 2], "o-", color=colour, label=label)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return ax
 
 
-def bars(
-    ax: Axes,
-    systems: Sequence[str],
-    value: Sequence[float],
-    low: Sequence[float],
-    high: Sequence[float],
-    *,
-    names: Sequence[str] | None = None,
-    levels: Mapping[str, float] | None = None,
-) -> Axes:
-    """Systems as dots with intervals, the first on top, in their colours, the numbers at the right; fractions.
-
-    Args:
-        names: what stands at the rows, where it is more than the system.
-        levels: name -> where a broken line is drawn: chance, a ceiling.
-    """
-    rows = np.arange(len(systems))[::-1]
-    for y, system, v, a, b in zip(rows, systems, value, low, high, strict=True):
-        colour = PALETTE.get(system, NEUTRAL)
-        ax.plot([a, b], [y, y], color=colour, linewidth=2.4, solid_capstyle="round")
-        ax.plot([v], [y], "o", color=colour, markersize=7)
-        _at_right(ax, y, f"{v:.1%} [{100 * a:.1f}, {100 * b:.1f}]")
-    for name, at in (levels or {}).items():
-        ax.axvline(at, color=NEUTRAL, linestyle=(0, (4, 3)), linewidth=1, zorder=0)
-        ax.annotate(
-            name, (at, len(systems) - 0.4), color=NEUTRAL, fontsize=8.5, ha="center", va="center",
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
-        )  # fmt: skip
-    ax.set_yticks(rows, names or systems)
-    ax.set_ylim(-0.6, len(systems) - (0.1 if levels else 0.4))
-    ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-    ax.grid(axis="y", visible=False)
-    return ax
-
-
-def forest(ax: Axes, groups: Mapping[str, Mapping[str, object]]) -> Axes:
-    """Ablations at a glance: paired differences to the full system under their headings, coloured by verdict.
-
-    Args:
-        groups: heading -> name -> what ``statistics.compare_all`` gives: value, low, high (fractions, shown as points
-            of 100) and verdict. Colour and marker follow the verdict, which may be stricter than the interval.
-    """
-    y, ticks = 0.0, {}
-    for heading, rows in groups.items():
-        ax.text(0.01, y, heading, transform=ax.get_yaxis_transform(), fontsize=9, weight="bold", va="center")
-        for name, c in rows.items():
-            y -= 1
-            ticks[y] = name
-            colour, marker = VERDICTS[c.verdict]
-            face = "white" if c.verdict == "no difference" else colour
-            ax.plot([c.low, c.high], [y, y], color=colour, linewidth=2.4, solid_capstyle="round")
-            ax.plot([c.value], [y], marker, color=colour, markersize=8, markerfacecolor=face, markeredgewidth=1.6)
-            _at_right(ax, y, f"{100 * c.value:+.1f} [{100 * c.low:+.1f}, {100 * c.high:+.1f}]")
-        y -= 1.3
-    ax.axvline(0, color="black", linewidth=0.8, zorder=1)
-    ax.set_yticks(list(ticks), list(ticks.values()))
-    ax.set_ylim(y - 0.3, 0.6)
-    ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=""))
-    ax.grid(axis="y", visible=False)
-    shown = [
-        Line2D([], [], marker=m, color=c, markersize=7, markerfacecolor="white" if v == "no difference" else c, label=v)
-        for v, (c, m) in VERDICTS.items()
-    ]
-    ax.legend(handles=shown, loc="lower center", ncol=3, fontsize=8.5, borderaxespad=0.2)
-    return ax
-
-
-def confusion(ax: Axes, matrix: np.ndarray, classes: Sequence[str]) -> Axes:
-    """Counts [C, C], row the true class; the shade is the share of the row, the number (up to 12 classes) the count."""
-    counts = np.asarray(matrix)
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for i, j in np.ndindex(counts.shape if len(classes) <= 12 else (0, 0)):
-        shade = "white" if share[i, j] > 0.5 else "black" if counts[i, j] else NEUTRAL
-        ax.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=8, color=shade)
-    at = np.arange(len(classes))
-    ax.set_xticks(at, classes, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
-    ax.set_yticks(at, classes, fontsize=8)
-    ax.set(xlabel="predicted", ylabel="true class")
-    ax.grid(visible=False)
-    return ax
-
-
-def curves(ax: Axes, at: Sequence[float], runs: np.ndarray, *, system: str, label: str | None = None) -> Axes:
+def curves(ax: Axes, at: Sequence[float], runs: np.ndarray, *, system: str, label: str = "") -> Axes:
     """A training curve: the mean of the runs [seeds, n] over steps or epochs ``at`` [n], their least and most a band.
 
     A run that diverged (NaN from some step on) breaks the curve off there: the mean of the others is not drawn.
     """
-    runs, colour = np.atleast_2d(runs), PALETTE.get(system, NEUTRAL)
-    ax.fill_between(at, runs.min(axis=0), runs.max(axis=0), color=colour, alpha=0.18, linewidth=0)
-    ax.plot(at, runs.mean(axis=0), LINES.get(system, "-"), color=colour, linewidth=1.6, label=label or system)
-    return ax
+    runs, line = np.atleast_2d(runs), LINES.get(system, "-")
+    ends = runs.min(axis=0), runs.max(axis=0)
+    return band(ax, at, runs.mean(axis=0), *ends, colour=colour(system), line=line, label=label or system)
+
+
+def training_curves(
+    runs: Mapping[str, Mapping[str, tuple[Sequence[float], np.ndarray]]],
+    *,
+    spans: Mapping[str, tuple[float, float]] | None = None,
+    colours: Mapping[str, str] | None = None,
+    title: str = "",
+    **layout: Any,
+) -> Figure:
+    """Curves of training, a panel for each quantity.
+
+    Args:
+        runs: panel, e.g. ``validation accuracy by epoch`` -> system -> (at [n], runs [seeds, n]) (`curves`).
+        spans: phases of all panels (`phases`).
+        colours: system -> colour, where it is not the palette's.
+        layout: to `panels`: ``columns``, ``height``, ``sharey``.
+    """
+    figure, axes = panels(len(runs), title=title, **layout)
+    for ax, (panel, found) in zip(axes, runs.items(), strict=True):
+        for system, (at, values) in found.items():
+            curves(ax, at, values, system=system)
+            if system in (colours or {}):
+                plt.setp([ax.lines[-1], ax.collections[-1]], color=colours[system])
+        ax.set_title(panel)
+        if spans:
+            phases(ax, spans)
+    if len({system for found in runs.values() for system in found}) > 1:
+        legend_below(figure)
+    return figure
 
 
 def phases(ax: Axes, spans: Mapping[str, tuple[float, float]]) -> Axes:
@@ -273,14 +608,23 @@ def phases(ax: Axes, spans: Mapping[str, tuple[float, float]]) -> Axes:
     for i, (name, (first, last)) in enumerate(spans.items()):
         ax.axvspan(first, last, color=NEUTRAL, alpha=0.14 if i % 2 == 0 else 0.0, linewidth=0, zorder=0)
         ax.text(
-            (first + last) / 2, 0.985, name, transform=ax.get_xaxis_transform(), ha="center", va="top", fontsize=8,
+            (first + last) / 2, 0.985, name, transform=ax.get_xaxis_transform(), ha="center", va="top", fontsize=NOTE,
             color="#555555",
         )  # fmt: skip
     return ax
 
 
+def shares(ax: Axes, at: Sequence[float], parts: np.ndarray, *, colours: Sequence[str]) -> Axes:
+    """Shares [K, L] of L parts at K places, stacked: the first at the bottom. What sums to one fills the axes."""
+    ax.stackplot(at, *np.asarray(parts).T, colors=colours, edgecolor="white", linewidth=0.5)
+    ax.set(xlim=(min(at), max(at)), ylim=(0, 1))
+    _percent(ax, "y")
+    ax.grid(visible=False)
+    return ax
+
+
 def reliability(
-    ax: Axes, confidence: np.ndarray, accuracy: np.ndarray, share: np.ndarray, *, system: str, label: str | None = None
+    ax: Axes, confidence: np.ndarray, accuracy: np.ndarray, share: np.ndarray, *, system: str, label: str = ""
 ) -> Axes:
     """Reliability diagram of ``metrics.calibration``'s M bins: a dot each, its area the share of images.
 
@@ -288,12 +632,27 @@ def reliability(
     """
     seen = np.asarray(share) > 0
     x, y, area = (np.asarray(v, dtype=float)[seen] for v in (confidence, accuracy, share))
-    colour = PALETTE.get(system, NEUTRAL)
     if not ax.lines:
-        ax.plot([0, 1], [0, 1], color=NEUTRAL, linestyle=(0, (4, 3)), linewidth=1, zorder=0)
-    ax.plot(x, y, LINES.get(system, "-"), color=colour, linewidth=1, alpha=0.6)
-    ax.scatter(x, y, s=8 + 400 * area, color=colour, alpha=0.75, linewidth=0, clip_on=False, label=label or system)
+        ax.plot([0, 1], [0, 1], color=NEUTRAL, linestyle=BROKEN, linewidth=1, zorder=0)
+    shade = {"color": colour(system), "linewidth": 0.8}
+    ax.plot(x, y, LINES.get(system, "-"), alpha=0.6, **shade)
+    ax.scatter(x, y, s=4 + 160 * area, alpha=0.75, clip_on=False, label=label or system, **shade | {"linewidth": 0})
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="confidence", ylabel="accuracy")
+    return ax
+
+
+# --- distributions ---
+
+
+def distribution(ax: Axes, classes: Sequence[str], p: np.ndarray, *, colours: Mapping[str, str] | None = None) -> Axes:
+    """One label distribution [C] as bars lying down."""
+    shades = [(colours or EMOTION_COLOURS).get(name, NEUTRAL) for name in classes]
+    at = np.arange(len(classes))[::-1]
+    ax.barh(at, p, color=shades)
+    ax.set_yticks(at, [_short(name, 20) for name in classes], fontsize=NOTE - 0.5)
+    ax.set_xlim(0, 1)
+    ax.set_xticks([0, 0.5, 1], ["0", "", "1"], fontsize=NOTE - 0.5)
+    ax.grid(axis="y", visible=False)
     return ax
 
 
@@ -301,7 +660,7 @@ def wheel(ax: Axes, ring: Sequence[str], p: np.ndarray, *, others: Mapping[str, 
     """A label distribution [K] on its ring: K sectors clockwise from the top, the radius is the probability.
 
     Args:
-        ax: polar axes, ``subplot_kw={"projection": "polar"}``.
+        ax: polar axes, ``panels(..., polar=[0])``.
         ring: the K names in the order of the ring (``wheels.Wheel.ring``), which is that of ``p``, too.
         others: name -> [K], up to four further distributions as outlines: the truth, another strategy.
 
@@ -314,41 +673,176 @@ def wheel(ax: Axes, ring: Sequence[str], p: np.ndarray, *, others: Mapping[str, 
     ax.set_theta_zero_location("N")
     ax.set_theta_direction(-1)
     shades = [EMOTION_COLOURS.get(name, NEUTRAL) for name in ring]
-    ax.bar(angle, p, width=width, color=shades, alpha=0.85, edgecolor="white", linewidth=1)
+    ax.bar(angle, p, width=width, color=shades, alpha=0.85, edgecolor="white", linewidth=0.8)
     for (name, q), line in zip((others or {}).items(), ("-", "--", ":", "-."), strict=False):
-        ax.bar(angle, q, width=width, fill=False, edgecolor="black", linestyle=line, linewidth=1.1, label=name)
-    ax.set_xticks(angle, ring, fontsize=8)
+        ax.bar(angle, q, width=width, fill=False, edgecolor="black", linestyle=line, linewidth=0.9, label=name)
+    ax.set_xticks(angle, ring)
     for text, at in zip(ax.get_xticklabels(), np.sin(angle).round(6), strict=True):
         text.set_ha("center" if at == 0 else "left" if at > 0 else "right")
-    ax.tick_params(axis="x", pad=1)
-    ax.tick_params(axis="y", labelsize=7, labelcolor="#555555")
+    ax.tick_params(axis="x", pad=0)
+    ax.tick_params(axis="y", labelsize=NOTE - 0.5, labelcolor="#555555")
     ax.yaxis.set_major_locator(MaxNLocator(3))
     ax.set_rlabel_position(np.degrees(angle[np.argmax(p)] + np.pi + width / 2) % 360)  # where the sectors are short
     return ax
 
 
+# --- maps and pictures ---
+
+
+def heat(
+    ax: Axes,
+    values: np.ndarray,
+    *,
+    rows: Sequence[Any] | None = None,
+    columns: Sequence[Any] | None = None,
+    numbers: bool | np.ndarray = True,
+    floor: np.ndarray | None = None,
+    frames: Iterable[tuple[tuple[int, int], tuple[int, int]]] = (),
+    **look: Any,
+) -> AxesImage:
+    """A map [R, C] with a number in each cell; returns what is drawn, for a colour bar.
+
+    Args:
+        rows, columns: names, by default counted from 1.
+        numbers: values with two digits (once each where the map is symmetric), or what is written [R, C], or nothing.
+        floor: [R, C]; cells no greater than that are hatched.
+        frames: ((top, left), (height, width)) of cells, from 0.
+        look: to ``imshow``: ``cmap``, ``vmin``, ``vmax``, ``origin``, ``aspect``.
+    """
+    values = np.asarray(values)
+    shown = ax.imshow(values, **{"cmap": "magma", "vmin": 0, "vmax": 1} | look)
+    alike = numbers is True and values.shape[0] == values.shape[1] and np.allclose(values, values.T)
+    for (i, j), value in np.ndenumerate(values):
+        if numbers is not False and (j <= i or not alike):
+            shade = "black" if np.dot(shown.cmap(shown.norm(value))[:3], (0.3, 0.6, 0.1)) > 0.5 else "white"
+            number = f"{value:z.2f}".replace("0.", ".", 1) if numbers is True else str(numbers[i, j])
+            ax.text(j, i, number, ha="center", va="center", fontsize=CELL, color=shade, gid="cell")
+        if floor is not None and value <= floor[i, j]:
+            hatched = {"fill": False, "hatch": "////", "linewidth": 0, "edgecolor": NEUTRAL}
+            ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, **hatched))
+    for (top, left), (height, width) in frames:
+        ax.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, fill=False, edgecolor="#00D8FF", linewidth=1.5))
+    ax.set_yticks(range(values.shape[0]), rows if rows is not None else range(1, values.shape[0] + 1))
+    ax.set_xticks(range(values.shape[1]), columns if columns is not None else range(1, values.shape[1] + 1))
+    ax.grid(visible=False)
+    return shown
+
+
+def heats(
+    maps: Mapping[str, np.ndarray], *, label: str = "", xlabel: str = "", ylabel: str = "", title: str = "",
+    columns: int | None = None, height: float = 2.6, each: Mapping[str, Mapping[str, Any]] | None = None, **how: Any,
+) -> Figure:  # fmt: skip
+    """Maps on one scale, a panel each, with a colour bar.
+
+    Args:
+        maps: title -> values (`heat`). ``each``: title -> what only this one is drawn with. ``how``: all of them.
+        label: of the colour bar.
+    """
+    figure, axes = panels(len(maps), columns=columns, height=height, title=title)
+    for ax, (name, values) in zip(axes, maps.items(), strict=True):
+        shown = heat(ax, values, **how | dict((each or {}).get(name, {})))
+        ax.set_title(name)
+    label_outer(axes, xlabel, ylabel)
+    figure.colorbar(shown, ax=list(axes), label=label, shrink=0.8, aspect=30)
+    return figure
+
+
+def confusion(ax: Axes, matrix: np.ndarray, classes: Sequence[str]) -> Axes:
+    """Counts [C, C], row the true class; the shade is the share of the row, the number (up to 12 classes) the count."""
+    counts = np.asarray(matrix)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    names = [_short(name, 20) for name in classes]
+    heat(ax, share, rows=names, columns=names, numbers=counts if len(classes) <= 12 else False, cmap="Blues")
+    plt.setp(ax.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
+    ax.set(xlabel="predicted", ylabel="true class")
+    return ax
+
+
 def weights_heat(ax: Axes, weights: np.ndarray, layers: Sequence[str | int], sigmas: Sequence[float]) -> Axes:
     """Aggregation weights [L, K] of L layers (rows, as given) at K sigmas (columns); numbers are shown up to K = 12."""
-    weights = np.asarray(weights)
-    ax.imshow(weights, cmap="viridis", vmin=0, vmax=1, aspect="auto")
-    for i, j in np.ndindex(weights.shape if len(sigmas) <= 12 else (0, 0)):
-        shade = "black" if weights[i, j] > 0.6 else "white"
-        ax.text(j, i, f"{weights[i, j]:.2f}", ha="center", va="center", fontsize=8, color=shade)
-    ax.set_xticks(np.arange(len(sigmas)), [f"{s:g}" for s in sigmas])
-    ax.set_yticks(np.arange(len(layers)), layers)
+    numbers = np.vectorize("{:.2f}".format)(weights) if len(sigmas) <= 12 else False
+    names = [f"{s:g}" for s in sigmas]
+    heat(ax, weights, rows=layers, columns=names, numbers=numbers, cmap="viridis", aspect="auto")
     ax.set(xlabel="sigma (layers)", ylabel="layer")
-    ax.grid(visible=False)
     return ax
 
 
-def shares(ax: Axes, at: Sequence[float], parts: np.ndarray, *, colours: Sequence[str]) -> Axes:
-    """Shares [K, L] of L parts at K places, stacked: the first at the bottom. What sums to one fills the axes."""
-    ax.stackplot(at, *np.asarray(parts).T, colors=colours, edgecolor="white", linewidth=0.6)
-    ax.set(xlim=(min(at), max(at)), ylim=(0, 1))
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-    ax.grid(visible=False)
+def picture(ax: Axes, image: np.ndarray, title: str | None = None) -> Axes:
+    """An image [height, width, 3] without frame."""
+    map_over(ax, image, title=title)
     return ax
 
 
-def _at_right(ax: Axes, y: float, text: str) -> None:
-    ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), fontsize=8.5, va="center", family="monospace")
+def map_over(ax: Axes, values: np.ndarray, *, title: str | None = None, **look: Any) -> AxesImage:
+    """A map [h, w] of patches without frame; returns what is drawn, for a colour bar. ``look`` as `heat`'s."""
+    shown = ax.imshow(values, **{"cmap": "magma"} | look)
+    ax.set_axis_off()
+    if title:
+        ax.set_title(title, fontsize=NOTE, loc="center")
+    return shown
+
+
+def mark(ax: Axes, patches: np.ndarray, marker: str = "x", **look: Any) -> None:
+    """Mark patches [h, w] (bool) of the picture that the axes show, whatever its size in pixels."""
+    height, width = ax.images[0].get_array().shape[:2]
+    (h, w), (rows, columns) = np.shape(patches), np.nonzero(patches)
+    at = (columns + 0.5) * width / w - 0.5, (rows + 0.5) * height / h - 0.5
+    ax.plot(*at, marker, **{"color": "red", "markersize": 5, "markeredgewidth": 1.2} | look)
+
+
+def gallery(
+    images: Sequence[Any],
+    titles: Sequence[str] = (),
+    columns: int | None = None,
+    *,
+    label: str = "",
+    title: str = "",
+    mark: Callable[[Axes, int, int], Any] | None = None,
+    **look: Any,
+) -> Figure:
+    """Pictures [h, w, 3] and maps [h, w] beside each other.
+
+    Args:
+        images: one after the other, or rows of them. Rows stay rows at double width; at single width what would stand
+            in more than five columns is turned, so that rows become columns and the titles names of rows.
+        titles: of each picture, or of the columns of rows.
+        columns: pictures in a row at double width, where they are given one after the other (default: 6).
+        label: of a colour bar for the maps, which there is where this is given.
+        mark: draws more into a picture: gets its axes, row and column, as given.
+        look: how maps are drawn (`heat`), e.g. ``vmin``, ``cmap``.
+    """
+    rows, single = isinstance(images[0], (list, tuple)), _width == "single"
+    if not rows:
+        columns = min(columns or 6, len(images))
+        wide = -(-columns // 2) if single and columns > 3 else columns
+        images = [list(images[i : i + wide]) for i in range(0, len(images), wide)]
+    down, across = len(images), max(map(len, images))
+    turned = rows and single and across > max(5, down)
+    shape = (across, down) if turned else (down, across)
+    tallest = max(image.shape[0] / image.shape[1] for row in images for image in row)
+    cell = (WIDTHS[_width] - 0.9 * turned - 0.7 * bool(label)) / shape[1]
+    titles = [_short(name, 14 if turned else int(17 * cell), 3) for name in titles]
+    lines = 0 if turned else max((name.count("\n") + 1 for name in titles), default=0)
+    high = shape[0] * cell * tallest + 0.13 * lines * (1 if rows else shape[0]) + 0.2 * bool(title)
+    figure = plt.figure(figsize=(WIDTHS[_width], high))
+    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0.0, hspace=0.0)
+    axes, shown = figure.subplots(*shape, squeeze=False), None
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for i, row in enumerate(images):
+        for j, image in enumerate(row):
+            ax = axes[j, i] if turned else axes[i, j]
+            name = titles[j] if rows and j < len(titles) else titles[i * across + j] if not rows and titles else ""
+            above = not turned and (not rows or i == 0)
+            drawn = map_over(ax, image, title=name if above else None, **look)
+            shown = drawn if np.ndim(image) == 2 else shown
+            if turned and i == 0:
+                at = {"transform": ax.transAxes, "ha": "right", "va": "center", "fontsize": NOTE}
+                ax.text(-0.05, 0.5, name, **at)
+            if mark:
+                mark(ax, i, j)
+    if label and shown is not None:
+        figure.colorbar(shown, ax=axes, label=label, shrink=0.6, aspect=30)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left")
+    return figure

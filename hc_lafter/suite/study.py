@@ -6,8 +6,8 @@ same profile and seed on the same machine writes the same bytes; timings, which 
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-import io
 import json
 import math
 import numbers
@@ -27,15 +27,17 @@ import numpy as np
 import pandas as pd
 import psutil
 import torch
+from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
 from hc_lafter.analysis import statistics
 from hc_lafter.files import code_hash, processor, versions, write_whole
 from hc_lafter.refusals import nearest
-from hc_lafter.suite import figure_record, figures, plots
+from hc_lafter.suite import figures, plots
 from hc_lafter.suite.paths import Places
 from hc_lafter.suite.profiles import Profile, load_profile
+from hc_lafter.tuning.setting import Setting
 
 UNITS = ("fraction", "nats", "bits", "ratio", "count", "pixels", "logit", "cosine", "degrees", "unitless")
 TIME_UNITS = ("seconds", "milliseconds", "images/second", "MiB")  # differ from run to run: timings.json only
@@ -146,6 +148,8 @@ class Study:
     ):
         self.notebook, self.name = notebook, profile
         self._kept: list[dict[str, Any]] = []
+        self._said: list[str] = []
+        self._shown: Any = None
         self.profile: Profile = load_profile(profile, overrides)
         self._places = Places.find(notebook, profile, root)
         self.results, self.figures, self.cache = self._places.results, self._places.figures, self._places.cache
@@ -155,7 +159,7 @@ class Study:
         self.precision = _precision(self.profile.precision, self.device)
         _compute_with(self.profile.threads)
         _seed_everything(self.seed)
-        mpl.rcParams.update(figure_record.STYLE)
+        mpl.rcParams.update(plots.STYLE)
 
     def __repr__(self) -> str:
         place = f"{self.device}, {self.precision}, {torch.get_num_threads()} threads"
@@ -163,9 +167,17 @@ class Study:
 
     metric = staticmethod(metric)
 
+    @property
+    def setting(self) -> Setting:
+        """What decides the material of this notebook's runs: for `hc_lafter.tuning.material.gather`."""
+        p = self.profile.model_dump()
+        same = {f.name: p[f.name] for f in dataclasses.fields(Setting) if f.name in p}
+        same |= {"seeds": tuple(self.seeds), "text_noise": tuple(p["text_noise"])}
+        return Setting(**same | {"precision": self.precision, "device": str(self.device), "cache": self.cache})
+
     def autocast(self) -> torch.autocast:
         """The context in which a tower runs in this study's precision (nothing changes under fp32)."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+        return self.setting.autocast()
 
     @property
     def resampling(self) -> dict[str, int]:
@@ -198,6 +210,8 @@ class Study:
             absent = [key for key in ("system", "dataset", "split", "metric", "value") if key not in given]
             if absent:
                 raise ValueError(f"{self.notebook} adds a row without {absent[0]} ({given}): give it.")
+            if given.get("seeds") == 1:  # a number without a seed of its own is no mean over seeds
+                del given["seeds"]
             record = metric(**given)
             key = tuple(record.get(k) for k in KEY)
             if key in fresh:
@@ -206,13 +220,44 @@ class Study:
         self._kept = [r for r in self._kept if tuple(r.get(k) for k in KEY) not in fresh] + list(fresh.values())
 
     def finish(self, clip: Any = None, data: Any = None, **hashes: str) -> None:
-        """Write what `add` kept into ``metrics.json`` and ``timings.json``, and where it comes from (`provenance`)."""
-        timings = [record for record in self._kept if record["unit"] in TIME_UNITS]
-        self.save_metrics([record for record in self._kept if record["unit"] not in TIME_UNITS])
-        if timings:
-            self.save_timings(timings)
+        """Write what `add` kept into ``metrics.json`` and ``timings.json``, and where it comes from (`provenance`).
+
+        Rows with a time unit, or of the split ``timing`` (ratios of times), are timings. What was said goes to
+        ``verdict.md`` and takes the place of what `verdict` shows.
+        """
+        timed = [record["unit"] in TIME_UNITS or record["split"] == "timing" for record in self._kept]
+        self.save_metrics([record for record, is_timing in zip(self._kept, timed, strict=True) if not is_timing])
+        if any(timed):
+            self.save_timings([record for record, is_timing in zip(self._kept, timed, strict=True) if is_timing])
         self.provenance(clip=clip, data=data, **hashes)
+        if self._said:
+            text = "".join(f"- {line}\n" for line in self._said)
+            write_whole(self.results / "verdict.md", text)
+            if self._shown is not None:
+                self._shown.update(Markdown(text))
         print(f"{len(self._kept)} numbers are in results/{self.name}/{self.notebook}.")
+
+    def say(self, *lines: str) -> None:
+        """Print an answer and keep it, as an item of the verdict."""
+        print(*lines, sep="\n")
+        self._said += [line for line in lines if line not in self._said]
+
+    def verdict(self) -> None:
+        """Show what the last run of this notebook under this profile said; `finish` puts this run's in its place."""
+        path = self.results / "verdict.md"
+        there = path.read_text(encoding="utf-8") if path.is_file() else "No verdict yet: run all cells."
+        self._shown = display(Markdown(there), display_id=True)
+
+    @staticmethod
+    def span(row: Any, digits: int = 3) -> str:
+        """``0.512 [0.490, 0.534]``: value, low and high of a table's row, of an estimate or of a comparison."""
+        return f"{row.value:.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]"
+
+    @staticmethod
+    def points(row: Any) -> str:
+        """``+1.2 [+0.4, +2.0] points, better``: a comparison of fractions, and its verdict where it has one."""
+        verdict = f", {row.verdict}" if hasattr(row, "verdict") else ""
+        return f"{100 * row.value:+.1f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}] points{verdict}"
 
     def figure(self, name: str, draw: Callable[..., Figure], *args: Any, **kwargs: Any) -> Figure:
         """Draw a figure once per width and keep each as SVG, PNG and PDF.
@@ -235,12 +280,10 @@ class Study:
         path = self.figures / _checked(name)
         for width in plots.WIDTHS:  # the widest one last
             with plots.at_width(width):
-                figure = draw(*args, **kwargs)
-                for suffix in ("svg", "png", "pdf"):
-                    buffer = io.BytesIO()
-                    figure.savefig(buffer, format=suffix, metadata=figures.NO_DATES[suffix])
-                    stem = path if width == "double" else path.with_name(f"{name}-{width}")
-                    write_whole(stem.with_name(f"{stem.name}.{suffix}"), buffer.getvalue())
+                figure = plots.fit(draw(*args, **kwargs))
+                stem = name if width == "double" else f"{name}-{width}"
+                for form in figures.FORMATS:
+                    write_whole(path.with_name(f"{stem}.{form}"), figures.saved(figure, form))
             plt.close(figure)
         return figure
 
@@ -286,21 +329,13 @@ class Study:
     def save_figure(self, figure: Figure, name: str) -> Path:
         """Write ``<name>.svg`` and ``<name>.png``; the figure stays open, so that the notebook shows it, too.
 
-        Its record goes to ``results/<profile>/<notebook>/figures/<name>.json``: `hc_lafter.suite.figures` draws it
-        anew.
-
         Raises:
-            ValueError: the name has other signs than lowercase letters, digits and hyphens, or the figure holds what
-                no record can be made of.
+            ValueError: the name has other signs than lowercase letters, digits and hyphens.
             OSError: the folder cannot be written.
         """
         path = self.figures / f"{_checked(name)}.svg"
-        kept = figures.dumps(figure_record.record(figure, f"figure {name} of {self.notebook}"))
-        for suffix in (".png", ".svg"):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=suffix[1:], metadata=figures.NO_DATES[suffix[1:]])
-            write_whole(path.with_suffix(suffix), buffer.getvalue())
-        write_whole(self.results / "figures" / f"{name}.json", kept)
+        for form in ("png", "svg"):
+            write_whole(path.with_suffix(f".{form}"), figures.saved(figure, form))
         return path
 
     def save_table(self, table: pd.DataFrame, name: str) -> Path:
@@ -337,7 +372,7 @@ class Study:
             **{key: _placeless(value) for key, value in hashes.items()},
             "device": str(self.device),
             "precision": self.precision,
-            "code": code_hash(Path(__file__).parents[1]),
+            "code": code_hash(),
             "git": _git(self._places.root),
             "versions": versions(),
             "hardware": _hardware(self.device),

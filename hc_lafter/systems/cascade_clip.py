@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hc_lafter.clip.vit import Prompts, walk
-from hc_lafter.systems import Group, Masks, PhaseRow, frozen, parameter_groups, prompt_tokens, split_epochs
+from hc_lafter.systems.base import Group, Masks, Phase, System, frozen, parameter_groups, prompt_tokens, split_epochs
 from hc_lafter.systems.nga import NGA
 
 PROJECTIONS = ("random", "tower")
@@ -47,7 +47,7 @@ class CascadeCLIPConfig:
             2016). 0 for a system trained transductively.
         dropout: of prompts, attention and decoder layers, in training mode alone.
         present_only, ignored_negative: of the focal loss, see `hc_lafter.systems.losses.focal_dice`.
-        lr, weight_decay: AdamW's; LayerNorms and NGA weights are not decayed. batch_size: 4 on each of 4 GPUs.
+        lr, weight_decay: AdamW's; LayerNorms and NGA weights are not decayed.
     """
 
     levels: tuple[tuple[int, ...], ...] = ((6, 7, 8), (9, 10, 11), (12,))
@@ -66,7 +66,6 @@ class CascadeCLIPConfig:
     ignored_negative: bool = True
     lr: float = 2e-4
     weight_decay: float = 0.01
-    batch_size: int = 16
 
     @property
     def layers(self) -> list[int]:
@@ -213,7 +212,7 @@ class CascadeCLIP(nn.Module):
         }
         return parameter_groups(parts)
 
-    def schedule(self, epochs: int, *, transductive: bool = False) -> list[PhaseRow]:
+    def schedule(self, epochs: int, *, transductive: bool = False) -> list[Phase]:
         """One phase on seen pixels; transductively its second half also learns from the system's own labels.
 
         Raises:
@@ -222,10 +221,10 @@ class CascadeCLIP(nn.Module):
         there = tuple(str(group["name"]) for group in self.parameter_groups())
         seen = {"focal": 1.0, "dice": 1.0}
         if not transductive:
-            return [("seen pixels", epochs, there, seen)]
+            return [Phase("seen pixels", epochs, there, seen)]
         first, second = split_epochs(epochs, (1, 1))
         own = {"focal, own labels": 1.0, "dice, own labels": 1.0}
-        return [("seen pixels", first, there, seen), ("own labels for the unseen", second, there, own)]
+        return [Phase("seen pixels", first, there, seen), Phase("own labels for the unseen", second, there, own)]
 
 
 def account(system: CascadeCLIP) -> dict[str, int]:
@@ -322,3 +321,25 @@ def _linear(inner: int, outer: int, generator: torch.Generator, std: float) -> n
         layer.weight.normal_(0, std, generator=generator)
         layer.bias.zero_()
     return layer
+
+
+SPEC = System(
+    name="Cascade-CLIP",
+    colour="#009E73",
+    reads="masks",
+    regimes=("inductive", "transductive"),
+    config=CascadeCLIPConfig,
+    build=lambda start, config, seed: CascadeCLIP(start.visual, start.text, start.seen, config, seed=seed),
+    sources=("Li et al., ICML 2024", "github.com/HVision-NKU/Cascade-CLIP, commit dadf40d"),
+    order=70,
+)
+VARIANTS = (
+    SPEC.variant(
+        "one decoder, last layer",
+        settings={"levels": ((12,),)},
+        colour="#005C42",
+        regimes=("inductive",),
+        sources=("Zhou et al., CVPR 2023 (ZegCLIP)",),
+        order=72,
+    ),
+)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hc_lafter.clip.vit import Prompts, project, walk
-from hc_lafter.systems import Group, Masks, Output, PhaseRow, frozen, parameter_groups, prompt_tokens, split_epochs
+from hc_lafter.systems.base import Group, Output, Phase, System, frozen, parameter_groups, prompt_tokens, split_epochs
 from hc_lafter.systems.nga import stages_nga
 
 CLASSIFIERS = ("shared", "independent")
@@ -22,7 +22,7 @@ FUSIONS = ("learned", "equal")
 
 @dataclass(frozen=True)
 class HybridCascadeConfig:
-    """The design's settings; every one of them is a row of the ablations.
+    """The settings of the design (``docs/designs.md``); every one of them is a row of the ablations.
 
     Attributes:
         stages: layers of each stage, from shallow to deep, none in two stages.
@@ -33,7 +33,7 @@ class HybridCascadeConfig:
         prompts: tokens at the input, as LaFTer has them; 0 leaves the tower's features fixed, so that they can be
             computed once.
         normalise: bring each stage's feature to unit length, the length of the texts that the classifier was trained
-            on. The design does not say; raw features (ten times as long) saturate its softmax.
+            on. The design leaves it open; raw features (ten times as long) saturate its softmax.
         lr: of stage adapters, fusion weights, classifier and prompts. nga_lr: of the sigmas.
         weight_decay: AdamW's; sigmas and fusion weights have none.
         consistency: weight of that loss in the last phase. distillation: of `losses.distillation`, all along.
@@ -127,6 +127,13 @@ class HybridCascade(nn.Module):
             return torch.full((len(self.nga),), 1 / len(self.nga), device=self.classifier.device)
         return self.fusion.softmax(dim=0)
 
+    def watched(self) -> dict[str, Tensor]:
+        """What a history records beside the losses: the weight of each layer in its stage, and each stage's sigma."""
+        weights = zip(self.config.layers, torch.cat([nga.weights() for nga in self.nga]), strict=True)
+        found = {f"weight of layer {layer}": weight for layer, weight in weights}
+        sigmas = {stage: nga.sigma for stage, nga in zip(self.config.stages, self.nga, strict=True)}
+        return found | {f"sigma of layers {s[0]}-{s[-1]}": v[0] for s, v in sigmas.items() if v is not None}
+
     def parameter_groups(self) -> list[Group]:
         """``adapters``, ``fusion``, ``classifier``, ``nga``, ``prompts``: those that there are."""
         lr, decay = self.config.lr, self.config.weight_decay
@@ -139,7 +146,7 @@ class HybridCascade(nn.Module):
         }
         return parameter_groups(parts)
 
-    def schedule(self, epochs: int = 8) -> list[PhaseRow]:
+    def schedule(self, epochs: int = 8) -> list[Phase]:
         """Adapters, fusion and classifier; sigma too; everything, and the consistency loss on.
 
         Raises:
@@ -153,65 +160,10 @@ class HybridCascade(nn.Module):
         heads = tuple(n for n in there if n in ("adapters", "fusion", "classifier"))
         sigma = tuple(n for n in there if n != "prompts")
         return [
-            ("stage adapters", first, heads, base),
-            ("sigma unfrozen", second, sigma, base),
-            ("all, consistency", third, tuple(there), {**base, "consistency": self.config.consistency}),
+            Phase("stage adapters", first, heads, base),
+            Phase("sigma unfrozen", second, sigma, base),
+            Phase("all, consistency", third, tuple(there), {**base, "consistency": self.config.consistency}),
         ]
-
-
-class DenseHybridCascade(nn.Module):
-    """The same head on every patch token in the place of CLS: what the hybrid says of pixels.
-
-    The classifier is the class texts times the logit scale and stays as it is, so that a class without pixel labels can
-    be named at all; stage adapters, NGA and fusion are trained. Patches of the last layer are the tower's plain ones,
-    which CLIP never aligned with text; Cascade-CLIP's are, too, but behind deep prompts.
-
-    Args:
-        visual: the vision tower, never trained.
-        text: [C, D], one vector per class; brought to unit length.
-        seen: [C] bool, the classes whose pixels are labelled in training.
-        logit_scale: the multiplier itself (100 for CLIP).
-    """
-
-    def __init__(
-        self,
-        visual: nn.Module,
-        text: Tensor,
-        seen: Tensor,
-        logit_scale: float,
-        config: HybridCascadeConfig = HybridCascadeConfig(),
-        *,
-        seed: int = 0,
-    ):
-        super().__init__()
-        if config.prompts or config.classifier != "shared":
-            raise ValueError(
-                "the dense head reads a frozen tower through one shared classifier: leave both as they are."
-            )
-        self.config = config
-        self.head = HybridCascade(visual, logit_scale * F.normalize(text, dim=-1), config, seed=seed)
-        self.head.classifier.requires_grad_(False)
-        self.register_buffer("seen", seen.detach().bool())
-
-    def forward(self, images: Tensor) -> Masks:
-        """[B, 3, H, W] -> logits [B, C, H, W]."""
-        head = self.head
-        with torch.no_grad():
-            walked = walk(head.visual, images, layers=self.config.layers, patches=True)
-            taps = torch.stack([project(head.visual, tokens) for tokens in walked.patch_taps], dim=2)  # [B, N, L, D]
-        logits = head(taps.flatten(0, 1)).logits.unflatten(0, taps.shape[:2])
-        maps = logits.transpose(1, 2).unflatten(-1, walked.grid)
-        return Masks(F.interpolate(maps, size=images.shape[-2:], mode="bilinear", align_corners=False))
-
-    def parameter_groups(self) -> list[Group]:
-        return [group for group in self.head.parameter_groups() if group["name"] != "classifier"]
-
-    def schedule(self, epochs: int) -> list[PhaseRow]:
-        """The head's own first two phases: adapters and fusion, then sigma too. Pixels have no consistency loss."""
-        there = tuple(str(group["name"]) for group in self.parameter_groups())
-        first, second = split_epochs(epochs, (1, 1))
-        heads = tuple(name for name in there if name != "nga")
-        return [("stage adapters", first, heads, {"task": 1.0}), ("sigma unfrozen", second, there, {"task": 1.0})]
 
 
 class _StageAdapter(nn.Module):
@@ -225,3 +177,25 @@ class _StageAdapter(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return z + torch.relu(z @ self.first.T) @ self.last.T
+
+
+SPEC = System(
+    name="HybridCascade-LaFTer",
+    colour="#D55E00",
+    reads="taps",
+    regimes=("label-free", "supervised"),
+    config=HybridCascadeConfig,
+    build=lambda start, config, seed: HybridCascade(start.visual, start.classifier, config, seed=seed),
+    sources=("this suite's own", "stages: Li et al., ICML 2024", "text classifier: Mirza et al., NeurIPS 2023"),
+    order=50,
+)
+VARIANTS = (
+    SPEC.variant(
+        "HybridCascade-LaFTer, prompts",
+        settings={"prompts": 50},
+        colour="#F0A868",
+        reads="images",
+        regimes=("supervised",),
+        order=51,
+    ),
+)

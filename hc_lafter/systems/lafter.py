@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hc_lafter.clip.vit import Prompts, walk
-from hc_lafter.systems import Group, Output, PhaseRow, frozen, parameter_groups, prompt_tokens
+from hc_lafter.systems.base import Group, Output, Phase, System, frozen, parameter_groups, prompt_tokens
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,13 @@ class LaFTerConfig:
     Attributes:
         tokens: P, prompt tokens between CLS and the patches, through all blocks.
         smoothing: of the pseudo-labels.
-        lr, weight_decay: AdamW's. batch_size: images per step.
+        lr, weight_decay: AdamW's.
     """
 
     tokens: int = 50
     smoothing: float = 0.1
     lr: float = 5e-4
     weight_decay: float = 0.01
-    batch_size: int = 50
 
 
 class LaFTer(nn.Module):
@@ -80,6 +79,19 @@ class LaFTer(nn.Module):
         }
         return parameter_groups(parts)
 
-    def schedule(self, epochs: int) -> list[PhaseRow]:
+    def schedule(self, epochs: int) -> list[Phase]:
         """One phase: everything, all along."""
-        return [("all", epochs, tuple(str(g["name"]) for g in self.parameter_groups()), {"task": 1.0})]
+        return [Phase("all", epochs, tuple(str(g["name"]) for g in self.parameter_groups()))]
+
+
+SPEC = System(
+    name="LaFTer",
+    colour="#E69F00",
+    reads="images",
+    regimes=("label-free", "supervised"),
+    config=LaFTerConfig,
+    build=lambda start, config, seed: LaFTer(start.visual, start.classifier, config, seed=seed),
+    sources=("Mirza et al., NeurIPS 2023", "github.com/jmiemirza/LaFTer, commit 26f3bf4"),
+    released_rate=True,
+    order=30,
+)

@@ -6,14 +6,14 @@ segment to the shallowest.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hc_lafter.clip.vit import Prompts, project, walk
-from hc_lafter.systems import Group, Output, PhaseRow, frozen, parameter_groups, prompt_tokens, split_epochs
+from hc_lafter.systems.base import Group, Output, Phase, System, frozen, parameter_groups, prompt_tokens, split_epochs
 from hc_lafter.systems.nga import stages_nga
 
 SEGMENTS = {  # layers counted from 1, all for 12 blocks
@@ -25,7 +25,7 @@ POOLED = ("cls", "patches")
 
 @dataclass(frozen=True)
 class MultiLayerConfig:
-    """The design's settings.
+    """The settings of the design (``docs/designs.md``).
 
     Attributes:
         segments: layers of each, from shallow to deep, none left out between the first and the last.
@@ -100,7 +100,7 @@ class MultiLayerLaFTer(nn.Module):
         parts["nga"] = (list(self.nga.parameters()), self.config.nga_lr, 0.0)
         return parameter_groups(parts)
 
-    def schedule(self, epochs: int = 8) -> list[PhaseRow]:
+    def schedule(self, epochs: int = 8) -> list[Phase]:
         """The deepest segment and the classifier; the others one by one, from deep to shallow; all.
 
         Raises:
@@ -108,15 +108,36 @@ class MultiLayerLaFTer(nn.Module):
         """
         first, middle, last = split_epochs(epochs, (2, 3, 3))
         names = [f"segment {i}" for i in range(len(self.prompts), 0, -1)]  # from deep to shallow
-        rows = [("deepest segment", first, (names[0], "classifier"), {"task": 1.0})]
+        phases = [Phase("deepest segment", first, (names[0], "classifier"))]
         done = 1
         for epoch in range(middle):
             reached = 1 + round((epoch + 1) * (len(names) - 1) / middle)
             active = (*names[:reached], "classifier")
-            if rows[-1][2] == active:  # fewer segments than epochs: the phase goes on
-                rows[-1] = (rows[-1][0], rows[-1][1] + 1, active, {"task": 1.0})
+            if phases[-1].trains == active:  # fewer segments than epochs: the phase goes on
+                phases[-1] = replace(phases[-1], epochs=phases[-1].epochs + 1)
             elif reached > done:
-                rows.append((f"{reached} of {len(names)} segments", 1, active, {"task": 1.0}))
+                phases.append(Phase(f"{reached} of {len(names)} segments", 1, active))
             done = reached
         everything = tuple(str(group["name"]) for group in self.parameter_groups())
-        return [*rows, ("all", last, everything, {"task": 1.0})]
+        return [*phases, Phase("all", last, everything)]
+
+
+SPEC = System(
+    name="multi-layer LaFTer",
+    colour="#56B4E9",
+    reads="images",
+    regimes=("label-free", "supervised"),
+    config=MultiLayerConfig,
+    build=lambda start, config, seed: MultiLayerLaFTer(start.visual, start.classifier, config, seed=seed),
+    sources=("LaFTer's prompts per segment of blocks: this suite's own", "Mirza et al., NeurIPS 2023"),
+    order=40,
+)
+VARIANTS = (
+    SPEC.variant(
+        "multi-layer LaFTer (B/16 segments)",
+        settings={"segments": SEGMENTS["ViT-B/16"]},
+        colour="#003B5C",
+        regimes=("supervised",),
+        order=41,
+    ),
+)

@@ -8,7 +8,7 @@ steps, each of which can be switched off alone:
 2. ``aggregate``: each patch becomes a mean over the patches that are alike in a middle layer;
 3. ``attention``: the last block attends by keys and by that likeness, without residual and MLP, plus some CLS;
 4. ``aggregate_again``: as 2, by the likeness in an early layer;
-5. ``fuse``: the sum of the early and middle layers takes steps 3 and 4, too, and is added.
+5. ``fuse``: the sum of the early and middle layers goes through steps 3 and 4 as well and is added.
 
 With all five off what remains is CLIP's own dense output: the patches behind its last block, projected. (Without step 3
 alone the whole last block runs on what steps 1 and 2 made, its CLS token included.) A batch gives for each image what
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from hc_lafter.analysis.lof import lof, outliers
 from hc_lafter.clip.vit import last_block, last_heads, last_out, project, walk
-from hc_lafter.systems import Group, Masks, frozen
+from hc_lafter.systems.base import Group, Masks, System, frozen
 from hc_lafter.systems.masks import mask_logits
 
 STEPS = ("repair", "aggregate", "attention", "aggregate_again", "fuse")
@@ -51,8 +51,8 @@ class SCClipConfig:
         lof: ``released`` or ``exact``, see `hc_lafter.analysis.lof.lof`.
         k: its neighbours, a number or a share of the patches.
         contamination: the share of patches that count as anomalous.
-        beta: cosines below it are no links in steps 2 and 4.
-        scores: ``kk``, keys with keys, as released; ``qk``, queries with keys, as one design document has it.
+        beta: cosines below it are not links in steps 2 and 4.
+        scores: ``kk``, keys with keys, as released; ``qk``, queries with keys, see ``docs/designs.md``.
         likeness: the half of step 3's weights that comes from the likeness; without it the other half is all.
         sharpness: factor on likeness - its mean over the image, before the softmax.
         cls_residual: share of CLS that step 3 adds to every patch.
@@ -188,7 +188,7 @@ class SCClip(nn.Module):
         """Images [B, 3, H, W], normalised; ``keep`` the intermediates.
 
         On a CPU a few images at a time: blocks of memory above 32 MiB, such as the hidden layers of a large batch, go
-        back to the system after each use and come anew page by page, which takes a tenth of the time.
+        back to the system after each use and come back page by page, which takes a tenth of the time.
         """
         parts = [self.head(self.taps(some), keep) for some in images.split(self._at_once(images))]
         return parts[0] if len(parts) == 1 else _joined(parts)
@@ -392,3 +392,20 @@ def _owners(owner: Tensor, names: int) -> Tensor:
             f"{owner.tolist()}."
         )
     return owner
+
+
+def _build(start, config, seed):
+    """The default settings stand for the tower's preset, which depends on the tower."""
+    return SCClip(start.visual, start.text, preset(start.tower) if config == SCClipConfig() else config)
+
+
+SPEC = System(
+    name="SC-CLIP",
+    colour="#CC79A7",
+    reads="masks",
+    regimes=("no training",),
+    config=SCClipConfig,
+    build=_build,
+    sources=("Bai et al., TIP 2025", "github.com/SuleBai/SC-CLIP, commit 0417ba9"),
+    order=78,
+)

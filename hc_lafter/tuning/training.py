@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from hc_lafter.clip.weights import weight_hash
+from hc_lafter.store import weight_hash
+from hc_lafter.systems.base import Phase
 from hc_lafter.tuning import checkpoint as checkpoints
 from hc_lafter.tuning.batches import Batches, Rows, as_is, order, seed_step
 
@@ -35,23 +36,6 @@ _PRECISIONS = {"fp32": "no", "bf16": "bf16"}  # our word: Accelerate's
 _OURS = ("step", "epoch", "phase", "loss")  # columns of the curves that no term and no metric may take
 
 __all__ = ["History", "Phase", "Rows", "fit"]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of training.
-
-    Attributes:
-        name: what figures call it; no two phases of a run share one.
-        epochs: how many, from 1.
-        trains: names of the parameter groups with a gradient; all other parameters stand still.
-        weights: term -> its weight in the loss. A term that is not named here is recorded and not trained on.
-    """
-
-    name: str
-    epochs: int
-    trains: tuple[str, ...]
-    weights: Mapping[str, float] = field(default_factory=lambda: {"task": 1.0})
 
 
 @dataclass
@@ -145,7 +129,7 @@ def fit(
             f"an example to each of the processes ({accelerator.num_processes})."
         )
     module.to(device).train(train_mode)
-    run = _Run(module, terms, tuple(phases), accelerator, len(data), batch_size, validate, select, name)
+    run = _Training(module, terms, tuple(phases), accelerator, len(data), batch_size, validate, select, name)
     definition = {}
     if checkpoint is not None or accelerator.num_processes > 1:
         definition = run.definition() | {"seed": seed, "precision": precision, "data": getattr(data, "fingerprint", "")}
@@ -198,7 +182,7 @@ def fit(
     return run.history
 
 
-class _Run:
+class _Training:
     """A run under way: what it trains, how far it is, what it has measured and what it will leave behind."""
 
     def __init__(self, module, terms, phases, accelerator, size, batch_size, validate, select, name):

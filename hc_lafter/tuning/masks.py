@@ -1,4 +1,4 @@
-"""What the segmentation notebooks share: images with their masks as batches, one tuning run, masks scored.
+"""Images with their masks as batches, and masks scored.
 
 B images, C classes, h x w patches; masks are [H, W] uint8 with 255 = ignore, as in `hc_lafter.data.record`.
 """
@@ -11,39 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from hc_lafter.analysis.segmentation import MaskScore
 from hc_lafter.clip.load import Clip
-from hc_lafter.clip.weights import weight_hash
-from hc_lafter.data import open_data, stratified
+from hc_lafter.data import stratified
 from hc_lafter.data.record import Dataset
-from hc_lafter.tuning.experiment import checkpoint_path
 from hc_lafter.tuning.features import UNDECODABLE, resized_transform
-from hc_lafter.tuning.setting import Setting
-from hc_lafter.tuning.training import History, Phase, fit
 
 Scores = Callable[[Tensor], Tensor]  # images [B, 3, H, W] -> scores [B, C, H', W']
-
-
-def open_masks(study: Setting, clip: Clip) -> Dataset:
-    """The data set with masks that the profile names.
-
-    Raises:
-        ValueError: as `open_data`, or the set has no masks.
-    """
-    p = study.profile
-    sizes = {"n_train": p.n_train, "n_val": p.n_val, "n_test": p.n_test}
-    data = open_data(
-        p.mask_data, **sizes, side=clip.image_size, seed=study.seed, on_error=p.on_error, cache=study.cache
-    )
-    if data.mask_classes is None:
-        raise ValueError(
-            f"mask_data is {p.mask_data!r}, and that data set has no masks: give the world or, say, voc:FOLDER."
-        )
-    return data
 
 
 def draw(dataset: Dataset, split: str, n: int, seed: int) -> np.ndarray:
@@ -170,59 +148,3 @@ def score_masks(
             found.update(maps.argmax(dim=1).cpu(), mask)
             bar.update(len(images))
     return found
-
-
-def tune_masks(
-    study: Setting,
-    system: nn.Module,
-    data: torch.utils.data.Dataset,
-    regime: Callable,
-    schedule: Sequence[tuple],
-    *,
-    name: str,
-    seed: int,
-    validate: Callable[[nn.Module], MaskScore],
-    judges: str,
-    batch_size: int | None = None,
-    progress: bool = True,
-) -> History:
-    """Tune a system on masks; its epoch is the one with the highest mIoU over the SEEN classes on validation.
-
-    Whoever trains without labels of the unseen classes has none to choose with either. The curves hold both.
-
-    Args:
-        data: items with student and mask: `MaskViews`, or `hc_lafter.tuning.training.Rows`.
-        regime: `hc_lafter.tuning.regimes.SeenMasks` or `SeenPixels`.
-        schedule: of the system: (name, epochs, groups, weights) per phase.
-        validate: the system -> its masks on validation images, counted. judges: the fingerprint of those images.
-        batch_size: in the place of the profile's.
-
-    Raises:
-        ValueError: as `fit`.
-    """
-    phases = [Phase(*row) for row in schedule]
-    batch_size = batch_size or study.profile.tune_batch
-
-    def measured(module: nn.Module) -> dict[str, float]:
-        found = validate(module).compute()
-        return {key: found[key] for key in ("seen", "unseen") if np.isfinite(found[key])}
-
-    told = [name, seed, batch_size, data.fingerprint, judges, [vars(phase) for phase in phases]]
-    told += [weight_hash(system.state_dict())]
-    return fit(
-        system,
-        data,
-        regime,
-        phases,
-        batch_size=batch_size,
-        seed=seed,
-        validate=measured,
-        select="seen",
-        precision=study.precision,
-        device=study.device,
-        workers=study.profile.workers if isinstance(data, MaskViews) else 0,
-        checkpoint=checkpoint_path(study, system, regime, told),
-        progress=progress,
-        name=f"{name}, seed {seed}",
-        train_mode=True,
-    )

@@ -1,4 +1,4 @@
-"""The regimes of tuning, as loss terms for `hc_lafter.tuning.training.fit`.
+"""The regimes of tuning, as loss terms of a system and a batch.
 
 A regime takes a system and a batch and returns named scalar losses; which of them count, and how much, a phase
 decides. ``student`` is what the system reads: images, or taps that were computed once. What a regime prints says all
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hc_lafter.data.record import IGNORE
-from hc_lafter.systems import Output
+from hc_lafter.systems.base import Output
 from hc_lafter.systems.losses import consistency, distillation, dual_task, focal_dice
 
 
@@ -34,7 +34,7 @@ class Supervised:
     def __call__(self, system: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         out = system(batch["student"])
         task = dual_task(out.logits, batch["label"], batch["distribution"], lam=self.lam)
-        return {"task": task, **_of_stages(out, batch)}
+        return {"task": task, **_of_stages(out, batch), **_watched(system)}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,11 @@ class LabelFree:
     def __call__(self, system: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         pseudo = batch["pseudo"] if self.teach is None else self.teach(batch["teacher"])
         out = system(batch["student"])
-        return {"task": F.cross_entropy(out.logits, pseudo, label_smoothing=self.smoothing), **_of_stages(out, batch)}
+        return {
+            "task": F.cross_entropy(out.logits, pseudo, label_smoothing=self.smoothing),
+            **_of_stages(out, batch),
+            **_watched(system),
+        }
 
 
 @dataclass(frozen=True)
@@ -102,11 +106,36 @@ class SeenPixels:
         return {"task": F.cross_entropy(logits.float(), aim, ignore_index=IGNORE, reduction="sum") / pixels}
 
 
+def regime_terms(name: str, system: nn.Module, *, lam: float = 0.8, moving_teacher: bool = True) -> Callable:
+    """The loss terms of a regime by its name, with the settings that the system's own configuration has for it.
+
+    Args:
+        name: one of `hc_lafter.systems.base.REGIMES`, but ``no training``.
+        lam: see `Supervised`.
+        moving_teacher: ask the system's own ``teach`` at every step, where it has one.
+    """
+    config = system.config
+    if name == "supervised":
+        return Supervised(lam)
+    if name == "label-free":
+        teach = getattr(system, "teach", None) if moving_teacher else None
+        return LabelFree(getattr(config, "smoothing", 0.1), teach)
+    if getattr(system, "mask_loss", "") == "cross-entropy":
+        return SeenPixels()
+    settings = {key: getattr(config, key, True) for key in ("present_only", "ignored_negative")}
+    return SeenMasks(transductive=name == "transductive", **settings)
+
+
 def _seen_places(mask: Tensor, seen: Tensor) -> Tensor:
     """Class indices as positions among the seen classes; of an unseen class or ignored: 255."""
     place = torch.full((IGNORE + 1,), IGNORE, device=mask.device)
     place[: len(seen)] = torch.where(seen, seen.cumsum(0) - 1, IGNORE)
     return place[mask]
+
+
+def _watched(system: nn.Module) -> dict[str, Tensor]:
+    """What a system wants its history to record beside the losses."""
+    return system.watched() if hasattr(system, "watched") else {}
 
 
 def _of_stages(out: Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

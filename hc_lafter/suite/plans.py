@@ -1,0 +1,269 @@
+"""Which runs each notebook needs under a profile: what `runs --profile P` computes without any notebook.
+
+A plan is a function of a study alone. Rows of a table are named; each row is a list of runs, one per seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import pandas as pd
+
+from hc_lafter.data.emotion.wheels import MIKELS
+from hc_lafter.suite.profiles import parse_value
+from hc_lafter.suite.study import Study
+from hc_lafter.systems import System, find, registry
+from hc_lafter.systems.hybrid_cascade import HybridCascadeConfig
+from hc_lafter.systems.mean_of_layers import MeanOfLayersConfig
+from hc_lafter.systems.nga import KINDS
+from hc_lafter.tuning.material import opened
+from hc_lafter.tuning.runs import Run, get, missing
+
+Rows = dict[str, list[Run]]
+HYBRID = "HybridCascade-LaFTer"
+
+
+def settings_of(study: Study, entry: System, **changes: Any) -> Any:
+    """A system's settings under a profile: rates times ``rate`` unless they are a release's own, tokens, grids of C."""
+    p, config = study.profile, entry.configure()
+    names = {f.name for f in fields(config)}
+    follow: dict[str, Any] = {}
+    for name in ("lr", "nga_lr"):
+        if name in names and not entry.released_rate:
+            follow[name] = getattr(config, name) * p.rate
+    for name in ("tokens", "prompts"):
+        if getattr(config, name, 0):
+            follow[name] = p.prompt_tokens
+    if "cs" in names:
+        follow["cs"] = tuple(p.probe_c)
+    return replace(config, **{**follow, **changes})
+
+
+def row(study: Study, name: str, regime: str, config: Any = None, **changes: Any) -> list[Run]:
+    """One system under one regime, with every seed, sized as the profile says."""
+    p, entry = study.profile, find(name)
+    config = settings_of(study, entry) if config is None else config
+    if entry.reads == "masks":
+        sizes = {"n_train": p.n_masks, "n_val": max(10, p.n_select // 2), "n_test": p.n_masks}
+        sizes |= {"epochs": p.mask_epochs, "batch_size": p.mask_batch}
+    else:
+        sizes = {"n_train": p.n_tune, "n_val": p.n_select, "epochs": p.epochs, "batch_size": p.tune_batch}
+    if regime == "no training":
+        sizes |= {"n_train": 0, "n_val": 0, "epochs": 0, "batch_size": 0}
+    view = "strong" if regime == "label-free" and entry.reads == "images" else "plain"
+    run = Run(name, regime, 0, study.setting, config, **{**sizes, "view": view, **changes})
+    return [replace(run, seed=seed) for seed in study.seeds]
+
+
+def benchmark(study: Study) -> dict[tuple[str, str], list[Run]]:
+    """04: every system for whole images under each of its regimes, (name, regime) -> runs."""
+    found = {}
+    for name, entry in registry().items():
+        for regime in entry.regimes if entry.reads != "masks" else ():
+            found[name, regime] = row(study, name, regime)
+    for job in (("LaFTer", "label-free"),):  # what choosing on the test split, as its release does, would have reported
+        found[job][0] = replace(found[job][0], n_watched=300)
+    return found
+
+
+def mask_systems(study: Study) -> dict[tuple[str, str], list[Run]]:
+    """05: every system for masks under each of its regimes; where nothing is trained, one run stands for all seeds."""
+    found = {}
+    for name, entry in registry().items():
+        for regime in entry.regimes if entry.reads == "masks" else ():
+            config = settings_of(study, entry)
+            if name in ("Cascade-CLIP", "one decoder, last layer"):
+                # 20,000 steps from 0.02 are the release's; a few hundred need matrices that keep a vector's length
+                config = replace(config, start=opened(study.setting)[0].embed_dim ** -0.5)
+            if regime == "transductive":
+                config = replace(config, margin=0.0)
+            found[name, regime] = row(study, name, regime, config)[: None if regime != "no training" else 1]
+    return found
+
+
+def nga(study: Study) -> dict[str, Rows]:
+    """02: the kinds of NGA, and sigma held at several widths, from a classifier that was trained on templates."""
+    entry = find(HYBRID)
+
+    def of(**changes: Any) -> list[Run]:
+        return row(study, HYBRID, "supervised", settings_of(study, entry, **changes), classifier="templates")
+
+    kinds = {kind: of(nga=kind) for kind in KINDS}
+    kinds["gaussian, tenfold rate"] = of(nga_lr=settings_of(study, entry).lr)
+    sigmas = {f"{s:g}": of(sigma=s, nga_lr=0.0) for s in sorted({*study.profile.sigmas, 1.0})}
+    return {"kinds": kinds, "sigmas": sigmas}
+
+
+def token_sweep(study: Study) -> Rows:
+    """08's sweeps that tune a tower: prompt tokens, views, teacher; few images, three epochs."""
+    p, entry = study.profile, find("LaFTer")
+    few = {"n_train": p.n_sweep, "n_val": max(1, p.n_sweep // 2), "n_test": 3 * p.n_sweep, "epochs": 3}
+
+    def of(regime: str, view: str, tokens: int = p.prompt_tokens, **changes: Any) -> list[Run]:
+        config = settings_of(study, entry, tokens=tokens)
+        return row(study, "LaFTer", regime, config, view=view, **few, **changes)
+
+    return {f"{t} tokens": of("supervised", "plain", t) for t in sorted({*p.token_grid, p.prompt_tokens})} | {
+        "supervised, strong view": of("supervised", "strong"),
+        "label-free, strong view": of("label-free", "strong"),
+        "label-free, plain view": of("label-free", "plain"),
+        "label-free, frozen teacher": of("label-free", "strong", moving_teacher=False),
+    }
+
+
+def hybrid(study: Study, *, starts: str = "chosen", target: str = "", lam: float = 0.8, **changes: Any) -> list[Run]:
+    """The design with some of its settings changed, supervised.
+
+    Args:
+        starts, target, lam: the run's ``classifier``, ``target`` and ``lam``.
+    """
+    config = settings_of(study, find(HYBRID), **changes)
+    return row(study, HYBRID, "supervised", config, classifier=starts, target=target, lam=lam)
+
+
+def ablations(study: Study) -> dict[str, Rows]:
+    """08: groups of departures from the design, each row with every seed; ``reference`` is the design itself."""
+    p, design = study.profile, settings_of(study, find(HYBRID))
+    layers, first, last = design.layers, design.layers[0], design.layers[-1]
+    one, plain = f"one stage, {first}-{last}", {"lr": design.lr, "weight_decay": design.weight_decay}
+    third, every = last // 3, range(1, last + 1)
+
+    def mean(*of: int) -> list[Run]:
+        return row(study, "mean of layers", "supervised", MeanOfLayersConfig(of, **plain))
+
+    def stages(*of: Sequence[int], **changes: Any) -> list[Run]:
+        return hybrid(study, stages=tuple(map(tuple, of)), **changes)
+
+    table = {
+        "reference": {"reference": hybrid(study)},
+        "NGA (reference: Gaussian, sigma starts at 1)": {
+            "plain mean of the stage": hybrid(study, nga="mean"),
+            "deepest layer of the stage": hybrid(study, nga="last"),
+            "a sigma per layer": hybrid(study, nga="gaussian_per_layer"),
+            "free, as Cascade-CLIP's release": hybrid(study, nga="free"),
+            **{f"sigma starts at {s:g}": hybrid(study, sigma=s) for s in p.sigmas if s != 1},
+        },
+        "Adapters, losses (reference: adapters, consistency 0.1)": {
+            "no stage adapters": hybrid(study, stage_adapters=False),
+            "no adapters, NGA mean": hybrid(study, stage_adapters=False, nga="mean"),
+            "no consistency loss": hybrid(study, consistency=0.0),
+            "consistency weight 1": hybrid(study, consistency=1.0),
+            "distillation weight 0.1": hybrid(study, distillation=0.1),
+        },
+        "Classifier (reference: shared, fusion learned, unit length)": {
+            "a classifier per stage": hybrid(study, classifier="independent"),
+            "equal fusion weights": hybrid(study, fusion="equal"),
+            "features not normalised": hybrid(study, normalise=False),
+        },
+        "Stages (reference: 5-7 | 8-9 | 10-12)": {
+            one: stages(layers),
+            f"{one}, NGA mean": stages(layers, nga="mean"),
+            "four stages of two": stages(*(layers[i : i + 2] for i in range(0, len(layers), 2))),
+            "each layer its own stage": stages(*([layer] for layer in layers)),
+            f"three stages of 1-{last}": stages(*(every[i : i + third] for i in range(0, last, third))),
+            f"layer {last} alone, adapter": stages([last]),
+        },
+        "No stages: the classifier on one feature": {
+            f"mean of layers {first}-{last}": mean(*layers),
+            f"layer {last} alone": mean(last),
+        },
+        "Start of the classifier (reference: trained on texts)": {
+            start: hybrid(study, starts=start)
+            for start in ("random, a fresh layer's size", "random, the text-trained one's size")
+        },
+    }
+    table |= targets(study)
+    if p.rate != 1:
+        own = hybrid(study, lr=HybridCascadeConfig.lr, nga_lr=HybridCascadeConfig.nga_lr)
+        table[f"Learning rate (reference: {p.rate:g} times the designs')"] = {"the designs' own": own}
+    return table
+
+
+def targets(study: Study) -> dict[str, Rows]:
+    """08: what is aimed at. A wheel needs classes on it, and the posterior a data set that has one beside its votes."""
+    dataset = opened(study.setting)[1]
+    names = {name.lower() for name in dataset.classes}
+    on_wheel = len(names) > 1 and names <= set(MIKELS)
+    if not on_wheel and dataset.targets is None:
+        return {}  # no distributions: every share gives the same target
+    counted = "votes" if dataset.votes is not None else "frequencies" if dataset.targets is not None else "wheel"
+    rows = {"hard labels (lambda 0)": hybrid(study, lam=0.0)}
+    kinds = {
+        "smoothing": "label smoothing, the wheel's entropy", "wheel": "the wheel",
+        "polarity": "the wheel, own polarity alone", "shuffled": "the wheel, shuffled",
+    }  # fmt: skip
+    for kind, name in kinds.items() if on_wheel else ():
+        whole = len(names) == len(MIKELS)  # a part of the ring cannot be shuffled
+        if kind != counted and (whole or kind != "shuffled"):
+            rows[name] = hybrid(study, target=kind)
+    shares = (x for x in study.profile.lambdas if x not in (0.0, 0.8))
+    rows |= {f"{counted}, lambda {x:g}": hybrid(study, lam=x) for x in shares}
+    if dataset.scored_by != dataset.aimed_at:
+        rows["posterior, lambda 0.8 (privileged)"] = hybrid(study, target="posterior")
+    return {f"Target (reference: {counted}, lambda 0.8)": rows}
+
+
+def labels(study: Study) -> dict[tuple[str, int], list[Run]]:
+    """08: the design and its rivals with a quarter of the labels, with those of the other tables, and with all."""
+    here = int((opened(study.setting)[1].splits == "train").sum())
+    sizes = sorted({n for n in (study.profile.n_tune // 4, min(study.profile.n_tune, here), here) if n > 0})
+    names = (HYBRID, "text classifier, tuned", "linear probe")
+    return {(name, n): row(study, name, "supervised", n_train=n) for name in names for n in sizes}
+
+
+NOTEBOOKS: dict[str, Callable[[Study], list[Run]]] = {
+    "02-nga-weights": lambda study: _flat(*nga(study).values()),
+    "04-full-training": lambda study: _flat(benchmark(study)),
+    "05-cascade-vs-hybrid": lambda study: [*_flat(mask_systems(study)), *row(study, HYBRID, "supervised")],
+    "08-ablations": lambda study: _flat(*ablations(study).values(), labels(study), token_sweep(study)),
+}
+
+
+def _flat(*tables: Mapping[Any, Sequence[Run]]) -> list[Run]:
+    return [run for table in tables for row in table.values() for run in row]
+
+
+def compute(profile: str, overrides: Mapping[str, Any], notebooks: Sequence[str], progress: bool = True) -> None:
+    """Compute every run that these notebooks need and the store lacks; the notebooks then only read.
+
+    Raises:
+        ValueError: as `hc_lafter.tuning.runs.get`.
+    """
+    asked = [(name, Study(name, profile, overrides)) for name in notebooks if name in NOTEBOOKS]
+    get([run for name, study in asked for run in NOTEBOOKS[name](study)], progress=progress)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m hc_lafter runs``: compute a profile's runs without a notebook, or list them."""
+    parser = argparse.ArgumentParser(prog="hc-lafter runs", description=main.__doc__)
+    parser.add_argument("--profile", default="default", metavar="P", help="default, smoke, full")
+    parser.add_argument("--param", nargs="+", default=[], metavar="KEY=VALUE", help="values of the profile given anew")
+    parser.add_argument("--only", nargs="+", metavar="NN", help="the runs of these notebooks alone")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster; 'none' computes in this process")
+    parser.add_argument("--list", action="store_true", help="print what is there and what is missing; compute nothing")
+    given = parser.parse_args(argv)
+    overrides = {}
+    for pair in given.param:
+        key, _, text = pair.partition("=")
+        overrides[key] = parse_value(key, text)
+    names = [name for name in NOTEBOOKS if not given.only or name[:2] in given.only or name in given.only]
+    rows = []
+    for name in names:
+        for run in dict.fromkeys(NOTEBOOKS[name](Study(name, given.profile, overrides))):
+            rows.append({"notebook": name, "run": run})
+    table = pd.DataFrame(rows).drop_duplicates("run")
+    lacking = set(missing(list(table["run"])))
+    if given.list:
+        table["there"] = ["no" if run in lacking else "yes" for run in table["run"]]
+        print(table.to_string(index=False))
+        hours = sum(run.cost for run in lacking) / 3600
+        print(
+            f"{len(table) - len(lacking)} of {len(table)} runs are there; the rest takes about {hours:.1f} core hours."
+        )
+        return 0
+    get(list(table["run"]), scheduler=given.scheduler)
+    print(f"{len(table)} runs are there, {len(lacking)} of them computed now.")
+    return 0

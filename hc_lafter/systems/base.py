@@ -1,0 +1,179 @@
+"""What every system is made of: its outputs, its phases, what it starts from, and the entry that makes it known."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hc_lafter.clip.vit import project, walk
+
+Group = dict[str, object]  # {"name", "params", "lr", "weight_decay"}: a parameter group of torch.optim
+READS = ("taps", "images", "masks")
+REGIMES = ("no training", "label-free", "supervised", "inductive", "transductive")
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a system says of a batch.
+
+    Attributes:
+        logits: [B, C].
+        stage_logits: [B, S, C], from the shallowest stage to the deepest; None for a system without stages.
+        weights: [S], the fusion weights now.
+        features: [B, S, D], what the classifier read.
+    """
+
+    logits: Tensor
+    stage_logits: Tensor | None = None
+    weights: Tensor | None = None
+    features: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What a segmentation system says of a batch.
+
+    Attributes:
+        logits: [B, C, H, W], one map per class, at the input's size.
+    """
+
+    logits: Tensor
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training.
+
+    Attributes:
+        name: what figures call it; no two phases of a run share one.
+        epochs: how many, from 1.
+        trains: names of the parameter groups with a gradient; all other parameters stand still.
+        weights: term -> its weight in the loss. A term that is not named here is recorded and not trained on.
+    """
+
+    name: str
+    epochs: int
+    trains: tuple[str, ...]
+    weights: Mapping[str, float] = field(default_factory=lambda: {"task": 1.0})
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What a system is built from.
+
+    Attributes:
+        visual: the vision tower. tower: its name, such as ``ViT-B-16/laion2b_s34b_b88k``.
+        text: [C, D], one unit vector per class, the mean of its filled templates.
+        logit_scale: the multiplier itself (100 for CLIP).
+        classifier: [C, D], trained on texts; None where masks are read.
+        seen: [C] bool, the classes whose pixels are labelled in training; None where whole images are read.
+    """
+
+    visual: nn.Module
+    tower: str
+    text: Tensor
+    logit_scale: float
+    classifier: Tensor | None = None
+    seen: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class System:
+    """How a system is known to notebooks, tables, figures, costs and tests. Every module of a system ends in one.
+
+    Attributes:
+        name: in every table and figure.
+        colour: in every figure, as ``#rrggbb``.
+        reads: ``taps``, projected CLS [B, L, D] of ``config.layers``, computed once; ``images`` [B, 3, H, W], its tower
+            runs at each step; ``masks``: images, and it answers with a mask.
+        regimes: how it may be tuned, of `REGIMES`.
+        config: a frozen dataclass of settings, each with a default. A field ``tokens``, ``lr`` or ``nga_lr`` follows
+            the profile.
+        build: (start, config, seed) -> module. The module has ``parameter_groups()`` and, unless there is nothing to
+            train, ``schedule(epochs)`` -> phases.
+        sources: papers and releases.
+        settings: of ``config``, where this entry departs from its defaults.
+        fit: instead of gradient descent: (start, config, train, val) -> module, each of the two (taps, labels).
+        released_rate: the learning rate is that of a release and does not follow the profile's factor.
+        order: place in tables, ascending.
+        line: matplotlib's style of its curves.
+    """
+
+    name: str
+    colour: str
+    reads: str
+    regimes: tuple[str, ...]
+    config: type
+    build: Callable[[Start, Any, int], nn.Module]
+    sources: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    fit: Callable[..., nn.Module] | None = None
+    released_rate: bool = False
+    order: float = 100.0
+    line: str = "-"
+
+    def __post_init__(self) -> None:
+        if self.reads not in READS or not self.regimes or not set(self.regimes) <= set(REGIMES):
+            raise ValueError(
+                f"system {self.name!r} reads {self.reads!r} in the regimes {', '.join(self.regimes) or 'none'}: choose "
+                f"one of {', '.join(READS)}, and of the regimes {', '.join(REGIMES)}."
+            )
+
+    def configure(self, **changes: Any) -> Any:
+        """The settings of this entry, with changes."""
+        return self.config(**{**self.settings, **changes})
+
+    def variant(self, name: str, *, settings: Mapping[str, Any], **changes: Any) -> System:
+        """A second entry of the same module, with other settings: a module lists them as ``VARIANTS``."""
+        return replace(self, name=name, settings={**self.settings, **settings}, **changes)
+
+
+def frozen(visual: nn.Module, *, copied: bool = False) -> nn.Module:
+    """The tower in eval mode, where nothing asks for a gradient.
+
+    Systems that never train it share it, so that a hundred of them hold one; ``copied`` is for those that do.
+    """
+    return (copy.deepcopy(visual) if copied else visual).eval().requires_grad_(False)
+
+
+def taps_of(visual: nn.Module, x: Tensor, layers: Sequence[int]) -> Tensor:
+    """[B, L, D], CLS of ``layers`` in the shared space (LN_post(cls) @ P) of images; what is taps already passes."""
+    return project(visual, walk(visual, x, layers=list(layers)).cls) if x.ndim == 4 else x
+
+
+def prompt_tokens(count: int, visual: nn.Module, generator: torch.Generator) -> nn.Parameter:
+    """[P, W] drawn uniformly within v = sqrt(6 / (3 p^2 + W)), p the patch side in pixels (Jia et al., ECCV 2022).
+
+    LaFTer's release has p = 16 at every patch size.
+    """
+    width, _, patch, _ = visual.conv1.weight.shape
+    bound = (6 / (3 * patch * patch + width)) ** 0.5
+    return nn.Parameter(torch.empty(count, width).uniform_(-bound, bound, generator=generator))
+
+
+def parameter_groups(parts: Mapping[str, tuple[Sequence[nn.Parameter], float, float]]) -> list[Group]:
+    """name -> (parameters, rate, weight decay) in torch.optim's form; a name without parameters is left out."""
+    return [
+        {"name": name, "params": list(params), "lr": lr, "weight_decay": decay}
+        for name, (params, lr, decay) in parts.items()
+        if len(params)
+    ]
+
+
+def split_epochs(epochs: int, shares: tuple[int, ...]) -> list[int]:
+    """Epochs per phase in the proportion of ``shares``, each phase with one at least.
+
+    Raises:
+        ValueError: fewer epochs than phases.
+    """
+    if epochs < len(shares):
+        raise ValueError(f"{epochs} epochs do not hold the {len(shares)} phases of this system: give {len(shares)}.")
+    found = [max(1, round(epochs * share / sum(shares))) for share in shares]
+    while sum(found) != epochs:  # rounding: what is over or short goes from or to the longest phase
+        found[found.index(max(found))] += 1 if sum(found) < epochs else -1
+    return found
