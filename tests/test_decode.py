@@ -238,7 +238,7 @@ def test_truncated_files_are_refused(kind, part):
 
 
 REFUSED = {
-    "empty": (b"", r"is empty \(0 bytes\)|nothing but 0 zero bytes"),
+    "empty": (b"", r"is empty \(0 bytes\)|nothing:"),
     "zeros": (bytes(4096), "nothing but 4096 zero bytes"),
     "html": (b"\n<!DOCTYPE html><html><body>404 Not Found</body></html>", "holds an HTML page, no image"),
     "html-bom": (b"\xef\xbb\xbf<html>gone</html>", "holds an HTML page"),
@@ -281,7 +281,7 @@ def test_a_folder_a_missing_file_and_bytes_without_a_name(tmp_path):
         decode(tmp_path / "x.jpg")
     with pytest.raises(BadImage, match=r"y\.jpg does not exist: correct the path"):
         decode(tmp_path / "y.jpg")
-    with pytest.raises(BadImage, match=r"^<bytes> holds nothing but 0 zero bytes"):
+    with pytest.raises(BadImage, match=r"^<bytes> holds nothing:"):
         decode(b"")
 
 

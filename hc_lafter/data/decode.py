@@ -16,7 +16,7 @@ MAX_PIXELS = 89_478_485  # the size from which Pillow warns of a decompression b
 MAX_BYTES = 2**30  # no photograph is larger as a file; beyond it somebody has renamed a video or an archive
 RULES = 1  # raise when a change here changes the pixels that a file decodes to: part of every data fingerprint
 
-# The formats a photograph comes in, each told by its first bytes. Left out on purpose: EPS (Pillow would start
+# The formats a photograph comes in, each known by its first bytes. Left out on purpose: EPS (Pillow would start
 # Ghostscript) and formats without a signature (TGA, XBM), which "recognise" text and noise. HEIF counts where the user
 # has registered pillow-heif.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "QOI", "HEIF")
@@ -98,7 +98,7 @@ def read(path: str | Path) -> bytes:
 def decode(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Image.Image:
     """The first frame of an image file as 8-bit RGB, upright.
 
-    The format is told from the content, never from the extension. EXIF orientation is applied; transparency is laid on
+    The format follows from the content, never from the extension. EXIF orientation is applied; transparency is laid on
     white; 16 bits become 8 by round(v / 257) (16-bit colour PNG and TIFF: Pillow's high byte, which differs by at most
     one level); floats must lie in 0..1 and become round(255 v); everything else is Pillow's ``convert("RGB")``. An
     embedded ICC profile is not applied, because the pipelines that CLIP was trained with do not apply it.
@@ -221,7 +221,7 @@ def _sniff(data: bytes) -> tuple[str, str]:
         if re.match(start, data, re.DOTALL):
             return found, remedy
     if not data.strip(b"\0"):
-        return f"nothing but {len(data)} zero bytes", _AGAIN
+        return f"nothing but {len(data)} zero bytes" if data else "nothing", _AGAIN
     text = codecs.getincrementaldecoder("utf-8")("replace").decode(data[:200])  # silent on a character cut at byte 200
     if text and all(c.isprintable() or c.isspace() for c in text.replace("\ufffd", "\0")):
         return f"text that starts with {' '.join(text.split())[:30]!r}, no image", _AGAIN

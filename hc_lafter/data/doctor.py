@@ -7,26 +7,26 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import imagehash
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from hc_lafter.data.decode import BadImage, pixel_hash
 from hc_lafter.data.emotion.sets import list_data
-from hc_lafter.data.listing import Item
 from hc_lafter.data.masks.checks import about_order, area_tables
 from hc_lafter.data.masks.sets import MaskFiles, is_mask_spec
-from hc_lafter.data.own.images import ImageFiles, Scan, class_order, divide, placeholders, scan, threaded
+from hc_lafter.data.own.images import ImageFiles, Scan, threaded
 from hc_lafter.data.record import IGNORE, SPLITS, Dataset
 
 FEW = 10  # images per class below which one image moves its accuracy by ten points or more
 THIN = 20  # long side / short side; CLIP's transform scales the short side to 224, and so makes it a huge picture first
 SHOWN = 10  # lines per list; the tables hold all
+BROKEN = ["id", "split", "label", "file", "found", "remedy"]
+DUPLICATES = ["group", "kind", "id", "split", "label"]
 
 
 @dataclass(frozen=True)
@@ -121,16 +121,18 @@ def examine(
     Returns:
         The report. What would keep a spec from opening is a problem in it, not an exception.
     """
+    opened = isinstance(data, Dataset)
     try:
-        if isinstance(data, Dataset):
-            seen = _see_dataset(data, classes, progress)
-        elif is_mask_spec(data):
-            seen = _see_dataset(MaskFiles(data, seed=seed, complete=False), None, progress)
-        else:
-            seen = _see_path(data, classes, seed, cache, progress)
-    except ValueError as error:  # no listing at all
-        seen = _Seen(str(data), _table([]), (), None, [str(error)], [], ())
-    table = seen.table
+        if not opened and is_mask_spec(data):
+            data = MaskFiles(data, seed=seed, complete=False)
+        elif not opened:
+            options = {"classes": classes, "seed": seed, "cache": cache, "progress": progress}
+            data = ImageFiles(list_data(data), on_error="report", **options)
+    except ValueError as error:  # there is nothing to look at
+        nothing, broken, duplicates = (pd.DataFrame(columns=c) for c in ([], BROKEN, DUPLICATES))
+        content = "0 readable images in 0 classes"
+        return Report(str(data), content, (str(error),), (), nothing, nothing, broken, duplicates, ())
+    table, areas = _see(data, progress)
     good, bad = table[table.found.isna()], table[table.found.notna()]
     exact = _exact(good)
     problems = _pair(
@@ -139,150 +141,94 @@ def examine(
         "the same picture lies in two splits, {a.id} ({a.split}) and {b.id} ({b.split}){more}: delete one of the two, "
         "or take it from its list; else test accuracy measures memory.",
     )
-    problems, remarks = problems + seen.problems, []
+    problems += getattr(data, "problems", [])
+    notes, remarks = list(getattr(data, "notes", ())), []
+    if getattr(data, "broken", ()):
+        del notes[0]  # it counts the unreadable files, which follow
+    if isinstance(data, MaskFiles):
+        more, about_numbers = about_order(data)
+        problems, notes = problems + more, notes + about_numbers
+    if opened and classes is not None and set(classes) != set(data.classes):
+        odd = min(set(classes) ^ set(data.classes))
+        problems.append(f"class {odd!r} is named by only one of classes and {data.name!r}: make the two lists agree.")
     if len(bad):
         first = bad.iloc[0]
         text = f"{len(bad)} of {len(table)} files cannot be used, the first is {first.file}, which {first.found}"
-        if skip or isinstance(data, ImageFiles):  # a data set that is open has been allowed to skip them
+        if skip or (opened and isinstance(data, ImageFiles)):  # a data set that is open has been allowed to skip them
             remarks.append(f"{text}: {first.remedy} (they are skipped).")
         else:
-            offer = ", or skip them (--skip, on_error='skip')" if seen.areas is None else ""
+            offer = ", or skip them (--skip, on_error='skip')" if areas is None else ""
             problems.append(f"{text}: {first.remedy}{offer}.")
     problems += _pair(
         exact,
         "label",
         "the same picture has two labels, {a.id} ({a.label}) and {b.id} ({b.label}){more}: keep it in one class.",
     )
-    remarks += seen.notes
+    remarks += notes
     duplicates = [exact]
-    if seen.areas is None:
-        counts, order = _counts(good, seen.classes), sorted(seen.classes)
-        columns = {"index": range(len(order)), "class": list(seen.classes), "sorted": order}
+    if areas is None:
+        counts, order = _counts(good, data.classes), sorted(data.classes)
+        columns = {"index": range(len(order)), "class": list(data.classes), "sorted": order}
         class_table, number = pd.DataFrame(columns), int(counts["all"].sum())
         content = f"{number} readable images in {len(class_table)} classes"
-        remarks += _about_images(good, exact, counts) + _about_names(seen.classes, classes)
+        remarks += _about_images(good, exact, counts) + _about_names(data.classes, classes)
     else:
-        counts, class_table = area_tables(seen.source, seen.areas)
+        counts, class_table = area_tables(data, areas)
         content = f"{counts['sound'].sum()} images with masks of {len(class_table)} classes"
         shown = class_table[[f"{s} images" for s in SPLITS]].sum(axis=1) > 0
         if not shown.all():
             unseen = class_table["class"][~shown]
             remarks.append(f"no mask shows {', '.join(unseen)} ({len(unseen)} of {len(class_table)} classes).")
     if near:
-        duplicates.append(_near(good, seen.image, near_bits, progress))
+        duplicates.append(_near(good, data, near_bits, progress))
         remarks += _pair(
             duplicates[-1],
             "split",
             "two pictures in two splits look alike, {a.id} ({a.split}) and {b.id} ({b.split}){more}: look at them, and "
             "delete one if they show the same.",
         )
-    if seen.ignored:
-        remarks.append(
-            f"files without an image's extension are ignored ({len(seen.ignored)}, first {seen.ignored[0]})."
-        )
+    ignored = getattr(data, "ignored", ())
+    if ignored:
+        remarks.append(f"files without an image's extension are ignored ({len(ignored)}, first {ignored[0]}).")
     return Report(
-        name=seen.name,
+        name=data.name,
         content=content,
         problems=tuple(problems),
         remarks=tuple(remarks),
         counts=counts,
         classes=class_table,
-        broken=bad[["id", "split", "label", "file", "found", "remedy"]].reset_index(drop=True),
+        broken=bad[BROKEN].reset_index(drop=True),
         duplicates=pd.concat(duplicates, ignore_index=True),
-        ignored=tuple(seen.ignored),
+        ignored=tuple(ignored),
     )
 
 
 # ---------------------------------------------------------------- one row per file, whatever the data set
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """``table`` has one row per file; its column ``at`` is what ``image`` takes, label and split are names. ``areas``:
-    of the data set ``source`` with masks, see `area_tables`."""
+def _see(data: Dataset, progress: bool) -> tuple[pd.DataFrame, list[np.ndarray | None] | None]:
+    """One row per file, those that the data set has left out as unreadable included, and the areas of masks.
 
-    name: str
-    table: pd.DataFrame
-    classes: tuple[str, ...]
-    image: Callable[[int], Image.Image] | None
-    problems: list[str]
-    notes: Sequence[str]
-    ignored: Sequence[str]
-    source: Dataset | None = None
-    areas: list[np.ndarray | None] | None = None
-
-
-def _table(rows: list[tuple]) -> pd.DataFrame:
-    columns = ["id", "split", "label", "file", "pixels", "width", "height", "found", "remedy", "at"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _row(id: str, split: str, label: str, file: str, s: Scan, at: int) -> tuple:
-    return id, split or "no split", label, file, s.pixels, s.width, s.height, s.found, s.remedy, at
-
-
-def _see_path(spec, classes, seed, cache, progress) -> _Seen:
-    listing = list_data(spec)
-    problems, notes, names = [], [], listing.classes
-    try:
-        names = class_order(listing, classes)
-    except ValueError as error:
-        problems.append(str(error))
-    scans = scan(listing, cache=cache, progress=progress)
-    spare, lost = placeholders(listing, scans)
-    good = [i for i, s in enumerate(scans) if not s.found and i not in spare]
-    splits = [item.split for item in listing.items]
-    try:
-        items, of_items = [listing.items[i] for i in good], [scans[i] for i in good]
-        dealt, notes = divide(listing, items, of_items, seed)
-        for i, split in zip(good, dealt, strict=True):
-            splits[i] = split
-    except ValueError as error:
-        if not problems:  # an empty class has been named already
-            problems.append(str(error))
-    rows = [
-        _row(item.id, split, item.label, _file(item), s, i)
-        for i, (item, split, s) in enumerate(zip(listing.items, splits, scans, strict=True))
-        if i not in spare
-    ]
-
-    def image(i: int) -> Image.Image:
-        return listing.items[i].decode(listing.items[i].read())
-
-    notes = [*lost, *listing.notes, *notes]
-    return _Seen(listing.title, _table(rows), tuple(names), image, problems, notes, listing.ignored)
-
-
-def _file(item: Item) -> str:
-    return f"{item.id} ({item.where})" if item.where else item.id
-
-
-def _see_dataset(data: Dataset, classes: Sequence[str] | None, progress: bool) -> _Seen:
-    """Of a data set that is open; files that it has skipped have rows, too."""
-    problems, notes, ignored, skipped, areas = [], list(getattr(data, "notes", ())), (), [], None
+    ``at`` is the record's index, -1 of a file that has none.
+    """
+    skipped, areas = [], None
     if isinstance(data, ImageFiles):
-        scans, files, ignored = [data.scans[i] for i in data.kept], data.ids, data.ignored
-        listed = zip(data.listing.items, data.scans, strict=True)
-        skipped = [_row(item.id, item.split, item.label, _file(item), s, -1) for item, s in listed if s.found]
-        notes = notes[bool(skipped) :]  # the first counts the skipped files
+        scans, files = [data.scans[i] for i in data.kept], data.ids
+        skipped = [(item, s) for item, s in zip(data.listing.items, data.scans, strict=True) if s.found]
     else:
         looks = threaded(lambda i: _look(data, i), range(len(data)), progress=progress)
         files, scans = [file for file, _, _ in looks], [s for _, s, _ in looks]
         areas = None if data.classes else [area for _, _, area in looks]
-    if isinstance(data, MaskFiles):
-        problems, more = about_order(data)
-        notes += more
-    if classes is not None and set(classes) != set(data.classes):
-        odd = min(set(classes) ^ set(data.classes))
-        problems.append(f"class {odd!r} is named by only one of classes and {data.name!r}: make the two lists agree.")
-    table = data.split_table()
-    seen = zip(table.id, table.split, table.label, files, scans, strict=True)
-    rows = [_row(*row, i) for i, row in enumerate(seen)]
-
-    def image(i: int) -> Image.Image:
-        return data[i].image
-
-    return _Seen(data.name, _table(rows + skipped), tuple(data.classes), image, problems, notes, ignored, data, areas)
+    table = data.split_table().assign(file=files, at=range(len(data)))
+    rest = [
+        (item.id, item.split or "no split", item.label, f"{item.id} ({item.where})" if item.where else item.id, -1)
+        for item, _ in skipped
+    ]
+    table = pd.concat([table, pd.DataFrame(rest, columns=table.columns)], ignore_index=True)
+    found = pd.DataFrame(
+        [asdict(s) for s in [*scans, *(s for _, s in skipped)]], columns=[f.name for f in fields(Scan)]
+    )
+    return table.join(found), areas
 
 
 def _look(data: Dataset, i: int) -> tuple[str, Scan, np.ndarray | None]:
@@ -314,14 +260,17 @@ def _pair(duplicates: pd.DataFrame, column: str, sentence: str) -> list[str]:
 def _exact(good: pd.DataFrame) -> pd.DataFrame:
     rows = good[good.duplicated("pixels", keep=False)]
     rows = rows.assign(group=pd.factorize(rows.pixels)[0], kind="exact").sort_values(["group", "id"], kind="stable")
-    return rows[["group", "kind", "id", "split", "label"]]
+    return rows[DUPLICATES]
 
 
-def _near(good: pd.DataFrame, image: Callable[[int], Image.Image], bits: int, progress: bool) -> pd.DataFrame:
+def _near(good: pd.DataFrame, data: Dataset, bits: int, progress: bool) -> pd.DataFrame:
     """Groups of distinct pictures linked by perceptual hashes at most ``bits`` of 64 apart."""
     one = good.drop_duplicates("pixels")
     codes = threaded(
-        lambda i: np.packbits(imagehash.phash(image(i)).hash), one["at"], progress=progress, title="comparing images"
+        lambda i: np.packbits(imagehash.phash(data[i].image).hash),
+        one["at"],
+        progress=progress,
+        title="comparing images",
     )
     code = np.array(codes, dtype=np.uint8).reshape(-1, 8).view(np.uint64).ravel()  # [B]
     root = np.arange(len(code))
@@ -332,9 +281,7 @@ def _near(good: pd.DataFrame, image: Callable[[int], Image.Image], bits: int, pr
             root[np.isin(root, roots)] = roots[0]
     rows = one.assign(group=root, kind="near")
     rows = rows[rows.duplicated("group", keep=False)]
-    return rows.assign(group=pd.factorize(rows.group)[0])[["group", "kind", "id", "split", "label"]].sort_values(
-        ["group", "id"], kind="stable"
-    )
+    return rows.assign(group=pd.factorize(rows.group)[0])[DUPLICATES].sort_values(["group", "id"], kind="stable")
 
 
 def _counts(good: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:

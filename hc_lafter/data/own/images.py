@@ -58,7 +58,8 @@ class ImageFiles(Dataset):
         source: the folder or csv, or what a reader made of a published set (`emotion.sets.list_data`).
         classes: C class names in label order, exactly those of the data; default their sorted order.
         seed: of the division.
-        on_error: "raise" refuses the data set over an unreadable file; "skip" leaves such files out, see ``broken``.
+        on_error: "raise" refuses the data set over an unreadable file; "skip" leaves such files out, see ``broken``;
+            "report" does so, too, and opens even a data set that is not fit for training, see ``problems``.
         cache: a folder that remembers the check of each file by path, size and time of change; default no memory.
         progress: show a bar while checking.
 
@@ -66,6 +67,7 @@ class ImageFiles(Dataset):
         listing: what was found, broken files included.
         scans: one `Scan` per listed item.
         broken: (id, what was found, remedy) of each file that was left out; empty unless ``on_error="skip"``.
+        problems: what makes the data set unfit for training; empty unless ``on_error="report"``.
         kept: the positions in ``listing`` and ``scans`` of the records.
         placeholders: ids that were left out because their picture says "not available" (`placeholders`).
         ignored: files that are no images, by id.
@@ -86,11 +88,22 @@ class ImageFiles(Dataset):
         cache: Path | None = None,
         progress: bool = True,
     ):
-        if on_error not in ("raise", "skip"):
+        if on_error not in ("raise", "skip", "report"):
             raise ValueError(f"on_error is {on_error!r}: choose 'raise' or 'skip'.")
+        self.problems: list[str] = []
+
+        def unless_reported(check: Callable, fallback: object, *args: object) -> object:
+            try:
+                return check(*args)
+            except ValueError as error:
+                if on_error != "report":
+                    raise
+                self.problems = self.problems or [str(error)]  # an empty class need not be named twice
+                return fallback
+
         self.listing = listing = source if isinstance(source, Listing) else list_images(source)
         self.ignored, self.name = listing.ignored, listing.title
-        self.classes = class_order(listing, classes)
+        self.classes = unless_reported(class_order, listing.classes, listing, classes)
         self.scans = scan(listing, cache=cache, progress=progress)
         bad = [(item, s) for item, s in zip(listing.items, self.scans, strict=True) if s.found]
         if bad and on_error == "raise":
@@ -100,18 +113,19 @@ class ImageFiles(Dataset):
         self.placeholders = tuple(listing.items[i].id for i in sorted(spare))
         self.kept = [i for i, s in enumerate(self.scans) if not s.found and i not in spare]
         self._items, scans = [listing.items[i] for i in self.kept], [self.scans[i] for i in self.kept]
-        splits, decided = divide(listing, self._items, scans, seed)
+        given = [item.split or "no split" for item in self._items]
+        splits, decided = unless_reported(divide, (given, []), listing, self._items, scans, seed)
         if bad:
             notes = [f"{len(bad)} of {len(listing.items)} files were unreadable and left out, see .broken.", *notes]
         self.notes = (*notes, *listing.notes, *decided)
         self.ids = [item.id for item in self._items]
         self.labels = np.array([self.classes.index(item.label) for item in self._items], dtype=np.int64)
-        self.splits = np.array(splits)
+        self.splits = np.array(splits, dtype=str)
         self._hashes = [s.sha256 for s in scans]
         digest = hashlib.sha256(json.dumps(["images", RULES, MAX_PIXELS, self.classes]).encode())
         for item, s, split in zip(self._items, scans, splits, strict=True):
             digest.update(json.dumps([item.id, item.label, split, s.sha256]).encode())
-        if listing.shares:
+        if listing.shares and self._items:
             columns = [listing.classes.index(c) for c in self.classes]
             self.distributions = np.array([item.distribution for item in self._items])[:, columns]  # [B, C]
             digest.update(json.dumps(self.distributions.tolist()).encode())
@@ -271,7 +285,7 @@ def _deal(
     files = defaultdict(list)  # of equal pixels
     for s in scans:
         files[s.pixels].append(s.sha256)
-    # Files order the groups, not pixels: another version of a JPEG decoder may be a level off and would deal otherwise.
+    # Files order the groups, not pixels: another JPEG decoder may differ by a level, which must not change the order.
     rank = {pixels: _digest([seed, min(hashes)]) for pixels, hashes in files.items()}
     dealt: dict[str, str] = {}
     for name in listing.classes:
