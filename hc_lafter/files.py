@@ -8,17 +8,26 @@ import platform
 import re
 import secrets
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 
 NOT_CODE = {"__pycache__", ".ipynb_checkpoints"}
+# What computes, and the weights and words of the embedded CLIP.
+ROOMS = ("clip", "systems", "tuning", "data", "analysis")
+ROOMS += ("embedded/model.safetensors", "embedded/config.json", "embedded/vocabulary.txt")
 
 
-def code_hash(folder: Path) -> str:
-    """Hex sha256 over every file of a package: names and bytes of code, profiles and embedded weights."""
-    digest = hashlib.sha256()
-    files = (p for p in folder.rglob("*") if p.is_file() and not NOT_CODE & set(p.relative_to(folder).parts))
+def code_hash(package: Path, parts: Iterable[str] = ROOMS) -> str:
+    """Hex sha256 over the files of a package that its numbers follow from: their names and bytes.
+
+    Args:
+        package: the folder ``hc_lafter``.
+        parts: folders and files in it. By default what computes: neither the report nor a card's words change a number.
+    """
+    digest, folder = hashlib.sha256(), Path(package)
+    inside = [p for part in parts for p in (folder / part, *(folder / part).rglob("*"))]
+    files = {p for p in inside if p.is_file() and not NOT_CODE & set(p.relative_to(folder).parts)}
     for path in sorted(files, key=lambda p: p.relative_to(folder).as_posix()):
         digest.update(f"{path.relative_to(folder).as_posix()} {file_hash(path)}\n".encode())
     return digest.hexdigest()
