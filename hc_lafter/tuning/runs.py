@@ -33,7 +33,7 @@ from hc_lafter.clip.text import class_embeddings, encode_texts
 from hc_lafter.clip.vit import check_tower
 from hc_lafter.data.masks.sets import mask_split, names_of, templates_of
 from hc_lafter.data.record import Dataset
-from hc_lafter.files import code_hash, versions
+from hc_lafter.files import own_code, versions
 from hc_lafter.refusals import nearest
 from hc_lafter.systems import find, module_of
 from hc_lafter.systems.base import Start, System
@@ -107,7 +107,7 @@ class Run:
         clip = opened(self.setting)[0]
         value = asdict(replace(self, config=None)) | {"config": repr(self.settings)}
         value["setting"] = {k: v for k, v in value["setting"].items() if k not in ("cache", "workers")}
-        value |= {"weights": clip.weight_hash, "activation": clip.activation, "code": code_hash()}
+        value |= {"weights": clip.weight_hash, "activation": clip.activation, "code": own_code()}
         value["data"] = _fingerprint(self.setting, self.entry.reads == "masks")
         value |= {"module": hashlib.sha256(inspect.getsource(module_of(self.system)).encode()).hexdigest()}
         return hashlib.sha256(json.dumps([value, versions()], sort_keys=True).encode()).hexdigest()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hc_lafter import store
 from hc_lafter.clip import text
-from hc_lafter.files import code_hash, versions
+from hc_lafter.files import own_code, versions
 from hc_lafter.tuning.material import Material, gather
 from hc_lafter.tuning.setting import Setting
 
@@ -91,7 +91,7 @@ def _of_seed(setting: Setting, texts: Mapping[str, text.Texts], seed: int) -> di
         return found
 
     inputs = {"texts": {s: t.key for s, t in texts.items()}, "recipes": recipes, "steps": setting.text_steps}
-    inputs |= {"seed": seed, "code": code_hash(), "versions": versions()}
+    inputs |= {"seed": seed, "code": own_code(), "versions": versions()}
     folder = None if setting.cache is None else setting.cache / "classifiers"
     _, tensors = store.cached(folder, inputs, make)
     return {recipe: tensors[str(recipe)] for recipe in recipes}
