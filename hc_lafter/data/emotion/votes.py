@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 import numpy as np
 
@@ -22,7 +21,8 @@ from hc_lafter.data.listing import Item, Listing, once, read_json, read_rows, su
 ANNOTATORS = {"Flickr_LDL": 11, "Twitter_LDL": 8}
 
 
-class VoteRow(NamedTuple):
+@dataclass(frozen=True)
+class VoteRow:
     """``votes``: [C] counts or probabilities, by the data set's classes; ``where``: what errors call the row."""
 
     name: str
@@ -254,5 +254,5 @@ def list_ldl(root: Path, title: str) -> Listing:
         splits, note = splits_of_mat(files[0], path, columns, names, votes)
         notes.append(note)
         if splits:
-            rows = [row._replace(split=splits[name]) for row, name in zip(rows, names, strict=True)]
+            rows = [replace(row, split=splits[name]) for row, name in zip(rows, names, strict=True)]
     return _listing(path, rows, MIKELS, notes, title)
