@@ -84,9 +84,9 @@ def test_facts_of_a_clip():
     assert not clip.model.training
     assert not any(p.requires_grad for p in clip.model.parameters())
     assert clip.visual is clip.model.visual
-    told = clip.describe()
+    text = clip.describe()
     assert all(
-        word in told for word in ("2 blocks of width 64", "GELU", "bicubic", "32 px", "0.4815", clip.weight_hash[:16])
+        word in text for word in ("2 blocks of width 64", "GELU", "bicubic", "32 px", "0.4815", clip.weight_hash[:16])
     )
     assert json.loads(clip.transform_id)["size"] == 32
 

@@ -1,4 +1,4 @@
-"""The descriptions are what their card says, LaFTer's files load as they are, a wrong file is named with its mend."""
+"""The descriptions are what their card says, LaFTer's files load as they are, a wrong file is named with what to do."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_bundled_name_wins_as_text_but_not_as_path(tmp_path, monkeypatch):
     assert load_descriptions(Path("ekman")) == {"joy": ("mine",)}
 
 
-# --- errors: one sentence that names file, class and mend ---
+# --- errors: one sentence that names file, class and what to do ---
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_wrong_classes(classes, error, pattern):
         ('{"joy": ["a", "b", " \\n"]}', r"class 'joy', sentence 3 is \" \\n\": write text"),
     ],
 )
-def test_wrong_file_is_named_with_its_mend(tmp_path, content, pattern):
+def test_wrong_file_is_named_with_what_to_do(tmp_path, content, pattern):
     path = write(tmp_path, content)
     with pytest.raises(ValueError, match=pattern) as caught:
         load_descriptions(path)

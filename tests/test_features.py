@@ -264,7 +264,7 @@ def test_another_size_stretches_the_whole_image(clip):
 def test_accessors(clip):
     got = quick(clip, Noise())
     assert quick(clip, Noise(), layers=np.array([1, 3])).key == got.key
-    assert torch.equal(got.layer_patches(1), got.patches[:, 0])
+    assert torch.equal(got.layer(3), got.cls[:, 1]) and torch.equal(got.layer_patches(1), got.patches[:, 0])
     val = got.split("val")
     assert val.ids == ("img-1", "img-4") and val.labels.tolist() == [1, 1] and set(val.splits) == {"val"}
     assert torch.equal(val.final, got.final[[1, 4]]) and val.key != got.key

@@ -19,7 +19,7 @@ BENEATH = {
     "suite": {"tuning", "systems", "clip", "data", "analysis"},
     "embedded": {"suite", "tuning", "systems", "clip", "data", "analysis"},
 }
-# the package itself, its command line, and what every room may use
+# the package itself and what every room may use; they use none
 NO_ROOM = {"", "__main__", "files", "refusals", "store"}
 
 
@@ -35,7 +35,7 @@ def modules(package: Path) -> dict[str, Path]:
 def room_of(module: str) -> str | None:
     """The room of a module; "" for a module that belongs to none; None for one that has to be given a place."""
     first = module.partition(".")[0]
-    return "" if first in NO_ROOM else first if first in BENEATH else None
+    return "" if first in (*NO_ROOM, "__main__") else first if first in BENEATH else None
 
 
 def imported(name: str, path: Path, known: dict[str, Path], package: str) -> Iterator[tuple[int, str]]:

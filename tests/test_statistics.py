@@ -300,9 +300,9 @@ def test_compare_all_refuses_and_names_the_pair():
 def test_ratio_over_seeds_is_a_paired_t_interval_on_logarithms():
     a, b = np.array([2.0, 3.0, 5.0]), np.array([1.0, 2.0, 2.0])
     found = statistics.ratio_over_seeds(a, b)
-    told = stats.ttest_1samp(np.log(a / b), 0).confidence_interval(0.95)
+    expected = stats.ttest_1samp(np.log(a / b), 0).confidence_interval(0.95)
     assert found["value"] == pytest.approx(stats.gmean(a / b)) and found["seeds"] == 3
-    assert (found["low"], found["high"]) == pytest.approx((np.exp(told.low), np.exp(told.high)))
+    assert (found["low"], found["high"]) == pytest.approx((np.exp(expected.low), np.exp(expected.high)))
     other = statistics.ratio_over_seeds(b, a)  # turned over, it is the inverse
     assert other["low"] == pytest.approx(1 / found["high"]) and other["value"] == pytest.approx(1 / found["value"])
     for wrong in ([1.0], [1.0, 2.0], [1.0, 0.0, 2.0], [1.0, float("nan"), 2.0]):

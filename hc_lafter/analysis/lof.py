@@ -130,7 +130,7 @@ def _nearest(x: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _settle(x: Tensor, nearest: Tensor, index: Tensor, norms: Tensor, k: int) -> None:
-    """Order anew, in place, the candidates of patches whose k-th and next distance are roundings of ``norms`` apart."""
+    """Reorder, in place, the candidates of patches whose k-th and next distance are roundings of ``norms`` apart."""
     if nearest.shape[2] == k:
         return
     unsure = nearest[..., k] - nearest[..., k - 1] < _ROUNDINGS * torch.finfo(x.dtype).eps * norms

@@ -41,8 +41,7 @@ def counts(predicted, mask, classes: int, ignore: int = IGNORE) -> np.ndarray:
     for name, values in (("predicted", predicted), ("mask", mask)):
         if values.dtype.kind not in "iu":
             raise ValueError(f"{name} must hold class indices, but its type is {values.dtype}.")
-    images = len(mask)
-    valid = mask != ignore
+    images, valid = len(mask), mask != ignore
     image = np.broadcast_to(np.arange(images)[:, None, None], mask.shape)[valid]
     predicted, mask = predicted[valid].astype(np.int64), mask[valid].astype(np.int64)
     for name, values in (("predicted", predicted), ("mask", mask)):
@@ -177,7 +176,7 @@ class MaskScore:
         return scores(self.counts.sum(axis=0), self.unseen)
 
 
-def interval_of(count, score: Score | str, *, resamples: int, confidence: float = 0.95, rng_seed: int) -> Estimate:
+def interval_of(count, score: Score | str, **resampling) -> Estimate:
     """A score of whole splits with its confidence interval: `statistics.interval` of counts.
 
     The value is ``score`` of the counts summed over all images, with seeds the mean of the seeds' scores. A class that
@@ -187,24 +186,22 @@ def interval_of(count, score: Score | str, *, resamples: int, confidence: float 
 
     Args:
         count: [n, C, 3] or [S, n, C, 3] of ``counts``; column i is the same image for every seed.
-        score: of ``measure``, or "miou" or "pixel_accuracy".
-        resamples, confidence, rng_seed: as in ``statistics.interval``.
+        score: of ``measure``, or "miou" or "pixel_accuracy"; larger is better.
+        resampling: resamples, confidence, rng_seed, as in ``statistics.interval``.
 
     Raises:
         ValueError: as in ``statistics.interval``, or counts that are none.
     """
-    flat, options = _flat("counts", count), {"resamples": resamples, "confidence": confidence, "rng_seed": rng_seed}
-    return statistics.interval(flat, score=_of_flat(score), **options)
+    return statistics.interval(_flat("counts", count), score=_of_flat(score), **resampling)
 
 
-def paired_of(a, b, score: Score | str, *, resamples: int, confidence: float = 0.95, rng_seed: int) -> Comparison:
+def paired_of(a, b, score: Score | str, **resampling) -> Comparison:
     """score(a) - score(b) on the same images (and the same seeds), and its verdict: `statistics.paired` of counts.
 
     Args:
         a, b: as ``count`` in ``interval_of``, of one shape; entry by entry the same image and seed, so that their
             truths agree.
-        score: larger is better; otherwise as in ``interval_of``.
-        resamples, confidence, rng_seed: as in ``statistics.interval``.
+        score, resampling: as in ``interval_of``.
 
     Raises:
         ValueError: as in ``interval_of``, the shapes differ, or a and b were counted on different masks.
@@ -212,16 +209,12 @@ def paired_of(a, b, score: Score | str, *, resamples: int, confidence: float = 0
     a, b = _flat("a", a), _flat("b", b)
     if a.shape == b.shape and not np.array_equal(a[..., 2::3], b[..., 2::3]):
         raise ValueError("a and b count different truths: score both on the same masks, in the same order.")
-    options = {"resamples": resamples, "confidence": confidence, "rng_seed": rng_seed}
-    return statistics.paired(a, b, score=_of_flat(score), **options)
+    return statistics.paired(a, b, score=_of_flat(score), **resampling)
 
 
-def compare_all_of(
-    pairs: Mapping[str, tuple], score: Score | str, *, resamples: int, confidence: float = 0.95, rng_seed: int
-) -> dict[str, Comparison]:
+def compare_all_of(pairs: Mapping[str, tuple], score: Score | str, **resampling) -> dict[str, Comparison]:
     """`statistics.compare_all` for one score of all pairs (a, b), each as in ``paired_of``."""
-    options = {"resamples": resamples, "confidence": confidence, "rng_seed": rng_seed}
-    return statistics.compare_all(pairs, compare=partial(paired_of, score=score), **options)
+    return statistics.compare_all(pairs, compare=partial(paired_of, score=score), **resampling)
 
 
 def estimates(counts: Mapping[str, np.ndarray], scores: Mapping[str, str], unseen=None, **options) -> pd.DataFrame:

@@ -306,10 +306,10 @@ def _from_file(path: Path, arch: str | None, asked: str | None) -> Clip:
     )
 
 
-def _settle(known: str | None, asked: str | None, named: Mapping[str, Any] | None, what: str) -> tuple[str, list[str]]:
+def _settle(known: str | None, asked: str | None, named: Mapping[str, Any] | None, name: str) -> tuple[str, list[str]]:
     """The activation to use, and a note where the name that the caller gave the architecture would have misled."""
     if known and asked and known != asked:
-        raise ValueError(f"{what} was trained with {known}: leave out activation={asked!r}.")
+        raise ValueError(f"{name} was trained with {known}: leave out activation={asked!r}.")
     by_name = _activation(named or {})
     if known and named and known != by_name:
         return known, [
@@ -383,11 +383,11 @@ def _config(arch: str) -> dict[str, Any]:
     return config
 
 
-def _check_config(config: Mapping[str, Any], what: str) -> None:
+def _check_config(config: Mapping[str, Any], name: str) -> None:
     why = _unusable(config)
     if why:
         raise ValueError(
-            f"{what} cannot be walked layer by layer: {why}; choose a plain one such as ViT-B-32 or ViT-B-16."
+            f"{name} cannot be walked layer by layer: {why}; choose a plain one such as ViT-B-32 or ViT-B-16."
         )
 
 

@@ -48,10 +48,10 @@ def load(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[st
     return tensors, metadata["state"]
 
 
-def _difference(key: str, there: Any, here: Any) -> str | None:
-    if there == here:
+def _difference(key: str, theirs: Any, ours: Any) -> str | None:
+    if theirs == ours:
         return None
     name, plain = key.replace("_", " "), (int, float, str, type(None))
-    if isinstance(there, plain) and isinstance(here, plain) and max(len(str(there)), len(str(here))) < 40:
-        return f"{name} {there} there, {here} here"
+    if isinstance(theirs, plain) and isinstance(ours, plain) and max(len(str(theirs)), len(str(ours))) < 40:
+        return f"{name} {theirs} there, {ours} here"
     return f"other {name}"

@@ -68,6 +68,10 @@ class Features:
     grid: tuple[int, int]
     key: str
 
+    def layer(self, layer: int) -> Tensor:
+        """[B, W], CLS behind a layer. Raises ValueError where that layer was not tapped."""
+        return self.cls[:, self.layers.index(layer)]
+
     def layer_patches(self, layer: int) -> Tensor:
         """[B, N, W], patch tokens behind a layer. Raises ValueError where that layer was not tapped."""
         return self.patches[:, self.layers.index(layer)]

@@ -100,7 +100,7 @@ class Views(torch.utils.data.Dataset):
         seed: from 0.
         extra: name -> [B, ...]: labels, distributions, a teacher's logits.
         keep: hold decoded images in memory, and the views for which nothing random is drawn, up to `ROOM` bytes (in
-            each worker process anew). The items are the same.
+            each worker process again). The items are the same.
 
     Raises:
         ValueError: two things of one name, an extra tensor of another length, or, later, an image that cannot be

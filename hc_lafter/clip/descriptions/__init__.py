@@ -88,8 +88,8 @@ def _parse(place: str, content: bytes) -> dict[str, tuple[str, ...]]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{place} is not JSON in UTF-8 ({error}): correct it, or give another file.") from error
     if not isinstance(pairs, tuple) or not pairs:
-        what = "an empty object" if pairs == () else "no object"
-        raise ValueError(f"{place} holds {what}: write class names with lists of sentences between {{ and }}.")
+        found = "an empty object" if pairs == () else "no object"
+        raise ValueError(f"{place} holds {found}: write class names with lists of sentences between {{ and }}.")
     table: dict[str, tuple[str, ...]] = {}
     for name, sentences in pairs:
         if name in table:
