@@ -409,3 +409,15 @@ def test_code_hash_sees_names_bytes_and_nothing_else(tmp_path):
     assert more != before
     (tmp_path / "weights.safetensors").rename(tmp_path / "other.safetensors")
     assert code_hash(tmp_path) not in (before, more)
+
+
+def test_the_verdict_is_that_of_the_last_run(place, capsys):
+    one = Study(NAME, "smoke")
+    one.verdict()
+    one.say("Layer 12 is best.")
+    one.say("Layer 12 is best.")  # a cell that runs twice says it once
+    one.add([ROW | {"value": 0.5, "seeds": 1}])
+    one.finish()
+    assert (one.results / "verdict.md").read_text(encoding="utf-8") == "- Layer 12 is best.\n"
+    assert json.loads((one.results / "metrics.json").read_text(encoding="utf-8"))[0]["seeds"] is None
+    assert "Layer 12 is best." in capsys.readouterr().out
