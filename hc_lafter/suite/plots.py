@@ -29,6 +29,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.ticker import Formatter, LogFormatterMathtext, MaxNLocator, PercentFormatter
 
+from hc_lafter.systems import registry
+
 # Okabe and Ito's colours, safe for colour-blind readers; where their eight run out darker sisters follow, and the
 # controls are greys with broken lines.
 PALETTE = {
@@ -120,11 +122,7 @@ def at_width(name: str) -> Iterator[None]:
 
 @cache
 def _registered() -> dict[str, str]:
-    try:
-        from hc_lafter.systems.registry import colours
-    except ModuleNotFoundError:
-        return {}
-    return colours()
+    return {name: entry.colour for name, entry in registry().items()}
 
 
 def colour(system: str) -> str:
@@ -370,6 +368,7 @@ def bars(
     names: Sequence[str] | None = None,
     levels: Mapping[str, float] | None = None,
     percent: bool = True,
+    numbers: bool = True,
 ) -> Axes:
     """Systems as dots with intervals, the first on top, in their colours, the numbers at the right.
 
@@ -379,12 +378,17 @@ def bars(
         names: what stands at the rows, where it is more than the system.
         levels: name -> where a broken line is drawn: chance, a ceiling.
         percent: values are fractions, shown as per cent; otherwise they are shown as they are.
+        numbers: write value and interval at the right.
     """
     table = _frame(table, value, low, high) if value is not None else table
     at = np.arange(len(table))[::-1]
     say = "{:.1%} [{:.1f}, {:.1f}]" if percent else "{:.3f} [{:.3f}, {:.3f}]"
     looks = [(colour(system), "o") for system in table["system"]]
-    _rows(ax, table, at, looks, lambda v, a, b: say.format(v, *(100 * x if percent else x for x in (a, b))))
+
+    def written(value: float, low: float, high: float) -> str:
+        return say.format(value, *(100 * x if percent else x for x in (low, high)))
+
+    _rows(ax, table, at, looks, written if numbers else None)
     for name, x in (levels or {}).items():
         ax.axvline(x, color=NEUTRAL, linestyle=BROKEN, linewidth=1, zorder=0)
         ax.annotate(name, (x, len(table) - 0.4), color="#555555", fontsize=NOTE, ha="center", va="bottom")
