@@ -420,7 +420,9 @@ def times(ax: Axes, ratios: Mapping[str, Mapping[str, float]]) -> Axes:
     return ax
 
 
-def forest(ax: Axes, table: Any, groups: str | Mapping[str, Sequence[str]] | None = None, *, legend=True) -> Axes:
+def forest(
+    ax: Axes, table: Any, groups: str | Mapping[str, Sequence[str]] | None = None, *, legend=True, tight: bool = False
+) -> Axes:
     """Paired differences under their headings, coloured by verdict, the numbers at the right.
 
     Args:
@@ -430,6 +432,7 @@ def forest(ax: Axes, table: Any, groups: str | Mapping[str, Sequence[str]] | Non
         groups: the column whose values are the headings, or heading -> names of rows; by default "minus" and the
             opponent.
         legend: below the rows: what the markers mean.
+        tight: names in one line each and no numbers, where there is no room.
     """
     groups, y, at, headings = _grouped(table, groups), 0.0, [], {}
     for heading, rows in groups.items():
@@ -440,14 +443,22 @@ def forest(ax: Axes, table: Any, groups: str | Mapping[str, Sequence[str]] | Non
         y -= len(rows) + 0.3
     table = pd.concat(groups.values())
     looks = [VERDICTS[verdict] for verdict in table["verdict"]]
-    _rows(ax, table, at, looks, lambda *three: "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * x for x in three)))
+
+    def written(*three: float) -> str:
+        return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * x for x in three))
+
+    _rows(ax, table, at, looks, None if tight else written)
     ax.axvline(0, color="black", linewidth=0.8, zorder=1)
     lines = 0
     if legend:
         lines = 3 if ax.figure.get_size_inches()[0] < 5 else 1
         ax.legend(handles=verdict_keys(), loc="lower center", ncols=4 - lines, borderaxespad=0.1)
     ax.set_ylim(min(at) - 0.6 - lines, 0.6)
-    _named(ax, [*at, *headings], [*_labels(table), *headings.values()])
+    if tight:
+        ax.set_yticks([*at, *headings], [*_labels(table), *headings.values()], fontsize=CELL - 0.5)
+        ax.grid(axis="y", visible=False)
+    else:
+        _named(ax, [*at, *headings], [*_labels(table), *headings.values()])
     plt.setp(ax.get_yticklabels()[len(at) :], weight="bold")
     plt.setp(ax.yaxis.get_ticklines()[2 * len(at) :], visible=False)
     _percent(ax, symbol="")
@@ -510,14 +521,21 @@ def differences(tables: Any, groups=None, *, xlabel: str = "difference, in point
     """`forest` as a figure.
 
     Args:
-        tables: a tidy table, or heading -> table with the same rows: panels beside each other, e.g. one per metric.
+        tables: a tidy table, or heading -> table with the same rows: panels beside each other, e.g. one per metric. In
+            single width they stand one below the other, or, where that is longer than a page, tight.
         groups: as `forest` takes them.
     """
     tables = {"": tables} if isinstance(tables, pd.DataFrame) else tables
     high = _high([_grouped(table, groups) for table in tables.values()], len(tables)) + 0.25
-    figure, axes = panels(len(tables), height=high, title=title)
+    tight = _width == "single" and len(tables) > 1 and len(tables) * high > PAGE
+    if tight:
+        figure = plt.figure(figsize=(WIDTHS[_width], min(high, PAGE)))
+        axes = figure.subplots(1, len(tables))
+        figure.suptitle(title, x=0.01, ha="left")
+    else:
+        figure, axes = panels(len(tables), height=high, title=title)
     for ax, (heading, table) in zip(axes, tables.items(), strict=True):
-        forest(ax, table, groups, legend=False)
+        forest(ax, table, groups, legend=False, tight=tight)
         ax.set_title(heading)
         ax.tick_params(labelleft=ax.get_subplotspec().is_first_col())
     label_outer(axes, xlabel)
