@@ -33,9 +33,9 @@ from hc_lafter.clip.vit import walk
 from hc_lafter.systems.hybrid_cascade import HybridCascade
 from hc_lafter.systems.lafter import LaFTer, LaFTerConfig
 from hc_lafter.systems.masks import mask_logits
+from hc_lafter.systems.regimes import LabelFree, Supervised
 from hc_lafter.systems.sc_clip import SCClip, SCClipConfig
-from hc_lafter.tuning.regimes import LabelFree, Supervised
-from hc_lafter.tuning.training import Phase, Rows, fit
+from hc_lafter.tuning.training import Rows, fit
 
 CLASSES, EPOCHS = 8, 8
 # How far the loss and each parameter group's gradient may be off, as shares of their lengths. Seen in float32: 1e-6; in
@@ -236,7 +236,7 @@ def hybrid_head(batch: int) -> Iterator[Comparison]:
     def training(epochs: int, given: Callable[[], Tensor]) -> Callable[[], list[Tensor]]:
         """Each call trains on from where the one before ended; it returns the losses of its first epoch's steps."""
         head = copy.deepcopy(system)
-        phase = replace(Phase(*head.schedule()[-1]), epochs=epochs)
+        phase = replace(head.schedule()[-1], epochs=epochs)
 
         def run() -> list[Tensor]:
             data = Rows(student=given(), **rows)

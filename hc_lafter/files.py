@@ -8,22 +8,33 @@ import platform
 import re
 import secrets
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 NOT_CODE = {"__pycache__", ".ipynb_checkpoints"}
-
-
-ROOMS = ("clip", "systems", "data", "tuning", "analysis")  # whose code decides a number
+# What computes, and the weights and words of the embedded CLIP.
+ROOMS = ("clip", "systems", "tuning", "data", "analysis")
+ROOMS += ("embedded/model.safetensors", "embedded/config.json", "embedded/vocabulary.txt")
 
 
 @cache
-def code_hash() -> str:
-    """Hex sha256 over the code of the rooms that compute, names and bytes (not the suite, nor the weights)."""
-    folder, digest = Path(__file__).parent, hashlib.sha256()
-    files = (p for room in ROOMS for p in (folder / room).rglob("*") if p.is_file() and not NOT_CODE & set(p.parts))
+def own_code() -> str:
+    """`code_hash` of this package, as it was when first asked for in this process."""
+    return code_hash(Path(__file__).parent)
+
+
+def code_hash(package: Path, parts: Iterable[str] = ROOMS) -> str:
+    """Hex sha256 over the files of a package that its numbers follow from: their names and bytes.
+
+    Args:
+        package: the folder ``hc_lafter``.
+        parts: folders and files in it. By default what computes: neither the report nor a card's words change a number.
+    """
+    digest, folder = hashlib.sha256(), Path(package)
+    inside = [p for part in parts for p in (folder / part, *(folder / part).rglob("*"))]
+    files = {p for p in inside if p.is_file() and not NOT_CODE & set(p.relative_to(folder).parts)}
     for path in sorted(files, key=lambda p: p.relative_to(folder).as_posix()):
         digest.update(f"{path.relative_to(folder).as_posix()} {file_hash(path)}\n".encode())
     return digest.hexdigest()

@@ -13,8 +13,8 @@ from torchvision.ops import sigmoid_focal_loss
 
 from hc_lafter.systems.cascade_clip import CascadeCLIP, CascadeCLIPConfig, account
 from hc_lafter.systems.losses import focal_dice
-from hc_lafter.tuning.regimes import SeenMasks
-from hc_lafter.tuning.training import Phase, Rows, fit
+from hc_lafter.systems.regimes import SeenMasks
+from hc_lafter.tuning.training import Rows, fit
 
 SEEN = torch.tensor([True, True, True, False, False])
 SMALL = CascadeCLIPConfig(levels=((1, 2), (3,), (4,)), tokens=3, heads=2, decoder_layers=2)
@@ -313,9 +313,9 @@ def test_unseen_classes_may_lie_anywhere(visual):
 
 def test_schedules(visual):
     system = build(visual)
-    assert [row[:2] for row in system.schedule(6)] == [("seen pixels", 6)]
-    rows = system.schedule(6, transductive=True)
-    assert [row[1] for row in rows] == [3, 3] and set(rows[1][3]) == {"focal, own labels", "dice, own labels"}
+    assert [(p.name, p.epochs) for p in system.schedule(6)] == [("seen pixels", 6)]
+    phases = system.schedule(6, transductive=True)
+    assert [p.epochs for p in phases] == [3, 3] and set(phases[1].weights) == {"focal, own labels", "dice, own labels"}
     with pytest.raises(ValueError, match="1 epochs do not hold the 2 phases"):
         system.schedule(1, transductive=True)
 
@@ -331,7 +331,7 @@ def test_it_learns_masks_that_can_be_learned(visual):
     system = build(visual, replace(SMALL, lr=5e-3))
     start = float((system.decide(system(images).logits)[:, :3].argmax(1) == mask).float().mean())
     history = fit(
-        system, Rows(student=images, mask=mask), SeenMasks(), [Phase(*row) for row in system.schedule(40)],
+        system, Rows(student=images, mask=mask), SeenMasks(), system.schedule(40),
         batch_size=8, seed=0, progress=False, train_mode=True,
     )  # fmt: skip
     assert history.diverged is None and not system.training

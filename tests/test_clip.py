@@ -84,9 +84,9 @@ def test_facts_of_a_clip():
     assert not clip.model.training
     assert not any(p.requires_grad for p in clip.model.parameters())
     assert clip.visual is clip.model.visual
-    told = clip.describe()
+    text = clip.describe()
     assert all(
-        word in told for word in ("2 blocks of width 64", "GELU", "bicubic", "32 px", "0.4815", clip.weight_hash[:16])
+        word in text for word in ("2 blocks of width 64", "GELU", "bicubic", "32 px", "0.4815", clip.weight_hash[:16])
     )
     assert json.loads(clip.transform_id)["size"] == 32
 
@@ -394,14 +394,14 @@ def test_bad_files_are_one_sentence_with_the_path(tmp_path, kind):
 @pytest.mark.parametrize(
     ("save", "words"),
     [
-        (without("ln_final.bias"), r"1 tensors missing \(such as ln_final.bias\)"),
+        (without("ln_final.bias"), r"1 tensors differ, such as ln_final.bias of shape none for \(64,\)"),
         (
             lambda p: torch.save({**build().state_dict(), "extra": torch.ones(1)}, p),
-            r"1 tensors too many \(such as extra",
+            r"1 tensors differ, such as extra of shape \(1,\) for none",
         ),
         (
             lambda p: torch.save(build(embed_dim=24).state_dict(), p),
-            r"of another shape \(such as text_projection \(64, 24\) for \(64, 32\)\)",
+            r"such as text_projection of shape \(64, 24\) for \(64, 32\)",
         ),
     ],
 )
@@ -435,10 +435,10 @@ def test_folder_and_missing_file(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("ViT-B32/openai", "'ViT-B32' is neither a file nor an architecture .* did you mean ViT-B-32"),
-        ("ViT-B32@x.pt", "did you mean ViT-B-32"),
-        ("vit-b-16/openai", "did you mean .*ViT-B-16"),
-        ("embeded", "did you mean embedded"),
+        ("ViT-B32/openai", "'ViT-B32' is neither a file nor an architecture .*did you mean 'ViT-B-32'"),
+        ("ViT-B32@x.pt", "did you mean 'ViT-B-32'"),
+        ("vit-b-16/openai", "did you mean 'ViT-B-16'"),
+        ("embeded", "did you mean 'embedded'"),
         ("", "is a folder|neither a file"),
         ("ViT-B-16/laion", "ViT-B-16 has no weights 'laion': choose ViT-B-16/ and one of openai, .*random"),
         ("Tiny-8", "Tiny-8 has no weights '': choose Tiny-8/ and one of random"),
@@ -542,12 +542,6 @@ def test_embedded(embedded):
         load_clip("embedded", activation="QuickGELU")
 
 
-def test_embedded_vocabulary_of_another_run(embedded):
-    (embedded / "vocabulary.txt").write_text("only these\n")
-    with pytest.raises(ValueError, match="2 words, which makes 5 ids, and its text tower has 9"):
-        load_clip("embedded/random")
-
-
 # --- words ---
 
 
@@ -564,8 +558,6 @@ def test_word_tokenizer():
     assert pickle.loads(pickle.dumps(tokenizer))("sea").tolist() == tokenizer("sea").tolist()
     assert tokenizer.coverage(["a happy sea", "quantum sea"]) == 0.8
     assert tokenizer.coverage("") == 1.0
-    with pytest.raises(ValueError, match="names a word twice"):
-        WordTokenizer(["a", "b", "a"])
 
 
 def test_a_real_architecture_is_recognised_by_its_shapes(tmp_path):

@@ -206,9 +206,7 @@ def test_a_large_jpeg_is_decoded_at_a_reduced_size():
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [10_000, 30_000])  # above where Pillow warns; above where it refuses by itself
 def test_a_decompression_bomb_is_refused_by_its_header(side):
-    with pytest.raises(
-        BadImage, match=r"(more than the limit|too large).*: make it smaller.*raise max_pixels \(89478485\)"
-    ):
+    with pytest.raises(BadImage, match=r"(more than the limit|too large).*: make it smaller, or save"):
         decode(png_header(side, side, bits=1, colour=0))
 
 
@@ -240,7 +238,7 @@ def test_truncated_files_are_refused(kind, part):
 
 
 REFUSED = {
-    "empty": (b"", r"is empty \(0 bytes\): fetch it again"),
+    "empty": (b"", r"is empty \(0 bytes\)|nothing:"),
     "zeros": (bytes(4096), "nothing but 4096 zero bytes"),
     "html": (b"\n<!DOCTYPE html><html><body>404 Not Found</body></html>", "holds an HTML page, no image"),
     "html-bom": (b"\xef\xbb\xbf<html>gone</html>", "holds an HTML page"),
@@ -283,7 +281,7 @@ def test_a_folder_a_missing_file_and_bytes_without_a_name(tmp_path):
         decode(tmp_path / "x.jpg")
     with pytest.raises(BadImage, match=r"y\.jpg does not exist: correct the path"):
         decode(tmp_path / "y.jpg")
-    with pytest.raises(BadImage, match=r"^<bytes> is empty"):
+    with pytest.raises(BadImage, match=r"^<bytes> holds nothing:"):
         decode(b"")
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from hc_lafter.data import doctor
 from hc_lafter.data.decode import BadImage
 from hc_lafter.data.doctor import FEW, Report, examine, main
-from hc_lafter.data.own.folder import ImageFolder
+from hc_lafter.data.own.images import ImageFiles
 from hc_lafter.data.record import Dataset, Record
 
 
@@ -56,7 +56,7 @@ def test_a_healthy_folder(pets):
     assert report.classes["class"].tolist() == ["cat", "dog"]
     lines = report.lines()
     assert lines[0] == "pets: 60 readable images in 2 classes, no problems" and "class order: 0 cat, 1 dog" in lines
-    again = look(ImageFolder(pets, progress=False))
+    again = look(ImageFiles(pets, progress=False))
     assert again.lines() == lines
 
 
@@ -67,7 +67,7 @@ def test_a_picture_in_two_splits_is_the_first_problem(pets):
     report = look(pets)
     assert report.problems[0] == (
         "the same picture lies in two splits, test/cat/leak.png (test) and train/cat/3.png (train), and 1 more such "
-        "groups: delete one of the two, or test accuracy measures memory."
+        "groups: delete one of the two, or take it from its list; else test accuracy measures memory."
     )
     assert report.duplicates[["group", "kind", "id", "split", "label"]].values.tolist() == [
         [0, "exact", "test/cat/leak.png", "test", "cat"],
@@ -84,14 +84,14 @@ def test_unreadable_files_are_a_problem_unless_skipped(pets):
     (pets / "val" / "dog" / "b.jpg").write_bytes(b"<html>404</html>")
     report = look(pets)
     assert report.problems == (
-        "2 of 62 files cannot be read, the first is train/cat/a.jpg, which is empty (0 bytes): fetch it again or "
+        "2 of 62 files cannot be used, the first is train/cat/a.jpg, which is empty (0 bytes): fetch it again or "
         "delete it, or skip them (--skip, on_error='skip').",
     )
     assert report.broken[["id", "label"]].values.tolist() == [["train/cat/a.jpg", "cat"], ["val/dog/b.jpg", "dog"]]
     assert "HTML" in report.broken.found[1] and int(report.counts["all"].sum()) == 60
     skipped = look(pets, skip=True)
     assert skipped.ok and skipped.remarks[0].endswith("(they are skipped).") and len(skipped.broken) == 2
-    opened = look(ImageFolder(pets, on_error="skip", progress=False))
+    opened = look(ImageFiles(pets, on_error="skip", progress=False))
     assert opened.ok and opened.remarks == skipped.remarks and opened.broken.equals(skipped.broken)
 
 
@@ -152,7 +152,7 @@ def test_a_table_names_rows(pets):
     rows = [f"{p.relative_to(pets).as_posix()},{p.parent.name}" for p in sorted(pets.rglob("*.png"))]
     path.write_text("\n".join(["path,label", *rows, "cat/gone.png,cat"]), encoding="utf-8")
     report = look(path)
-    assert "the first is cat/gone.png, which (row 62, column 'path') does not exist" in report.problems[0]
+    assert "the first is cat/gone.png (row 62, column 'path'), which does not exist" in report.problems[0]
     assert report.name == "list" and int(report.counts["all"].sum()) == 60
 
 
@@ -165,8 +165,8 @@ def test_class_order(pets, tmp_path):
     assert "not in sorted order (index 0 is 'dog', sorted 'cat')" in turned.remarks[0]
     assert "class order: 0 dog, 1 cat" in turned.lines()
     wrong = look(pets, classes=["cat", "dgo"])
-    assert "classes names 'dgo'" in wrong.problems[0] and "(nearest: 'dog')" in wrong.problems[0]
-    opened = ImageFolder(pets, progress=False)
+    assert "classes names 'dgo'" in wrong.problems[0] and "(did you mean 'dog'?)" in wrong.problems[0]
+    opened = ImageFiles(pets, progress=False)
     assert "opened with 'cat' at index 0, the class list has 'dog'" in look(opened, classes=["dog", "cat"]).remarks[1]
     assert "class 'dgo' is named by only one" in look(opened, classes=["cat", "dog", "dgo"]).problems[0]
     for i in range(11):
@@ -197,7 +197,7 @@ def test_near_duplicates_only_when_asked(pets):
     ]  # fmt: skip
     assert set(report.duplicates.kind) == {"near"} and set(report.duplicates.group) == {0}
     assert "look alike, test/cat/resaved.jpg (test) and train/cat/3.png (train)" in report.remarks[0]
-    assert look(ImageFolder(pets, progress=False), near=True).duplicates.equals(report.duplicates)
+    assert look(ImageFiles(pets, progress=False), near=True).duplicates.equals(report.duplicates)
 
 
 def test_near_groups_equal_the_slow_and_obvious_ones(tmp_path):
@@ -278,7 +278,7 @@ def test_the_command(pets, capsys, tmp_path):
     assert "no problems" in capsys.readouterr().out and len(list((tmp_path / "cache").iterdir())) == 1
     (pets / "train" / "cat" / "a.jpg").write_bytes(b"")
     assert main([str(pets)]) == 1
-    assert "PROBLEM: 1 of 61 files cannot be read" in capsys.readouterr().out
+    assert "PROBLEM: 1 of 61 files cannot be used" in capsys.readouterr().out
     assert main([str(pets), "--skip", "--near"]) == 0
     assert main([str(pets), "--skip", "--classes", "dog,cat"]) == 0
     assert "class order: 0 dog, 1 cat" in capsys.readouterr().out

@@ -8,11 +8,10 @@ import pytest
 import torch
 
 import hc_lafter.clip.load
-from hc_lafter import fidelity_card, pretrain
 from hc_lafter.clip.load import load_clip
 from hc_lafter.data.world import grammar
+from hc_lafter.embedded import cards, measure, pretrain
 from hc_lafter.files import file_hash
-from hc_lafter.model_card import model_card
 
 FOLDER = Path(hc_lafter.clip.load.__file__).parents[1] / "embedded"
 FEW = 500  # the first scenes of the held-out split: retrieval is then measured in full
@@ -36,7 +35,7 @@ def test_file_is_the_one_of_the_card(facts, clip):
 
 
 def test_card_is_made_from_the_json(facts):
-    assert (FOLDER / "MODEL_CARD.md").read_text(encoding="utf-8") == model_card(facts)
+    assert (FOLDER / "MODEL_CARD.md").read_text(encoding="utf-8") == cards.model_card(facts)
 
 
 def test_known_answer(facts, clip):
@@ -64,11 +63,11 @@ def test_recipe_of_the_card_is_the_recipe_of_the_code(facts):
 def test_few_scenes_read_as_the_card_says(facts, clip):
     """The first 500 held-out scenes, within four standard errors of a share of that many.
 
-    mAP and mIoU are no binomial shares; that error is the larger one there, as every scene holds several objects and
+    mAP and mIoU are not binomial shares; that error is the larger one there, as every scene holds several objects and
     thousands of pixels.
     """
-    measured = pretrain.evaluate(clip, FEW)
-    for name in pretrain.HEADLINE:
+    measured = measure.evaluate(clip, FEW)
+    for name in measure.HEADLINE:
         stored = facts["measured_64px"][name]
         assert measured[name] == pytest.approx(stored, abs=4 * (stored * (1 - stored) / FEW) ** 0.5), name
     assert measured["R@1 of 500"] == pytest.approx(facts["measured_64px"]["R@1 of 500"], abs=0.004)  # the same pairs
@@ -79,7 +78,7 @@ def test_few_scenes_read_as_the_card_says(facts, clip):
 def test_all_scenes_read_as_the_card_says(facts, clip, side):
     """All 2,000 held-out scenes, and every number of the card again."""
     held = facts["held_out"]
-    measured = pretrain.evaluate(clip, held["scenes"], seed=held["seed"], side=side)
+    measured = measure.evaluate(clip, held["scenes"], seed=held["seed"], side=side)
     stored = facts[f"measured_{side}px"]
     assert measured.keys() == stored.keys()
     for name, value in measured.items():
@@ -88,8 +87,8 @@ def test_all_scenes_read_as_the_card_says(facts, clip, side):
 
 
 def test_fidelity_card_is_of_this_file_and_made_from_its_json(facts, tmp_path):
-    found = fidelity_card.read(FOLDER)
+    found = cards.read(FOLDER)
     assert facts["weight_hash"] in json.dumps(found)
     (tmp_path / "fidelity.json").write_bytes((FOLDER / "fidelity.json").read_bytes())
-    fidelity_card.write_card(tmp_path)
+    cards.write_card(tmp_path)
     assert (tmp_path / "FIDELITY_CARD.md").read_bytes() == (FOLDER / "FIDELITY_CARD.md").read_bytes()

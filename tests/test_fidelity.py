@@ -9,12 +9,14 @@ import torch
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score
 
-from hc_lafter import fidelity
+from hc_lafter.__main__ import main
 from hc_lafter.clip.load import build_embedded, save_clip
 from hc_lafter.data.world import grammar, painter
 from hc_lafter.data.world.dataset import visible_classes
-from hc_lafter.fidelity import Sizes, average_precision, crossing
-from hc_lafter.fidelity_card import fidelity_card, read, verdict, write_card
+from hc_lafter.embedded import fidelity
+from hc_lafter.embedded.cards import fidelity_card, read, verdict, write_card
+from hc_lafter.embedded.fidelity import Sizes, crossing
+from hc_lafter.embedded.measure import average_precision
 
 TINY = Sizes(
     train=120, val=60, test=60, masks=12, pixels=12, attributes=100, layers=8, captions=20, draws=2, resamples=100
@@ -32,7 +34,7 @@ def folder(tmp_path_factory):
         save_clip(build_embedded(seed), out / f"{seed}.safetensors")
         models.append(f"seed{seed}={out / f'{seed}.safetensors'}")
     sizes = [word for name, n in vars(TINY).items() for word in (f"--n-{name}", str(n))]
-    assert fidelity.main([*models, "--out", str(out), "--descriptions", "mikels", *sizes]) == 0
+    assert main(["fidelity", *models, "--out", str(out), "--descriptions", "mikels", *sizes]) == 0
     torch.set_num_threads(threads)
     return out
 
@@ -149,7 +151,7 @@ def test_held_out_captions_leave_nothing_out():
 
 
 def test_two_seeds_from_end_to_end(folder, facts):
-    for name in ("fidelity.png", "fidelity.svg", "FIDELITY_CARD.md"):
+    for name in ("fidelity.png", "FIDELITY_CARD.md"):
         assert (folder / name).stat().st_size > 2000
     assert list(facts["models"]) == ["seed0", "seed1"]
     assert str(folder) not in json.dumps(facts), "a path of this machine is in the file"
@@ -211,11 +213,11 @@ def test_broken_copies_are_refused(facts, tmp_path, damage):
     read(tmp_path)
 
 
-def test_what_the_user_is_to_mend(tmp_path, capsys):
-    assert fidelity.main(["embedded", "--out", str(tmp_path)]) == 2
+def test_refusals_name_what_to_correct(tmp_path, capsys):
+    assert main(["fidelity", "embedded", "--out", str(tmp_path)]) == 2
     assert "NAME=MODEL" in capsys.readouterr().err
-    assert fidelity.main(["--card", "--out", str(tmp_path)]) == 2
+    assert main(["fidelity", "--card", "--out", str(tmp_path)]) == 2
     assert "fidelity.json" in capsys.readouterr().err
-    assert fidelity.main(["a=nowhere.safetensors", "--out", str(tmp_path)]) == 2
+    assert main(["fidelity", "a=nowhere.safetensors", "--out", str(tmp_path)]) == 2
     assert "nowhere.safetensors" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

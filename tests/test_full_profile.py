@@ -23,7 +23,6 @@ from hc_lafter.data import open_data
 from hc_lafter.data.emotion.wheels import MIKELS
 from hc_lafter.data.world.dataset import World
 from hc_lafter.data.world.painter import UNSEEN
-from hc_lafter.suite.runner import find_chain
 
 pytestmark = pytest.mark.slow
 
@@ -112,12 +111,9 @@ def out(tree, tmp_path_factory) -> Path:
     """The results of a run of all notebooks; it ends well and says nothing on stderr."""
     out = tmp_path_factory.mktemp("full")
     given = {**GIVEN, "data": f"emoset:{tree}", "descriptions": sentences(out / "mine.json")}
-    chain = find_chain(ROOT / "notebooks", {})
     for names, more in ((FIRST, {}), ([*MORE, READER], {"n_val": 40, "n_test": 40})):
-        known = set().union(*(notebook.parameters for notebook in chain if notebook.name in names))
-        told = {**given, **more}
         command = [sys.executable, str(ROOT / "run_all.py"), "--profile", "full", "--out", str(out), "--only", *names]
-        command += [f"--param={key}={value}" for key, value in told.items() if key in known]
+        command += [f"--param={key}={value}" for key, value in {**given, **more}.items()]
         inside = {**os.environ, "HC_LAFTER_CACHE": str(out / "cache")}
         run = subprocess.run(command, cwd=ROOT, env=inside, capture_output=True, text=True, timeout=1800)
         assert run.returncode == 0, run.stdout + run.stderr

@@ -19,9 +19,8 @@ BENEATH = {
     "suite": {"tuning", "systems", "clip", "data", "analysis"},
     "embedded": {"suite", "tuning", "systems", "clip", "data", "analysis"},
 }
-# what makes and measures the embedded CLIP stands beside its weights, and nobody imports it
-BESIDE = {"pretrain": "embedded", "model_card": "embedded", "fidelity": "embedded", "fidelity_card": "embedded"}
-NO_ROOM = {"", "files", "refusals"}  # the package itself ("") and what every room may use; they use none
+# the package itself and what every room may use; they use none
+NO_ROOM = {"", "__main__", "files", "refusals", "store"}
 
 
 def modules(package: Path) -> dict[str, Path]:
@@ -36,7 +35,7 @@ def modules(package: Path) -> dict[str, Path]:
 def room_of(module: str) -> str | None:
     """The room of a module; "" for a module that belongs to none; None for one that has to be given a place."""
     first = module.partition(".")[0]
-    return "" if first in NO_ROOM else BESIDE.get(first, first if first in BENEATH else None)
+    return "" if first in (*NO_ROOM, "__main__") else first if first in BENEATH else None
 
 
 def imported(name: str, path: Path, known: dict[str, Path], package: str) -> Iterator[tuple[int, str]]:
@@ -97,15 +96,16 @@ def test_a_room_says_what_lives_there(room):
         ("data/__init__.py", "from .own.folder import x\n", None),
         ("data/own/folder.py", "import house.analysis.cka as cka\n", "data imports from analysis (analysis.cka)"),
         ("files.py", "from house.clip.load import f\n", "files.py:1: no room imports from clip (clip.load)"),
-        ("suite/study.py", "from house import pretrain\n", "suite imports from embedded (pretrain)"),
-        ("pretrain.py", "from .suite.study import Study\nfrom . import __version__\n", None),
+        ("suite/study.py", "from house.embedded import pretrain\n", "imports from embedded (embedded.pretrain)"),
+        ("embedded/pretrain.py", "from ..suite.study import Study\nfrom .. import __version__\n", None),
         ("hall.py", "", "hall.py belongs to no room"),
     ],
 )
 def test_an_arrow_that_runs_back_is_named(tmp_path, path, text, told):
     house = tmp_path / "house"
-    names = ["clip/load", "suite/study", "tuning/fit", "data/own/folder", "analysis/cka", "files", "pretrain"]
-    for name in [*names, "__init__", *(f"{room}/__init__" for room in ("clip", "suite", "tuning", "data", "data/own"))]:
+    names = ["clip/load", "suite/study", "tuning/fit", "data/own/folder", "analysis/cka", "files"]
+    rooms = ("clip", "suite", "tuning", "data", "data/own", "embedded")
+    for name in [*names, "embedded/pretrain", "__init__", *(f"{room}/__init__" for room in rooms)]:
         file = house / f"{name}.py"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("__version__ = '1'\n")

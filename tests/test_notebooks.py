@@ -30,12 +30,12 @@ def metrics(out: Path, name: str) -> list[dict]:
     return json.loads((out / "results" / "smoke" / name / "metrics.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def smoke(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("smoke")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HC_LAFTER_CACHE", str(out / "cache"))
-        run_all(out, "--jobs", "1")
+        run_all(out)
     return out
 
 
@@ -51,6 +51,14 @@ def test_leaves_what_it_declares(smoke, name):
     code = [cell for cell in executed.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert not [o for cell in code for o in cell.outputs if o.output_type == "error" or o.get("name") == "stderr"]
+
+
+@pytest.mark.parametrize("name", CHAIN)
+def test_every_figure_comes_in_two_widths_and_three_formats(smoke, name):
+    folder = smoke / "figures" / "smoke" / name
+    svg, png, pdf = ({f.stem for f in folder.glob(f"*.{kind}")} for kind in ("svg", "png", "pdf"))
+    double = {stem for stem in svg if not stem.endswith("-single")}
+    assert double and svg == png == pdf == double | {f"{stem}-single" for stem in double}
 
 
 def test_tapping_finds_the_very_features_of_open_clip(smoke):
@@ -86,9 +94,8 @@ def test_the_designs_parameter_counts_are_measured(smoke):
 
 
 def test_a_second_run_writes_the_same_metrics(smoke, tmp_path, monkeypatch):
-    """Side by side, too: the numbers do not depend on what runs beside them, nor on the order."""
     monkeypatch.setenv("HC_LAFTER_CACHE", str(tmp_path / "cache"))  # nothing of the first run helps
-    run_all(tmp_path, "--jobs", "2")
+    run_all(tmp_path)
     for name in CHAIN:
         first, second = (o / "results" / "smoke" / name / "metrics.json" for o in (smoke, tmp_path))
         assert first.read_bytes() == second.read_bytes()
@@ -124,6 +131,9 @@ def test_own_images_and_own_weights(tmp_path, monkeypatch):
     save_clip(build_embedded(seed=3), weights)
     words = [f"--param={key}={value}" for key, value in {"data": photos, "clip": weights, "layers": "3,12"}.items()]
     run_all(tmp_path, "--only", "01", "--param", "random_images=2", *words)
+    executed = tmp_path / "results" / "smoke" / "01-feature-tapping" / "01-feature-tapping.ipynb"
+    overrides = nbformat.read(executed, as_version=4).metadata.papermill.parameters.overrides
+    assert (overrides.layers, overrides.random_images, overrides.data) == ([3, 12], 2, str(photos))
     rows = metrics(tmp_path, "01-feature-tapping")
     assert {r["dataset"] for r in rows} == {"photos"}
     accuracy = {r["system"] for r in rows if r["metric"] == "top-1 accuracy"}

@@ -4,6 +4,7 @@ from itertools import combinations
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_hex, to_rgb
 
@@ -18,11 +19,16 @@ EYES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def style():
+    with plots.at_width("double"):
+        yield
+    plt.close("all")
+
+
 @pytest.fixture
 def ax():
-    figure, ax = plt.subplots()
-    yield ax
-    plt.close(figure)
+    return plt.subplots()[1]
 
 
 def test_a_system_has_one_colour_and_shares_it_with_none():
@@ -79,6 +85,41 @@ def test_difference_puts_the_first_row_on_top(ax):
     assert list(ax.lines[4].get_xdata()) == [0, 0]  # the line of no difference
 
 
+def test_a_colour_is_the_systems_whatever_follows_its_name(monkeypatch):
+    monkeypatch.setattr(plots, "_registered", lambda: {"own": "#123456", "LaFTer": "#000000"})
+    said = [plots.colour(name) for name in ("LaFTer", "LaFTer, supervised", "own", "own, tuned", "layer 5")]
+    assert said == [plots.PALETTE["LaFTer"]] * 2 + ["#123456"] * 2 + [plots.NEUTRAL]
+
+
+@pytest.mark.parametrize(
+    ("count", "columns", "double", "single"),
+    [(2, None, (1, 2), (2, 1)), (5, 3, (2, 3), (5, 1)), (8, 4, (2, 4), (4, 2)), (3, 1, (3, 1), (3, 1))],
+)
+def test_panels_stand_below_each_other_in_single_width(count, columns, double, single):
+    for width, shape in (("double", double), ("single", single)):
+        with plots.at_width(width):
+            figure, axes = plots.panels(count, columns=columns, height=2, width_ratios=range(1, double[1] + 1))
+        assert len(axes) == len(figure.axes) == count
+        assert axes[0].get_subplotspec().get_gridspec().get_geometry() == shape
+        assert figure.get_size_inches() == pytest.approx((plots.WIDTHS[width], min(2 * shape[0], plots.PAGE)))
+        plots.label_outer(axes, "x", "y")
+        rows = [divmod(i, shape[1]) for i in range(count)]
+        assert [bool(ax.get_ylabel()) for ax in axes] == [column == 0 for _, column in rows]
+        assert [bool(ax.get_xlabel()) for ax in axes] == [(row + 1, column) not in rows for row, column in rows]
+    with plots.at_width("double"):
+        figure, axes = plots.panels(3, columns=1, height=[1, 2, 3], polar=[1])
+    assert figure.get_figheight() == 6 and [ax.name for ax in axes] == ["rectilinear", "polar", "rectilinear"]
+
+
+def test_legend_below_has_each_label_once():
+    figure, axes = plots.panels(2)
+    for ax in axes:
+        ax.plot([0, 1], label="a line")
+    axes[1].plot([1, 0], label="another")
+    plots.legend_below(figure)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a line", "another"]
+
+
 def test_level_is_named(ax):
     plots.level(ax, 0.125, "chance")
     assert list(ax.lines[0].get_ydata()) == [0.125, 0.125]
@@ -129,6 +170,44 @@ def test_bars(ax):
     assert [t.get_text() for t in ax.texts] == ["50.0% [40.0, 60.0]", "61.2% [55.0, 70.0]", "chance"]
     plots.bars(ax, systems, value, low, high, names=["a", "b"])
     assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
+
+
+def tidy(systems, **more):
+    value = np.linspace(0.1, 0.4, len(systems))
+    return pd.DataFrame({"system": systems, "value": value, "low": value - 0.05, "high": value + 0.05} | more)
+
+
+def test_bars_and_forest_take_tidy_tables(ax):
+    table = tidy(["LaFTer", "LaFTer"], regime=["supervised", "label-free"])
+    plots.bars(ax, table)
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["LaFTer, supervised", "LaFTer, label-free"]
+    assert {line.get_color() for line in ax.lines} == {plots.PALETTE["LaFTer"]}
+    ax.clear()
+    plots.bars(ax, tidy(["a"], name=["the name"]), percent=False)
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["the name"] and ax.texts[0].get_text().startswith("0.100 [")
+    compared = tidy(["a", "b", "c"], minus=["x", "y", "x"], verdict="better", kind=["k", "k", "l"])
+    for groups, headings in (
+        (None, {"minus x": ["a", "c"], "minus y": ["b"]}),
+        ("kind", {"k": ["a", "b"], "l": ["c"]}),
+        ({"first": ["c"], "then": ["a"]}, {"first": ["c"], "then": ["a"]}),
+    ):
+        ax.clear()
+        plots.forest(ax, compared, groups)
+        at = sorted(zip(ax.get_yticks(), (t.get_text() for t in ax.get_yticklabels()), strict=True), reverse=True)
+        assert [name for _, name in at] == [n for heading, names in headings.items() for n in (heading, *names)]
+
+
+def test_figures_of_tables():
+    figure = plots.estimates({"one": tidy(["a", "b"]), "two": tidy(["c"])}, levels={"chance": 0.2}, xlabel="accuracy")
+    assert [ax.get_title("left") for ax in figure.axes] == ["one", "two"]
+    assert all([0.2, 0.2] in [list(line.get_xdata()) for line in ax.lines] for ax in figure.axes)
+    assert [ax.get_xlabel() for ax in figure.axes] == ["", "accuracy"]
+    compared = tidy(["a", "b"], minus="x", verdict=["worse", "no difference"])
+    beside = plots.differences({"accuracy": compared, "KL": compared})
+    both = plots.compared(tidy(["a"]), compared)
+    assert [len(f.axes) for f in (beside, both)] == [2, 2] and len(both.legends) == len(beside.legends) == 1
+    alone = plots.alone(plots.level, 0.5, "half", height=1.5, look={"xlabel": "x"})
+    assert alone.get_figheight() == 1.5 and alone.axes[0].get_xlabel() == "x"
 
 
 def row(value, low, high, verdict):
@@ -202,7 +281,7 @@ def test_reliability_leaves_empty_bins_out(ax):
 
 
 def test_wheel():
-    figure, ax = plt.subplots(subplot_kw={"projection": "polar"})
+    _, ax = plt.subplots(subplot_kw={"projection": "polar"})
     ring, p, q = ["awe", "fear", "unknown", "anger"], [0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]
     plots.wheel(ax, ring, p, others={"truth": q})
     sectors, outlines = ax.patches[:4], ax.patches[4:]
@@ -214,7 +293,6 @@ def test_wheel():
     assert not any(s.get_fill() for s in outlines) and ax.get_legend_handles_labels()[1] == ["truth"]
     assert [t.get_text() for t in ax.get_xticklabels()] == ring
     assert ax.get_theta_direction() == -1 and ax.get_theta_offset() == np.pi / 2  # clockwise from the top
-    plt.close(figure)
 
 
 def test_wheel_wants_polar_axes(ax):
@@ -239,3 +317,52 @@ def test_shares_stand_on_each_other(ax):
     assert {(x, y) for x, y in upper} == {(0.5, 0.1), (1, 0.4), (4, 0.5), (0.5, 1), (1, 1), (4, 1)}
     assert [to_hex(c.get_facecolor()[0]) for c in ax.collections] == ["#112233", "#445566"]
     assert ax.get_xlim() == (0.5, 4) and ax.get_ylim() == (0, 1)
+
+
+def test_training_curves_have_a_panel_each():
+    runs = {"LaFTer": ([1, 2], np.array([[1.0, 2], [3, 4]])), "own": ([1, 2], np.array([[0.0, 1]]))}
+    figure = plots.training_curves({"loss": runs, "accuracy": runs}, spans={"one": (1, 2)}, colours={"own": "red"})
+    assert [ax.get_title("left") for ax in figure.axes] == ["loss", "accuracy"]
+    for ax in figure.axes:
+        assert [list(line.get_ydata()) for line in ax.lines] == [[2, 3], [0, 1]]
+        assert [to_hex(line.get_color()) for line in ax.lines] == [plots.PALETTE["LaFTer"].lower(), "#ff0000"]
+        assert [text.get_text() for text in ax.texts] == ["one"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["LaFTer", "own"]
+
+
+def test_heat_writes_a_symmetric_map_once(ax):
+    values = np.array([[1.0, 0.25], [0.25, 0.5]])
+    plots.heat(ax, values, rows=["a", "b"], floor=np.full((2, 2), 0.3), frames=[((0, 0), (1, 2))])
+    assert {t.get_position(): t.get_text() for t in ax.texts} == {(0, 0): "1.00", (0, 1): ".25", (1, 1): ".50"}
+    hatched = [p for p in ax.patches if p.get_hatch()]
+    assert [p.get_xy() for p in hatched] == [(0.5, -0.5), (-0.5, 0.5)]
+    frame = ax.patches[-1]
+    assert (frame.get_xy(), frame.get_width(), frame.get_height()) == ((-0.5, -0.5), 2, 1)
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["1", "2"]
+
+
+@pytest.mark.parametrize(("size", "shown"), [(3, True), (40, False)])
+def test_numbers_in_cells_fit_or_go(size, shown):
+    with plots.at_width("single"):
+        figure = plots.fit(plots.heats({"map": np.random.default_rng(0).random((size, size))}))
+    ax = figure.axes[0]
+    cell = ax.get_window_extent().width / size
+    assert {text.get_visible() for text in ax.texts} == {shown}
+    assert not shown or max(text.get_window_extent().width for text in ax.texts) <= cell
+
+
+def test_a_wide_gallery_is_turned_in_single_width():
+    images, names, marked = [[np.full((2, 3), 10 * i + j) for j in range(7)] for i in range(2)], list("abcdefg"), []
+    for width, shape in (("double", (2, 7)), ("single", (7, 2))):
+        with plots.at_width(width):
+            figure = plots.gallery(images, names, label="value", mark=lambda ax, i, j: marked.append((i, j)), vmin=0)
+        *axes, bar = figure.axes
+        assert axes[0].get_subplotspec().get_gridspec().get_geometry() == shape and bar.get_ylabel() == "value"
+        seen = np.array([ax.images[0].get_array()[0, 0] for ax in axes]).reshape(shape)
+        np.testing.assert_array_equal(seen if width == "double" else seen.T, [np.arange(7), 10 + np.arange(7)])
+        said = [ax.get_title() or (ax.texts and ax.texts[0].get_text()) for ax in axes]
+        assert [text for text in said if text] == names
+    assert marked == [(i, j) for i in range(2) for j in range(7)] * 2
+    flat = plots.gallery(images[0], names, columns=4)
+    assert [ax.get_title() for ax in flat.axes if ax.images] == names

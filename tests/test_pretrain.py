@@ -1,7 +1,6 @@
 """The recipe of the embedded CLIP: each loss and each count against a loop, and a small training that has to learn."""
 
 import json
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,16 +8,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import torchmetrics.classification
 from PIL import Image
 
-from hc_lafter import pretrain
+from hc_lafter.__main__ import main
 from hc_lafter.clip.load import build_embedded, load_clip, save_clip
 from hc_lafter.data.record import Record
 from hc_lafter.data.world import grammar, painter, scene
 from hc_lafter.data.world.dataset import World, visible_classes
-from hc_lafter.model_card import model_card
-from hc_lafter.pretrain import Pool, Recipe, draw_batch, evaluate, paint_pool, train
+from hc_lafter.embedded import measure, pretrain
+from hc_lafter.embedded.cards import model_card
+from hc_lafter.embedded.measure import evaluate
+from hc_lafter.embedded.pretrain import Pool, Recipe, draw_batch, paint_pool, train
 
 K = len(painter.MASK_CLASSES)
 TINY = Recipe(scenes=40, canvas=64, steps=3, batch=8, warmup=1, horizon=3, cooldown=1, whole_steps=1)
@@ -99,31 +99,6 @@ def test_phrase_loss_asks_only_what_is_known():
     assert loss.item() == pytest.approx(np.mean(terms), rel=1e-12)
     (gradient,) = torch.autograd.grad(loss, logits)
     assert not gradient[~known].any() and gradient[known].abs().min() > 0
-
-
-def test_iou_is_torchmetrics():
-    truth, predicted = torch.randint(K, (2, 4000), generator=torch.Generator().manual_seed(0))
-    predicted = torch.where(torch.arange(4000) % 3 == 0, predicted, truth)
-    metric = torchmetrics.classification.MulticlassJaccardIndex(K, average=None)
-    confusion = torchmetrics.classification.MulticlassConfusionMatrix(K)(predicted, truth)
-    got = pretrain._iou(confusion.numpy())
-    np.testing.assert_allclose(got, metric(predicted, truth).numpy(), rtol=1e-6)
-    assert got.mean() == pytest.approx(torchmetrics.classification.MulticlassJaccardIndex(K)(predicted, truth).item())
-
-
-def test_iou_of_a_class_that_is_nowhere_is_left_out():
-    np.testing.assert_array_equal(pretrain._iou(np.array([[3, 0, 0], [1, 2, 0], [0, 0, 0]])), [0.75, 2 / 3, np.nan])
-
-
-def test_patch_shares_count_every_pixel():
-    masks = torch.randint(K, (2, 12, 8), generator=torch.Generator().manual_seed(0))
-    got = pretrain._patch_shares(masks, (3, 2), K)
-    for b in range(2):
-        for row in range(3):
-            for column in range(2):
-                block = masks[b, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
-                expected = [(block == k).float().mean().item() for k in range(K)]
-                np.testing.assert_allclose(got[b, 2 * row + column], expected, atol=1e-6)
 
 
 def test_text_without_its_padding_is_the_same():
@@ -370,32 +345,25 @@ def omniscient(monkeypatch):
         def __getitem__(self, index: int) -> Record:
             return records[index]
 
-    monkeypatch.setattr(pretrain, "World", Halves)
     directions = torch.eye(8 + K + n)
     texts = {"emotions": directions[:8], "objects": directions[8 : 8 + K]}
 
     def embeddings(clip, classes, templates):
         return texts["emotions" if tuple(classes) == scene.EMOTIONS else "objects"]
 
-    def walk(visual, images, **_):
-        pixels = images.long()
-        patches = directions[8 + pixels[:, 0, 4::8, 4::8].flatten(1)]
-        final = patches.mean(1) + directions[pixels[:, 1, 0, 0]] + directions[8 + K + pixels[:, 2, 0, 0]]
-        return SimpleNamespace(final=final, patch_taps=(patches,), grid=(8, 8))
+    def tap(clip, world, **_):
+        pixels = torch.stack([torch.from_numpy(np.array(world[i].image)) for i in range(len(world.labels))]).long()
+        patches = directions[8 + pixels[:, 4::8, 4::8, 0].flatten(1)]
+        final = patches.mean(1) + directions[pixels[:, 0, 0, 1]] + directions[8 + K + pixels[:, 0, 0, 2]]
+        return SimpleNamespace(final=final, patches=patches[:, None], grid=(8, 8))
 
-    monkeypatch.setattr(pretrain, "class_embeddings", embeddings)
-    monkeypatch.setattr(pretrain, "walk", walk)
-    monkeypatch.setattr(pretrain, "value_path", lambda visual, tokens: tokens)
-    monkeypatch.setattr(pretrain, "project", lambda visual, tokens: tokens)
-    to_tensor = lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1)  # noqa: E731
-    monkeypatch.setattr(pretrain, "resized_transform", lambda clip, size: to_tensor)
-    clip = SimpleNamespace(
-        visual=None,
-        image_size=64,
-        layers=12,
-        model=SimpleNamespace(logit_scale=torch.zeros(())),
-        encode_text=lambda captions: directions[[8 + K + int(c) for c in captions]],
-    )
+    monkeypatch.setattr(measure, "World", Halves)
+    monkeypatch.setattr(measure, "class_embeddings", embeddings)
+    monkeypatch.setattr(measure, "tap", tap)
+    monkeypatch.setattr(measure, "value_path", lambda visual, tokens: tokens)
+    monkeypatch.setattr(measure, "project", lambda visual, tokens: tokens)
+    encode_text = lambda captions: directions[[8 + K + int(c) for c in captions]]  # noqa: E731
+    clip = SimpleNamespace(visual=None, image_size=64, layers=12, encode_text=encode_text)
     return clip, texts, n
 
 
@@ -456,11 +424,9 @@ def shipped(tmp_path_factory):
     out = tmp_path_factory.mktemp("model") / "made"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(pretrain.SIZES, "smoke", TINY)
-        patch.setitem(pretrain.HELD_OUT, "scenes", 40)
-        patch.setattr(
-            sys, "argv", ["pretrain", "--size", "smoke", "--out", str(out), "--workers", "1", "--device", "cpu"]
-        )
-        pretrain.main()
+        patch.setitem(measure.HELD_OUT, "scenes", 40)
+        command = ["pretrain", "--size", "smoke", "--out", str(out), "--workers", "1", "--device", "cpu"]
+        assert main(command) == 0
     return out
 
 
@@ -474,7 +440,7 @@ def test_command_writes_weights_facts_and_card(shipped):
     made = facts["made"]
     assert made["seconds"] >= 0 and made["hardware"]["threads"] == 1 and made["hardware"]["processor"]
     assert len(made["history"]) == 2 and facts["versions"]["torch"].startswith(torch.__version__.split("+")[0])
-    assert facts["measured_64px"].keys() >= set(pretrain.HEADLINE) <= facts["measured_96px"].keys()
+    assert facts["measured_64px"].keys() >= set(measure.HEADLINE) <= facts["measured_96px"].keys()
 
 
 def test_card_says_what_the_json_says(shipped):
@@ -482,34 +448,33 @@ def test_card_says_what_the_json_says(shipped):
     text = (shipped / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert text == model_card(facts)
     assert facts["sha256"] in text and facts["weight_hash"] in text
-    for name in pretrain.HEADLINE:
+    for name in measure.HEADLINE:
         assert f"| {name} | {facts['measured_64px'][name]:.3f} | {facts['measured_96px'][name]:.3f} |" in text
     assert all(f"| {name} | " in text for name in painter.MASK_CLASSES)
     assert "12 blocks of width 128" in text and "activation GELU" in text and str(shipped) not in text
     assert "**no pixel label**" in text and "of all captions name an emotion" in text
 
 
-def command(monkeypatch, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["pretrain", *arguments])
-    pretrain.main()
+def refused(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main(["pretrain", *arguments])
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
 
 
-def test_card_alone_is_written_anew(shipped, monkeypatch, tmp_path):
+def test_card_alone_is_written_again(shipped, capsys, tmp_path):
     (tmp_path / "model.json").write_bytes((shipped / "model.json").read_bytes())
-    command(monkeypatch, "--card", str(tmp_path))
+    assert main(["pretrain", "--card", str(tmp_path)]) == 0
     assert (tmp_path / "MODEL_CARD.md").read_bytes() == (shipped / "MODEL_CARD.md").read_bytes()
     for content in ('{"config": {}}', "[]", "{"):
         (tmp_path / "model.json").write_text(content, encoding="utf-8")
-        with pytest.raises(SystemExit, match=r"model\.json is no description of a model \(.*\): name the folder"):
-            command(monkeypatch, "--card", str(tmp_path))
-    with pytest.raises(SystemExit, match=r"model\.json is no description of a model \(FileNotFoundError"):
-        command(monkeypatch, "--card", str(tmp_path / "nowhere"))
+        assert "model.json does not describe a model (" in refused(capsys, "--card", str(tmp_path))
+    assert "a model (FileNotFoundError" in refused(capsys, "--card", str(tmp_path / "nowhere"))
 
 
-def test_model_is_not_overwritten_unasked(shipped, monkeypatch):
+def test_model_is_not_overwritten_unasked(shipped, monkeypatch, capsys):
     weights = (shipped / "model.safetensors").read_bytes()
-    with pytest.raises(SystemExit, match=r"already holds a model: choose another folder .* --force"):
-        command(monkeypatch, "--size", "smoke", "--out", str(shipped))
+    assert "already holds a model: choose another folder" in refused(capsys, "--size", "smoke", "--out", str(shipped))
     assert (shipped / "model.safetensors").read_bytes() == weights
     asked = []
 
@@ -519,10 +484,9 @@ def test_model_is_not_overwritten_unasked(shipped, monkeypatch):
 
     monkeypatch.setattr(pretrain, "train", stop)
     with pytest.raises(KeyboardInterrupt):
-        command(monkeypatch, "--size", "smoke", "--out", str(shipped), "--force", "--seed", "7")
+        main(["pretrain", "--size", "smoke", "--out", str(shipped), "--force", "--seed", "7"])
     assert asked == [replace(pretrain.SIZES["smoke"], seed=7)]
-    with pytest.raises(SystemExit, match=r"model\.json cannot be a folder \(.*\): choose another one with --out"):
-        command(monkeypatch, "--out", str(shipped / "model.json"))
+    assert "model.json cannot be written to (" in refused(capsys, "--out", str(shipped / "model.json"))
     (shipped.parent / "other.txt").write_text("a folder may hold other things", encoding="utf-8")
     with pytest.raises(KeyboardInterrupt):
-        command(monkeypatch, "--out", str(shipped.parent))
+        main(["pretrain", "--out", str(shipped.parent)])

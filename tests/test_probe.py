@@ -109,10 +109,6 @@ def test_a_sound_fit_is_silent():
         ({"cs": ()}, "at least one C"),
         ({"cs": (1.0, -1.0)}, "every C above 0"),
         ({"train_y": np.zeros(60, int)}, "all 60 training labels are 0"),
-        ({"train_y": np.arange(59)}, r"train_y has the shape \(59,\)"),
-        ({"val_x": np.zeros((40, 5))}, r"val_x must be \[images or classes, 12\]"),
-        ({"test_x": np.full((3, 12), np.inf)}, "test_x holds 36 values that are not finite"),
-        ({"classes": 3}, "outside 0..2"),
     ],
 )
 def test_refusals(change, message):
@@ -129,10 +125,3 @@ def test_zero_shot_is_scaled_cosine():
     want = 100 * np.array([[1, 0], [half, half], [0, -1]])
     np.testing.assert_allclose(zero_shot_logits(features, text, 100.0), want, atol=1e-12)
     np.testing.assert_allclose(zero_shot_logits(torch.tensor(features), torch.tensor(text), 100.0), want, atol=1e-12)
-
-
-def test_zero_shot_refusals():
-    with pytest.raises(ValueError, match="features row 1 has length zero"):
-        zero_shot_logits(np.array([[1.0, 0], [0, 0]]), np.eye(2), 1.0)
-    with pytest.raises(ValueError, match=r"class_text must be \[images or classes, 2\]"):
-        zero_shot_logits(np.eye(2), np.eye(3), 1.0)

@@ -390,9 +390,9 @@ def test_a_walk_may_end_early(visual, images):
     assert torch.equal(part.cls, whole.cls) and torch.equal(part.patches, whole.patches)
     torch.testing.assert_close(part.final, project(visual, whole.cls[:, 2]))
     assert torch.equal(walk(visual, images, until=6).final, walk(visual, images).final)
-    with pytest.raises(ValueError, match="layer 5 cannot be tapped in a walk that ends behind layer 4"):
+    with pytest.raises(ValueError, match="layer 5 does not exist: this walk has the layers 1 to 4"):
         walk(visual, images, layers=[5], until=4)
-    with pytest.raises(ValueError, match="layer 7 does not exist: this tower has the layers 1 to 6"):
+    with pytest.raises(ValueError, match="layer 7 does not exist: this walk has the layers 1 to 6"):
         walk(visual, images, until=7)
 
 

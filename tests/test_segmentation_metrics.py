@@ -223,7 +223,7 @@ def test_draws_equal_the_slow_way(seeds, monkeypatch):
         draws.append(values[0] - values[1])
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(draws, (0.025, 0.975))), abs=1e-12)
     if seeds == 1:
-        monkeypatch.setattr(seg, "_CHUNK", 15 * 7)
+        monkeypatch.setattr(statistics, "_CHUNK", 15 * 7)
         assert paired_of(a, b, score, resamples=100, rng_seed=5) == found
 
 
@@ -328,7 +328,7 @@ def test_a_score_that_is_not_there_is_refused():
     a = a.copy()
     a[:, :, 3:] = 0
     score = measure("unseen", UNSEEN)
-    with pytest.raises(ValueError, match=r"the score is not defined for these masks, which hold none of its classes"):
+    with pytest.raises(ValueError, match=r"the score is not defined for these images, which hold none of its classes"):
         interval_of(a[0], score, **OPTIONS)
     a[:, 0, 3] = b[:, 0, 3] = 4, 5, 6
     with pytest.raises(ValueError, match=r"the score is not defined in \d+ draws of 12 images.*: give more images\.$"):
@@ -340,8 +340,8 @@ def test_few_images_few_seeds_and_other_mistakes_are_refused():
     low = a.copy()
     low[0, 0, 0] = 0, 3, 1
     for call, message in (
-        (lambda: interval_of(a[0, :9], "miou", **OPTIONS), r"counts holds 9 images, too few .*at least 10\.$"),
-        (lambda: interval_of(a[:1], "miou", **OPTIONS), r"counts holds 1 seed, too few for an interval over seeds"),
+        (lambda: interval_of(a[0, :9], "miou", **OPTIONS), r"values holds 9 images, too few .*at least 10\.$"),
+        (lambda: interval_of(a[:1], "miou", **OPTIONS), r"values holds 1 seed, too few for an interval over seeds"),
         (lambda: interval_of(a[0, :, 0], "miou", **OPTIONS), r"must be \[images, classes, 3\]"),
         (lambda: interval_of(a / 2, "miou", **OPTIONS), r"counts \(float64\) must hold numbers of pixels"),
         (lambda: interval_of(-a, "miou", **OPTIONS), r"must hold numbers of pixels"),
@@ -349,7 +349,7 @@ def test_few_images_few_seeds_and_other_mistakes_are_refused():
         (lambda: interval_of(low, "miou", **OPTIONS), r"counts another truth for another seed"),
         (lambda: interval_of(a, "miou", resamples=99, rng_seed=0), r"resamples is 99, too few"),
         (lambda: interval_of(a, "miou", confidence=95, **OPTIONS), r"confidence is 95, but must lie between 0 and 1"),
-        (lambda: paired_of(a, b[0], "miou", **OPTIONS), r"the same images, seeds and classes on both sides"),
+        (lambda: paired_of(a, b[0], "miou", **OPTIONS), r"the same images and seeds on both sides"),
         (lambda: paired_of(a, b[:, ::-1], "miou", **OPTIONS), r"a and b count different truths"),
         (lambda: paired_of(a[0, :5], b[0, :5], "miou", **OPTIONS), r"a holds 5 images, too few"),
         (lambda: compare_all_of({}, "miou", **OPTIONS), r"nothing to compare"),
@@ -366,3 +366,22 @@ def test_holm_draws_enough_for_its_verdicts():
     assert {c.verdict for c in found.values()} == {"better"} and len(found) == 5
     one = found["pair 0"]
     assert one.p == pytest.approx(2 / 401) and one.p_holm == pytest.approx(5 * one.p)
+
+
+def test_tables_of_estimates_and_differences():
+    """The rows are those of ``interval_of`` and ``compare_all_of``; a system without seeds stands beside one with."""
+    (a, _), (b, _) = systems(gap=0.25)
+    counted, score, scores = {"a": a, "b": b, "c": b[0]}, measure("harmonic", UNSEEN), {"h": "harmonic", "m": "miou"}
+    table = seg.estimates(counted, scores, UNSEEN, **OPTIONS)
+    assert list(table.columns) == ["metric", "system", "value", "low", "high", "n", "seeds"] and len(table) == 6
+    assert table.iloc[2].to_dict() == {"metric": "h", "system": "c", **vars(interval_of(b[0], score, **OPTIONS))}
+    table = seg.differences(counted, [("a", "c"), ("b", "c")], scores, UNSEEN, **OPTIONS)
+    assert list(zip(table["metric"], table["system"], table["minus"], strict=True))[1:3] == [
+        ("h", "b", "c"),
+        ("m", "a", "c"),
+    ]
+    alone = np.broadcast_to(b[0], b.shape)
+    expected = compare_all_of({"a": (a, alone), "b": (b, alone)}, score, **OPTIONS)
+    names = ["metric", "system", "minus"]
+    assert table[:2].drop(columns=names).to_dict("records") == [vars(c) for c in expected.values()]
+    assert list(table.columns) == [*names, "value", "low", "high", "n", "seeds", "verdict", "p", "p_holm"]

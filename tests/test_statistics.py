@@ -65,7 +65,7 @@ def test_crossed_resampling_against_a_loop(monkeypatch, chunk):
     """The obvious loops on the same draws: pick seeds, pick images, average every pair."""
     monkeypatch.setattr(statistics, "_CHUNK", 12 * chunk)  # 7 resamples at once: 20 take three chunks
     x = np.random.default_rng(0).normal(size=(3, 12))
-    got = statistics._crossed(x, 20, 5)
+    got = statistics._crossed((x,), None, 20, 5)
     rng, want = np.random.default_rng(5), []
     for count in (7, 7, 6) if chunk == 7 else (20,):
         rows, columns = rng.integers(3, size=(count, 2)), rng.integers(12, size=(count, 12))
@@ -80,7 +80,7 @@ def test_crossed_resampling_sees_both_sources():
     seeds = np.repeat(rng.normal(size=(4, 1)), 50, axis=1)
     images = np.repeat(rng.normal(size=(1, 50)), 4, axis=0)
     for x, variance in ((seeds, seeds[:, 0].var(ddof=1) / 4), (images, images[0].var(ddof=0) / 50)):
-        means = statistics._crossed(x, 20000, 1)
+        means = statistics._crossed((x,), None, 20000, 1)
         assert means.var() == pytest.approx(variance, rel=0.05)
 
 
@@ -139,6 +139,24 @@ def test_no_difference_is_rarely_called_one():
     assert wrong / 300 < 0.09
 
 
+def mean(sums):
+    """[..., 2] sums of values and of ones -> their quotient."""
+    return sums[..., 0] / sums[..., 1]
+
+
+@pytest.mark.parametrize("seeds", [(), (3,)])
+def test_a_mean_is_a_score(seeds):
+    """Asked for as a quotient of sums it has the same draws, and so the same interval, verdict and p."""
+    a, b = np.random.default_rng(0).normal(size=(2, *seeds, 60))
+    b = b - 0.3
+    pair = [np.stack([x, np.ones_like(x)], axis=-1) for x in (a, b)]
+    as_score, plain = interval(pair[0], score=mean, **QUICK), interval(a, **QUICK)
+    np.testing.assert_allclose(list(vars(as_score).values()), list(vars(plain).values()), rtol=1e-12)
+    as_score, plain = paired(*pair, score=mean, **QUICK), paired(a, b, **QUICK)
+    assert (as_score.p, as_score.verdict) == (plain.p, plain.verdict)
+    np.testing.assert_allclose([as_score.low, as_score.high], [plain.low, plain.high], rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -179,7 +197,7 @@ def test_p_counts_resamples_on_the_rarer_side_of_zero():
     x = np.random.default_rng(0).normal(0.25, 1.0, (3, 60))
     for difference in (x[0], x):
         got = paired(difference, np.zeros_like(difference), **QUICK)
-        means = statistics._bootstrap(difference, 500, 0.95, 0, "percentile")[2]
+        means = statistics._bootstrap((difference,), None, 500, 0.95, 0, "percentile")[2]
         assert len(means) == 500 and got.p == 2 * (1 + (means <= 0).sum()) / 501
         mirrored = paired(np.zeros_like(difference), difference, **QUICK)
         assert mirrored.p == got.p and 2 / 501 < got.p < 0.5
@@ -282,9 +300,9 @@ def test_compare_all_refuses_and_names_the_pair():
 def test_ratio_over_seeds_is_a_paired_t_interval_on_logarithms():
     a, b = np.array([2.0, 3.0, 5.0]), np.array([1.0, 2.0, 2.0])
     found = statistics.ratio_over_seeds(a, b)
-    told = stats.ttest_1samp(np.log(a / b), 0).confidence_interval(0.95)
+    expected = stats.ttest_1samp(np.log(a / b), 0).confidence_interval(0.95)
     assert found["value"] == pytest.approx(stats.gmean(a / b)) and found["seeds"] == 3
-    assert (found["low"], found["high"]) == pytest.approx((np.exp(told.low), np.exp(told.high)))
+    assert (found["low"], found["high"]) == pytest.approx((np.exp(expected.low), np.exp(expected.high)))
     other = statistics.ratio_over_seeds(b, a)  # turned over, it is the inverse
     assert other["low"] == pytest.approx(1 / found["high"]) and other["value"] == pytest.approx(1 / found["value"])
     for wrong in ([1.0], [1.0, 2.0], [1.0, 0.0, 2.0], [1.0, float("nan"), 2.0]):

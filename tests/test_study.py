@@ -336,12 +336,12 @@ def test_table_both_ways(place):
 
 def test_provenance_gathers_and_keeps_places_to_itself(place):
     secret = place / "home" / "somebody"
-    first = Study(NAME, "smoke", data=str(secret / "photos"), clip=f"ViT-B-32@{secret / 'mine.pt'}")
+    first = Study(NAME, "smoke", {"data": str(secret / "photos"), "clip": f"ViT-B-32@{secret / 'mine.pt'}"})
     entry = first.provenance(clip="abc", data="def", text="123")
     assert entry["profile"]["data"] == "photos" and entry["profile"]["clip"] == "ViT-B-32@mine.pt"
     assert entry["text"] == "123" and entry["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert entry["hardware"]["cores"] == os.cpu_count() and entry["precision"] == "fp32"
-    Study("02-nga-weights", "smoke", data=r"C:\Users\somebody\photos").provenance()
+    Study("02-nga-weights", "smoke", {"data": r"C:\Users\somebody\photos"}).provenance()
     path = place / "results" / "smoke" / "provenance.json"
     whole = json.loads(path.read_text(encoding="utf-8"))
     assert list(whole["notebooks"]) == [NAME, "02-nga-weights"]
@@ -400,12 +400,30 @@ def test_commit_and_dirt(tmp_path, monkeypatch):
 
 
 def test_code_hash_sees_names_bytes_and_nothing_else(tmp_path):
-    write_whole(tmp_path / "a.py", "x = 1\n")
+    write_whole(tmp_path / "clip" / "a.py", "x = 1\n")
     before = code_hash(tmp_path)
-    write_whole(tmp_path / "__pycache__" / "a.pyc", b"x")
+    write_whole(tmp_path / "clip" / "__pycache__" / "a.pyc", b"x")
     assert code_hash(tmp_path) == before
-    write_whole(tmp_path / "weights.safetensors", b"x")
+    write_whole(tmp_path / "clip" / "weights.safetensors", b"x")
     more = code_hash(tmp_path)
     assert more != before
-    (tmp_path / "weights.safetensors").rename(tmp_path / "other.safetensors")
+    (tmp_path / "clip" / "weights.safetensors").rename(tmp_path / "clip" / "other.safetensors")
     assert code_hash(tmp_path) not in (before, more)
+
+
+@pytest.mark.parametrize(
+    ("file", "counts"),
+    [
+        *((f"{room}/x.py", True) for room in ("clip", "systems", "tuning", "data/world", "analysis")),
+        ("embedded/model.safetensors", True),
+        ("suite/reporting.py", False),  # a docstring in the report makes no result stale
+        ("suite/report.css", False),
+        ("embedded/MODEL_CARD.md", False),
+        ("fidelity.py", False),
+    ],
+)
+def test_code_hash_is_of_what_computes(tmp_path, file, counts):
+    write_whole(tmp_path / file, "one")
+    before = code_hash(tmp_path)
+    write_whole(tmp_path / file, "two")
+    assert (code_hash(tmp_path) != before) == counts

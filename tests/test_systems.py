@@ -12,14 +12,15 @@ from sklearn.preprocessing import StandardScaler
 
 from hc_lafter.analysis.costs import parameters
 from hc_lafter.clip.vit import Prompts, walk
-from hc_lafter.systems import split_epochs
-from hc_lafter.systems.baselines import LinearProbe, LinearProbeConfig, MeanOfLayers, MeanOfLayersConfig
+from hc_lafter.systems.base import split_epochs
 from hc_lafter.systems.hybrid_cascade import HybridCascade, HybridCascadeConfig
 from hc_lafter.systems.lafter import LaFTer, LaFTerConfig
+from hc_lafter.systems.linear_probe import LinearProbe, LinearProbeConfig
 from hc_lafter.systems.losses import consistency, distillation
+from hc_lafter.systems.mean_of_layers import MeanOfLayers, MeanOfLayersConfig
 from hc_lafter.systems.multilayer import SEGMENTS, MultiLayerConfig, MultiLayerLaFTer
+from hc_lafter.systems.regimes import LabelFree, Supervised
 from hc_lafter.systems.zero_shot import ZeroShot
-from hc_lafter.tuning.regimes import LabelFree, Supervised
 
 C, W, D, S = 5, 24, 16, 32
 
@@ -105,7 +106,7 @@ def test_zero_shot(visual, classifier, images):
     system = ZeroShot(visual, classifier, 10.0)
     wanted = torch.stack([10 * F.cosine_similarity(f, classifier, dim=-1) for f in final])
     torch.testing.assert_close(system(images).logits, wanted)
-    torch.testing.assert_close(system(final).logits, wanted)
+    torch.testing.assert_close(system(final[:, None]).logits, wanted)
     assert system.parameter_groups() == []
 
 
@@ -247,34 +248,34 @@ def test_groups_are_torchs_and_phases_name_them(visual, classifier, name):
     members = [id(p) for g in groups.values() for p in g["params"]]
     assert set(members) <= own and len(set(members)) == len(members)
     for epochs in (3, 8, 20):
-        rows = system.schedule(epochs)
-        assert sum(row[1] for row in rows) == epochs and all(row[1] > 0 for row in rows)
-        assert all(set(row[2]) <= set(groups) and row[3]["task"] == 1.0 for row in rows)
-        assert set(rows[-1][2]) == set(groups)
+        phases = system.schedule(epochs)
+        assert sum(phase.epochs for phase in phases) == epochs and all(phase.epochs > 0 for phase in phases)
+        assert all(set(p.trains) <= set(groups) and p.weights["task"] == 1.0 for p in phases)
+        assert set(phases[-1].trains) == set(groups)
 
 
 def test_multilayer_unfreezes_from_deep_to_shallow(visual, classifier):
-    rows = ALL["multilayer"](visual, classifier).schedule(8)
-    assert [(r[1], sorted(r[2])) for r in rows[:4]] == [
+    phases = ALL["multilayer"](visual, classifier).schedule(8)
+    assert [(p.epochs, sorted(p.trains)) for p in phases[:4]] == [
         (2, ["classifier", "segment 4"]),
         (1, ["classifier", "segment 3", "segment 4"]),
         (1, ["classifier", "segment 2", "segment 3", "segment 4"]),
         (1, ["classifier", "segment 1", "segment 2", "segment 3", "segment 4"]),
     ]
-    assert rows[4][1] == 3 and {"nga", "fusion"} <= set(rows[4][2])
-    rows = ALL["multilayer b16"](visual, classifier).schedule(8)
-    assert [r[1] for r in rows] == [2, 2, 1, 3] or [r[1] for r in rows] == [2, 1, 2, 3]
+    assert phases[4].epochs == 3 and {"nga", "fusion"} <= set(phases[4].trains)
+    epochs = [phase.epochs for phase in ALL["multilayer b16"](visual, classifier).schedule(8)]
+    assert epochs in ([2, 2, 1, 3], [2, 1, 2, 3])
 
 
 def test_hybrid_phases(visual, classifier):
-    rows = ALL["hybrid, prompts"](visual, classifier).schedule()
-    assert [r[1] for r in rows] == [3, 3, 2]
-    assert [set(r[2]) for r in rows] == [
+    phases = ALL["hybrid, prompts"](visual, classifier).schedule()
+    assert [p.epochs for p in phases] == [3, 3, 2]
+    assert [set(p.trains) for p in phases] == [
         {"adapters", "fusion", "classifier"},
         {"adapters", "fusion", "classifier", "nga"},
         {"adapters", "fusion", "classifier", "nga", "prompts"},
     ]
-    assert [r[3].get("consistency", 0) for r in rows] == [0, 0, 0.1]
+    assert [p.weights.get("consistency", 0) for p in phases] == [0, 0, 0.1]
 
 
 def test_split_epochs():

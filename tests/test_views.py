@@ -340,6 +340,6 @@ class Torn(World):
 def test_an_image_that_cannot_be_decoded_is_named(clip):
     data = Views(Torn(6, 0, 0), {"plain": clip.transform}, seed=0)
     assert data[3]["index"] == 3
-    told = r"record .world-0/train/000004. in .* .world. cannot be decoded \(OSError: .*\): mend it or take it out\.$"
-    with pytest.raises(ValueError, match=told):
+    message = r"record .world-0/train/000004. in .* .world. cannot be decoded \(OSError: .*\): repair it or take it"
+    with pytest.raises(ValueError, match=message):
         data[4]

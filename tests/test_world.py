@@ -17,7 +17,7 @@ from hc_lafter.clip.text import EMOTION_TEMPLATES
 from hc_lafter.data.world import grammar, painter, scene
 from hc_lafter.data.world.dataset import VISIBLE, World, ceiling, class_areas, visible_classes
 from hc_lafter.data.world.pen import Pen
-from hc_lafter.pretrain import FACTS
+from hc_lafter.embedded.pretrain import FACTS
 
 EMBEDDED = Path(scene.__file__).parents[2] / "embedded"
 SCENES = 3000

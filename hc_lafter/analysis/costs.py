@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,38 @@ from torch.utils.flop_counter import FlopCounterMode
 MIB = 2**20
 
 
-def parameters(module: nn.Module) -> tuple[int, int]:
-    """(total, trainable) numbers of a module; one that several of its parts share is counted once."""
-    sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
-    return sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
+class Parameters(NamedTuple):
+    """How many numbers a module has; one that several of its parts share is counted once.
+
+    Attributes:
+        total: all of them.
+        trained: those that tuning trains: of ``parameter_groups()`` where the module has them, else those that ask for
+            a gradient.
+        beside: all but those of the vision tower, which is the part called ``visual`` (all where there is none).
+        added: the trained ones without the group ``classifier``, which is there before tuning.
+    """
+
+    total: int
+    trained: int
+    beside: int
+    added: int
+
+
+def parameters(module: nn.Module) -> Parameters:
+    """See `Parameters`."""
+    whole = list(module.parameters())
+    groups = [{"name": "", "params": [p for p in whole if p.requires_grad]}]
+    if hasattr(module, "parameter_groups"):
+        groups = module.parameter_groups()
+    towers = [part for name, part in module.named_modules() if name.rpartition(".")[2] == "visual"]
+    tower = {id(p) for part in towers for p in part.parameters()}
+    parts = (
+        whole,
+        [p for group in groups for p in group["params"]],
+        [p for p in whole if id(p) not in tower],
+        [p for group in groups for p in group["params"] if group["name"] != "classifier"],
+    )
+    return Parameters(*(sum({id(p): p.numel() for p in part}.values()) for part in parts))
 
 
 def training_memory(step: Callable[[], Tensor], module: nn.Module) -> float:
@@ -45,10 +74,10 @@ def training_memory(step: Callable[[], Tensor], module: nn.Module) -> float:
     trained = [p for p in module.parameters() if p.requires_grad]
     if not trained:
         raise ValueError(f"{type(module).__name__} has no trainable parameter: set requires_grad before measuring.")
-    gradients = sum(p.numel() * p.element_size() for p in trained)
+    of_trained = sum(p.numel() * p.element_size() for p in trained)
     if trained[0].is_cuda:
-        return (_measured(step, trained) + 2 * gradients) / MIB
-    return (_saved(step, module) + gradients + 2 * gradients) / MIB
+        return (_measured(step, trained) + 2 * of_trained) / MIB
+    return (_saved(step, module) + 3 * of_trained) / MIB
 
 
 def _measured(step: Callable[[], Tensor], trained: list[nn.Parameter]) -> int:
@@ -110,9 +139,6 @@ def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int) -> d
     Args:
         functions: name -> what is timed; called without arguments, rounds + 1 times.
         rounds: from 1.
-
-    Raises:
-        ValueError: fewer than 1 round.
     """
     return {name: statistics.median(taken) for name, taken in _in_turn(functions, rounds).items()}
 
@@ -142,8 +168,6 @@ def ratios(functions: Mapping[str, Callable[[], object]], base: str, rounds: int
 
 
 def _in_turn(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    if rounds < 1:
-        raise ValueError(f"rounds is {rounds}, but a median needs at least one.")
     names = list(functions)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for index in range(rounds + 1):

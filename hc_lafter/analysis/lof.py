@@ -98,6 +98,23 @@ def outliers(scores: Tensor, contamination: float = 0.05) -> Tensor:
     return scores > torch.quantile(scores, 1 - contamination, dim=1, keepdim=True)
 
 
+def detection(scores: Tensor, planted: Tensor, contamination: float) -> dict[str, Tensor]:
+    """How well a score [B, N] finds the patches that were planted [B, N] (bool): a number per image, [B] float64.
+
+    ``precision`` and ``recall`` of `outliers` at that contamination; ``average precision`` of the score as a ranking:
+    the mean, over the planted patches, of the precision at their rank.
+    """
+    found = outliers(scores, contamination)
+    hit = (found & planted).sum(1).double()
+    ranked = planted.gather(1, scores.argsort(dim=1, descending=True, stable=True)).double()
+    at_rank = ranked.cumsum(1) / torch.arange(1, 1 + ranked.shape[1], device=ranked.device)
+    return {
+        "precision": hit / found.sum(1).clamp(min=1),
+        "recall": hit / planted.sum(1),
+        "average precision": (at_rank * ranked).sum(1) / ranked.sum(1),
+    }
+
+
 def _nearest(x: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Squared distances and places [B, N, k] of the nearest others, in ascending order; squared norms [B, N]."""
     x = x - x.mean(dim=1, keepdim=True)  # distances stay, and what all patches share no longer cancels
@@ -113,7 +130,7 @@ def _nearest(x: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _settle(x: Tensor, nearest: Tensor, index: Tensor, norms: Tensor, k: int) -> None:
-    """Order anew, in place, the candidates of patches whose k-th and next distance are roundings of ``norms`` apart."""
+    """Reorder, in place, the candidates of patches whose k-th and next distance are roundings of ``norms`` apart."""
     if nearest.shape[2] == k:
         return
     unsure = nearest[..., k] - nearest[..., k - 1] < _ROUNDINGS * torch.finfo(x.dtype).eps * norms

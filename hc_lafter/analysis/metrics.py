@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import softmax
+from scipy.special import entr, softmax
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 TEMPERATURES = (0.01, 100.0)  # what ``temperature`` searches
@@ -84,16 +84,10 @@ def calibration(probabilities, truth, *, bins: int = 15) -> Calibration:
         bins: M.
 
     Raises:
-        ValueError: no images, shapes that do not agree, rows that are no distributions, or fewer than 1 bin.
+        ValueError: labels as ``per_class``, or rows that are no distributions.
     """
     p = np.asarray(probabilities, dtype=np.float64)
-    if bins < 1:
-        raise ValueError(f"bins is {bins}, but a reliability diagram needs at least one.")
-    if p.ndim != 2:
-        raise ValueError(f"probabilities must be [images, classes], but their shape is {p.shape}.")
     (truth,) = _labels(p.shape[1], truth=truth)
-    if len(p) != len(truth):
-        raise ValueError(f"there are {len(p)} rows of probabilities, but {len(truth)} labels.")
     wrong = ~((p >= 0).all(axis=1) & (np.abs(p.sum(axis=1) - 1) < 1e-3))
     if wrong.any():
         row = int(wrong.argmax())
@@ -119,14 +113,12 @@ def temperature(val_logits, val_truth) -> float:
         val_truth: [B] class indices.
 
     Raises:
-        ValueError: no images, shapes that do not agree, or logits that are not finite.
+        ValueError: labels as ``per_class``, or logits that are not finite.
     """
     z = np.asarray(val_logits, dtype=np.float64)
-    if z.ndim != 2 or not np.isfinite(z).all():
-        raise ValueError(f"logits must be [images, classes] and finite, but their shape is {z.shape}.")
     (truth,) = _labels(z.shape[1], truth=val_truth)
-    if len(z) != len(truth):
-        raise ValueError(f"there are {len(z)} rows of logits, but {len(truth)} labels.")
+    if not np.isfinite(z).all():
+        raise ValueError("the logits hold values that are not finite: look at the run that they come from.")
     z = z - z.max(axis=1, keepdims=True)
     named = z[np.arange(len(z)), truth].mean()
 
@@ -178,6 +170,15 @@ def collapse(prediction, truth, classes: Sequence[str]) -> str | None:
         f"{share:.0%} of {len(truth)} predictions are {classes[top]!r}, the class of {true_share:.0%} of the images: "
         "the classifier has collapsed, read its accuracy as such."
     )
+
+
+def effective_number(weights) -> float:
+    """exp(entropy) of weights [K] >= 0, scaled to sum to one: how many equal weights would be spread as widely.
+
+    1 where one weight has all, K where all are equal; ecology's Hill number of order 1 (Hill, Ecology 54, 1973).
+    """
+    shares = np.asarray(weights, dtype=np.float64)
+    return float(np.exp(entr(shares / shares.sum()).sum()))
 
 
 def _labels(classes: int, **arrays) -> list[np.ndarray]:

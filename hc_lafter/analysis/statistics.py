@@ -1,13 +1,16 @@
 """How sure a number is: intervals over test images and over seeds, and paired comparisons. Arrays in, numbers out.
 
 Two sources of chance stand behind every accuracy of the suite: which test images there happen to be, and which seed
-trained the system. With one row of values only the first can be seen; with a row per seed both are.
+trained the system. With one row of values only the first can be seen; with a row per seed both are. What is no mean
+over images, such as an intersection over union, comes in as ``score``: a function of sums over the images.
+S seeds, n images, K numbers per image, R resamples.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -15,21 +18,23 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+Score = Callable[[np.ndarray], np.ndarray]  # [..., K] sums over images -> [...]
+
 MIN_IMAGES = 10  # below this the bootstrap's own approximation fails, whatever the data
 MIN_SEEDS = 2
 _BCA_LIMIT = 2000  # BCa's jackknife costs n^2; above this size it and the plain percentiles agree
-_CHUNK = 4_000_000  # resampled values held at once (32 MB)
+_CHUNK = 4_000_000  # resampled positions held at once (32 MB)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its interval, in the unit of the values given (0/1 correctness gives a fraction).
+    """A mean or a score and its interval, in the unit of the values given (0/1 correctness gives a fraction).
 
     Attributes:
-        value: the mean over all images and seeds.
+        value: the mean over all images and seeds; of a score, the mean of the seeds' scores.
         low, high: the confidence interval.
         n: test images.
-        seeds: rows the mean was taken over; 1 where the interval is over images alone.
+        seeds: rows that it was taken over; 1 where the interval is over images alone.
     """
 
     value: float
@@ -41,7 +46,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Comparison(Estimate):
-    """The mean of a - b and its interval.
+    """The mean (or score) of a less that of b, and its interval.
 
     Attributes:
         verdict: ``better`` (a above b), ``worse`` or ``no difference`` (none shown).
@@ -54,44 +59,52 @@ class Comparison(Estimate):
     p_holm: float | None = None
 
 
-def interval(values, *, resamples: int, confidence: float = 0.95, rng_seed: int) -> Estimate:
-    """The mean of per-image values (correct or not, a divergence, ...) with its confidence interval.
+def interval(
+    values, *, score: Score | None = None, resamples: int, confidence: float = 0.95, rng_seed: int
+) -> Estimate:
+    """The mean of per-image values (correct or not, a divergence, ...), or a score of their sums, with its interval.
 
     [n] 0/1 values: Wilson's score interval, which stays open where all images are right or all wrong and a bootstrap
     would collapse to a point (Wilson, JASA 22, 1927). Other [n] values: bias-corrected accelerated bootstrap (Efron,
-    JASA 82, 1987), plain percentiles above 2,000 images. [seeds, n] values: the two-level percentile bootstrap of
-    ``_crossed``; where every one of them is 0, or every one 1, Wilson's interval over the n images.
+    JASA 82, 1987), plain percentiles above 2,000 images. [S, n] values: the two-level percentile bootstrap of
+    ``_crossed``. A resample of a score draws images with replacement and takes the score of their sums. Where every
+    value is 0, or every one 1 (or the score is, in every draw), it is Wilson's interval over the n images.
 
     With few seeds the seeds' part of the interval cannot be trusted to its nominal level: three seeds whose spread
     outweighs that of the images are covered in about 75% of cases, not 95%.
 
     Args:
-        values: [n] or [seeds, n], real or boolean; column i of every row is the same image.
-        resamples: bootstrap resamples.
+        values: [n] or [S, n], real or boolean; column i of every row is the same image. With a score one axis more, K.
+        score: None for the mean.
+        resamples: bootstrap resamples, R.
         confidence: 0.95 means a 95% interval.
         rng_seed: decides the resamples, and so the result to the last bit.
 
     Raises:
-        ValueError: fewer than 10 images, fewer than 2 seeds in a 2-d array, a value that is not finite, or an
-            argument out of range.
+        ValueError: fewer than 10 images, fewer than 2 seeds, a value that is not finite, an argument out of range, or a
+            score that is not defined (NaN) for the whole or for a draw of it.
     """
-    values = _checked("values", values, resamples, confidence)
-    n = values.shape[-1]
-    binary = bool(np.isin(values, (0.0, 1.0)).all())
-    if binary and (values.ndim == 1 or values.min() == values.max()):
-        low, high = stats.binomtest(round(values.mean() * n), n).proportion_ci(confidence, method="wilson")
+    values = _checked("values", values, score, resamples, confidence)
+    (n, seeds), value = _sizes(values, score), _value(values, score)
+    certain = values.min() == values.max() and value in (0.0, 1.0)
+    if score is None and (certain or (values.ndim == 1 and np.isin(values, (0.0, 1.0)).all())):
+        low, high = _wilson(value, n, confidence)
     else:
-        low, high, _ = _bootstrap(values, resamples, confidence, rng_seed, "BCa")
-    return Estimate(float(values.mean()), float(low), float(high), n, len(np.atleast_2d(values)))
+        low, high, draws = _bootstrap((values,), score, resamples, confidence, rng_seed, "BCa")
+        if score is not None and value in (0.0, 1.0) and (draws == value).all():
+            low, high = _wilson(value, n, confidence)
+    return Estimate(value, float(low), float(high), n, seeds)
 
 
-def paired(a, b, *, resamples: int, confidence: float = 0.95, rng_seed: int) -> Comparison:
+def paired(a, b, *, score: Score | None = None, resamples: int, confidence: float = 0.95, rng_seed: int) -> Comparison:
     """System a against system b on the same images (and the same seeds): the mean of a - b and its verdict.
 
     The interval is the percentile bootstrap of the differences, over images ([n]) or over seeds and images
-    ([seeds, n]); larger values are taken as better. The verdict is ``better`` or ``worse`` where the interval leaves
-    out zero AND so many images differ that the exact two-sided sign test could decide at all (6 images at 95%): the
-    percentiles of a handful of differences that happen to agree in sign would decide earlier.
+    ([S, n]), every draw taking the same images and seeds for both; larger values are taken as better. The verdict is
+    ``better`` or ``worse`` where the interval leaves out zero AND so many images differ that the exact two-sided sign
+    test could decide at all (6 images at 95%): the percentiles of a handful of differences that happen to agree in
+    sign would decide earlier. A score has no differences per image, so an image differs there where exchanging a's
+    numbers of it for b's changes the score.
 
     p belongs to the same resamples: twice the share of their means on the rarer side of zero (Efron & Tibshirani, "An
     Introduction to the Bootstrap", 1993, section 15.4), each count raised by one since the data are a resample, too
@@ -99,32 +112,38 @@ def paired(a, b, *, resamples: int, confidence: float = 0.95, rng_seed: int) -> 
     the sign test could give. What is said of few seeds under ``interval`` goes for p as well.
 
     Args:
-        a, b: [n] or [seeds, n] each, of one shape; entry by entry the same image and seed.
-        resamples, confidence, rng_seed: as in ``interval``.
+        a, b: as ``values`` in ``interval``, of one shape; entry by entry the same image and seed.
+        score, resamples, confidence, rng_seed: as in ``interval``.
 
     Raises:
         ValueError: as in ``interval``, or the shapes differ.
     """
-    a, b = (_checked(name, x, resamples, confidence) for name, x in (("a", a), ("b", b)))
+    a, b = (_checked(name, x, score, resamples, confidence) for name, x in (("a", a), ("b", b)))
     if a.shape != b.shape:
         raise ValueError(
             f"a paired comparison needs the same images and seeds on both sides, but a is {a.shape} and b is {b.shape}."
         )
-    difference = a - b
-    low, high, means = _bootstrap(difference, resamples, confidence, rng_seed, "percentile")
-    if not difference.any() and np.isin(a, (0.0, 1.0)).all():
+    n, seeds = _sizes(a, score)
+    if score is None:
+        systems, value = (a - b,), float((a - b).mean())
+        differing, scale, fraction = a != b, np.abs(a - b).max(), np.isin(a, (0.0, 1.0)).all()
+    else:
+        systems, value = (a, b), _value(a, score) - _value(b, score)
+        total = a.sum(axis=-2, keepdims=True)
+        differing, scale, fraction = score(total - a + b) != score(total), 1.0, True
+    differing = int(np.atleast_2d(differing).any(axis=0).sum())
+    low, high, draws = _bootstrap(systems, score, resamples, confidence, rng_seed, "percentile")
+    if not differing and fraction:
         # No image differs: that still leaves room for a share that n images would miss with 5% chance (rule of three).
-        high = 1 - (1 - confidence) ** (1 / difference.shape[-1])
+        high = 1 - (1 - confidence) ** (1 / n)
         low = -high
-    differing = np.count_nonzero(np.atleast_2d(difference).any(axis=0))
     least_p = min(1.0, 2 * 0.5**differing)  # of the sign test, had all differing images the same sign
     decidable = least_p < 1 - confidence
     verdict = "better" if decidable and low > 0 else "worse" if decidable and high < 0 else "no difference"
-    n, seeds = difference.shape[-1], len(np.atleast_2d(difference))
-    means = np.where(np.abs(means) > 1e-12 * np.abs(difference).max(), means, 0.0)  # a tie but for its rounding
-    rarer = min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0))
-    p = max(least_p, min(1.0, 2 * (rarer + 1) / (len(means) + 1)))
-    return Comparison(float(difference.mean()), float(low), float(high), n, seeds, verdict, float(p))
+    draws = np.where(np.abs(draws) > 1e-12 * scale, draws, 0.0)  # a tie but for its rounding
+    rarer = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0))
+    p = max(least_p, min(1.0, 2 * (rarer + 1) / (len(draws) + 1)))
+    return Comparison(value, float(low), float(high), n, seeds, verdict, float(p))
 
 
 def ratio_over_seeds(a, b, *, confidence: float = 0.95) -> dict[str, float]:
@@ -204,34 +223,64 @@ def compare_all(
     }
 
 
-def estimates(values: Mapping[str, np.ndarray], *, resamples: int, rng_seed: int) -> pd.DataFrame:
+def estimates(
+    values: Mapping[str, np.ndarray], *, resamples: int, rng_seed: int, estimate: Callable[..., Estimate] = interval
+) -> pd.DataFrame:
     """A row per system: system, value, low, high, n, seeds (`interval`).
 
     Args:
         values: system -> per-image values [n], or [S, n] with a row per seed.
+        estimate: takes the place of ``interval``, with its arguments.
     """
-    found = {name: interval(v, resamples=resamples, rng_seed=rng_seed) for name, v in values.items()}
+    found = {name: estimate(v, resamples=resamples, rng_seed=rng_seed) for name, v in values.items()}
     return pd.DataFrame([{"system": name, **vars(e)} for name, e in found.items()])
 
 
 def differences(
-    values: Mapping[str, np.ndarray], pairs: str | Iterable[tuple[str, str]], *, resamples: int, rng_seed: int
+    values: Mapping[str, np.ndarray],
+    pairs: str | Iterable[tuple[str, str]],
+    *,
+    resamples: int,
+    rng_seed: int,
+    compare: Callable[..., Comparison] = paired,
 ) -> pd.DataFrame:
     """A row per comparison: system, minus, value, low, high, n, seeds, verdict, p, p_holm (`compare_all`).
 
     Args:
         values: system -> per-image values; a row [n] without seeds stands beside [S, n] as often as it is asked to.
         pairs: (a, b) for a - b; or a name: every other system minus that one.
+        compare: as in `compare_all`.
     """
     pairs = [(name, pairs) for name in values if name != pairs] if isinstance(pairs, str) else list(pairs)
     both = {pair: np.broadcast_arrays(*(values[name] for name in pair)) for pair in pairs}
-    found = compare_all(both, resamples=resamples, rng_seed=rng_seed)
+    found = compare_all(both, resamples=resamples, rng_seed=rng_seed, compare=compare)
     return pd.DataFrame([{"system": a, "minus": b, **vars(c)} for (a, b), c in found.items()])
 
 
 def flipped(table: pd.DataFrame) -> pd.DataFrame:
     """`differences` of -x as those of x, for what is better when it is smaller; verdicts and p values stay."""
     return table.assign(value=-table["value"], low=-table["high"], high=-table["low"])
+
+
+def spans(value, draws) -> pd.DataFrame:
+    """value, low, high: the 2.5% and 97.5% quantiles of resampled values around the values themselves.
+
+    For what is no mean over images (a CKA, a correlation) and was resampled by its owner. An interval that leaves out
+    its own value is widened to it.
+
+    Args:
+        value: one number, or [K]. draws: [R] or [R, K].
+    """
+    value = np.atleast_1d(value)
+    low, high = np.quantile(np.reshape(draws, (len(draws), -1)), (0.025, 0.975), axis=0)
+    return pd.DataFrame({"value": value, "low": np.minimum(low, value), "high": np.maximum(high, value)})
+
+
+def rank_correlation(a, b) -> np.ndarray:
+    """Spearman's rho over the last axis of [..., K] and [..., K]; 0 where one side is the same throughout."""
+    a, b = (stats.rankdata(v, axis=-1) - (np.shape(v)[-1] + 1) / 2 for v in (a, b))
+    whole = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    return np.divide((a * b).sum(-1), whole, out=np.zeros(whole.shape), where=whole > 0)
 
 
 def holm(p_values) -> np.ndarray:
@@ -253,72 +302,128 @@ def holm(p_values) -> np.ndarray:
     return corrected
 
 
-def _bootstrap(values: np.ndarray, resamples: int, confidence: float, rng_seed: int, method: str) -> tuple:
-    """(low, high, [resamples] means) of the mean of [n] or [seeds, n] values."""
-    if values.min() == values.max():
-        return values.flat[0], values.flat[0], np.full(resamples, values.flat[0])
-    if values.ndim == 2:
-        tail = (1 - confidence) / 2
-        means = _crossed(values, resamples, rng_seed)
-        return *np.quantile(means, (tail, 1 - tail)), means
-    n = len(values)
-    found = stats.bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=resamples,
-        batch=max(1, _CHUNK // n),
-        vectorized=True,
-        confidence_level=confidence,
-        method=method if n <= _BCA_LIMIT else "percentile",
-        rng=np.random.default_rng(rng_seed),
-    )
-    return *found.confidence_interval, found.bootstrap_distribution
+def _wilson(share: float, n: int, confidence: float) -> tuple[float, float]:
+    return stats.binomtest(round(share * n), n).proportion_ci(confidence, method="wilson")
 
 
-def _crossed(values: np.ndarray, resamples: int, rng_seed: int) -> np.ndarray:
-    """Means of [resamples] resamples of [S, n] values: rows and columns drawn independently, with replacement.
+def _sizes(values: np.ndarray, score: Score | None) -> tuple[int, int]:
+    """(images, seeds); 1 seed where there is no axis of them."""
+    shape = values.shape if score is None else values.shape[:-1]
+    return shape[-1], shape[0] if len(shape) == 2 else 1
+
+
+def _value(values: np.ndarray, score: Score | None) -> float:
+    value = float(values.mean() if score is None else np.mean(score(values.sum(axis=-2))))
+    if not np.isfinite(value):
+        raise ValueError("the score is not defined for these images, which hold none of its classes: give more images.")
+    return value
+
+
+def _bootstrap(
+    systems: Sequence[np.ndarray],
+    score: Score | None,
+    resamples: int,
+    confidence: float,
+    rng_seed: int,
+    method: str,
+) -> tuple:
+    """(low, high, [R] draws) of the mean or score of one system, or of the first's score less the second's."""
+    first, tail = systems[0], (1 - confidence) / 2
+    n = _sizes(first, score)[0]
+    if score is None and first.min() == first.max():
+        return first.flat[0], first.flat[0], np.full(resamples, first.flat[0])
+    if first.ndim == (2 if score is None else 3):
+        draws = _crossed(systems, score, resamples, rng_seed)
+        return *np.quantile(draws, (tail, 1 - tail)), draws
+
+    def at(images: np.ndarray, axis: int = -1) -> np.ndarray:
+        """[R] values of [R, m] positions of images (one value of [m])."""
+        if score is None:
+            return first[images].mean(axis=-1)
+        values = _scored(systems, score, _counted(np.atleast_2d(images), n))
+        return values if images.ndim == 2 else values[0]
+
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):  # BCa of draws that are all equal: 0 / 0
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        found = stats.bootstrap(
+            (np.arange(n),),
+            at,
+            n_resamples=resamples,
+            batch=max(1, _CHUNK // n),
+            vectorized=True,
+            confidence_level=confidence,
+            method=method if n <= _BCA_LIMIT else "percentile",
+            rng=np.random.default_rng(rng_seed),
+        )
+    (low, high), draws = found.confidence_interval, found.bootstrap_distribution
+    if np.isnan(low) or np.isnan(high):
+        low, high = np.quantile(draws, (tail, 1 - tail))
+    return low, high, draws
+
+
+def _crossed(systems: Sequence[np.ndarray], score: Score | None, resamples: int, rng_seed: int) -> np.ndarray:
+    """[R] draws of [S, n] values or [S, n, K] numbers: rows and columns drawn independently, with replacement.
 
     Every seed saw the same images, so images are not nested in seeds; drawing single entries would treat S looks at
     one image as S images and give intervals too narrow by up to sqrt(S) (Owen, "The pigeonhole bootstrap", Annals of
     Applied Statistics 1, 2007). S - 1 rows are drawn, not S: the resampled variance of the seeds' mean is then unbiased
     (McCarthy & Snowden, "The bootstrap and finite population sampling", 1985), which counts where S is 3.
     """
-    seeds, n = values.shape
+    seeds, n = systems[0].shape[:2]
     step = max(1, _CHUNK // n)
     draw = _drawn if resamples <= step else _drawn.__wrapped__  # one that fits at once is kept for the next table row
-    means, start = [], 0
-    rng = np.random.default_rng(rng_seed)
-    while start < resamples:
-        count = min(step, resamples - start)
-        rows, columns = draw(seeds, n, count, rng_seed if draw is _drawn else rng)
-        # In BLAS: the sum of an image's value times how often it was drawn, per seed, then the seeds' shares.
-        means.append((columns.astype(np.float64) @ values.T * rows).sum(axis=1) / n)
-        start += count
-    return np.concatenate(means)
+    draws, rng = [], np.random.default_rng(rng_seed)
+    for start in range(0, resamples, step):
+        rows, counts = draw(seeds, n, min(step, resamples - start), rng_seed if draw is _drawn else rng)
+        if score is None:
+            # In BLAS: the sum of an image's value times how often it was drawn, per seed, then the seeds' shares.
+            shares = (rows[:, :, None] == np.arange(seeds)).mean(axis=1)
+            draws.append((counts.astype(np.float64) @ systems[0].T * shares).sum(axis=1) / n)
+        else:
+            values = _scored(systems, score, counts.astype(np.float64))  # [S, R]
+            draws.append(np.take_along_axis(values.T, rows, axis=1).mean(axis=1))
+    return np.concatenate(draws)
 
 
 @lru_cache(maxsize=8)
 def _drawn(seeds: int, n: int, resamples: int, rng: int | np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """[resamples, S] shares of each seed, and [resamples, n] how often each image was drawn."""
+    """[R, S - 1] seeds that were drawn, and [R, n] how often each image was."""
     rng = np.random.default_rng(rng)
     rows = rng.integers(seeds, size=(resamples, seeds - 1))
-    columns = rng.integers(n, size=(resamples, n)) + np.arange(resamples)[:, None] * n
-    counts = np.bincount(columns.ravel(), minlength=resamples * n).reshape(resamples, n)
-    return (rows[:, :, None] == np.arange(seeds)).mean(axis=1), counts.astype(np.uint16)
+    return rows, _counted(rng.integers(n, size=(resamples, n)), n).astype(np.uint16)
 
 
-def _checked(name: str, values, resamples: int, confidence: float) -> np.ndarray:
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim not in (1, 2):
-        raise ValueError(f"{name} must be [images] or [seeds, images], but its shape is {values.shape}.")
-    if values.shape[-1] < MIN_IMAGES:
+def _counted(images: np.ndarray, n: int) -> np.ndarray:
+    """[R, n]: how often each image stands among the positions [R, m]."""
+    place = images + np.arange(len(images))[:, None] * n
+    return np.bincount(place.ravel(), minlength=len(images) * n).reshape(len(images), n)
+
+
+def _scored(systems: Sequence[np.ndarray], score: Score, counts: np.ndarray) -> np.ndarray:
+    """[(S,) R]: the score of the sums over resamples, or of two systems the first's less the second's."""
+    values = [score(counts.astype(np.float64) @ system) for system in systems]
+    if lost := max(np.count_nonzero(np.isnan(v)) for v in values):
         raise ValueError(
-            f"{name} holds {values.shape[-1]} images, too few for an interval: give at least {MIN_IMAGES}."
+            f"the score is not defined in {lost} draws of {counts.shape[1]} images, which hold none of its classes: "
+            "give more images."
         )
-    if values.ndim == 2 and len(values) < MIN_SEEDS:
+    return values[0] if len(values) == 1 else values[0] - values[1]
+
+
+def _checked(name: str, values, score: Score | None, resamples: int, confidence: float) -> np.ndarray:
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim not in ((1, 2) if score is None else (2, 3)):
+        numbers = "" if score is None else ", numbers"
         raise ValueError(
-            f"{name} holds {len(values)} seed, too few for an interval over seeds: give at least {MIN_SEEDS}, "
-            "or one row [images] for an interval over images alone."
+            f"{name} must be [images{numbers}] or [seeds, images{numbers}], but its shape is {values.shape}."
+        )
+    n, seeds = _sizes(values, score)
+    if n < MIN_IMAGES:
+        raise ValueError(f"{name} holds {n} images, too few for an interval: give at least {MIN_IMAGES}.")
+    if values.ndim == (2 if score is None else 3) and seeds < MIN_SEEDS:
+        raise ValueError(
+            f"{name} holds {seeds} seed, too few for an interval over seeds: give at least {MIN_SEEDS}, "
+            "or leave out the axis of seeds for an interval over images alone."
         )
     if not np.isfinite(values).all():
         raise ValueError(f"{name} holds {np.count_nonzero(~np.isfinite(values))} values that are not finite.")

@@ -42,44 +42,29 @@ def token_norms(patches) -> np.ndarray:
     """[B, L, N] float64 Euclidean norms of [B, L, N, W] tokens.
 
     W times smaller than its input: take it batch by batch, keep the norms, join them for ``summarise_norms``.
-
-    Raises:
-        ValueError: the array is not 4-d, or a value is not finite.
     """
     patches = np.asarray(patches)
-    if patches.ndim != 4:
-        raise ValueError(f"patches must be [images, layers, places, width], but their shape is {patches.shape}.")
-    norms = np.sqrt(np.einsum("blnw,blnw->bln", patches, patches, dtype=np.float64))
-    return _finite("patches", norms)
+    return np.sqrt(np.einsum("blnw,blnw->bln", patches, patches, dtype=np.float64))
 
 
 def summarise_norms(norms, *, multiple: float, levels: Sequence[float] = (0.01, 0.25, 0.5, 0.75, 0.99)) -> NormSummary:
     """Median, quantiles and outliers per layer of the norms [B, L, N] that ``token_norms`` gives.
 
     Raises:
-        ValueError: the array is not 3-d or empty, a norm is not finite, a layer's median is 0, or ``multiple`` is not
-            above 1.
+        ValueError: ``multiple`` is not above 1: an outlier lies above the median.
     """
-    norms = _finite("norms", np.asarray(norms, dtype=np.float64))
-    if norms.ndim != 3 or norms.size == 0:
-        raise ValueError(f"norms must be [images, layers, places] and not empty, but their shape is {norms.shape}.")
+    norms = np.asarray(norms, dtype=np.float64)
     if not multiple > 1:
         raise ValueError(f"multiple is {multiple}, but an outlier lies above the median: give more than 1.")
     median = np.median(norms, axis=(0, 2))
-    if (median == 0).any():
-        raise ValueError(
-            f"layer entry {int(median.argmin())} has a median norm of 0, so no token can be compared with it."
-        )
-    share = (norms > multiple * median[:, None]).mean(axis=(0, 2))
-    quantiles = np.quantile(norms, levels, axis=(0, 2)).T
     return NormSummary(
-        median,
-        tuple(levels),
-        quantiles,
-        norms.max(axis=(0, 2)) / median,
-        float(multiple),
-        share,
-        norms.shape[0] * norms.shape[2],
+        median=median,
+        levels=tuple(levels),
+        quantiles=np.quantile(norms, levels, axis=(0, 2)).T,
+        largest_over_median=norms.max(axis=(0, 2)) / median,
+        multiple=float(multiple),
+        outlier_share=(norms > multiple * median[:, None]).mean(axis=(0, 2)),
+        tokens=norms.shape[0] * norms.shape[2],
     )
 
 
@@ -91,15 +76,10 @@ def patch_pca(patches) -> np.ndarray:
     0.5 everywhere.
 
     Raises:
-        ValueError: the array is not 3-d, has fewer than 4 tokens or 3 channels, or a value is not finite.
+        ValueError: fewer than 3 tokens or channels, or a value that is not finite (scikit-learn's).
     """
     patches = np.asarray(patches, dtype=np.float64)
-    if patches.ndim != 3 or patches.shape[0] * patches.shape[1] < 4 or patches.shape[2] < 3:
-        raise ValueError(
-            "patches must be [images, places, width] with 4 tokens and 3 channels or more, "
-            f"but their shape is {patches.shape}."
-        )
-    tokens = _finite("patches", patches).reshape(-1, patches.shape[2])
+    tokens = patches.reshape(-1, patches.shape[2])
     if not np.ptp(tokens, axis=0).any():
         return np.full((*patches.shape[:2], 3), 0.5)
     # The covariance is W x W however many patches there are, and its decomposition draws no random numbers;
@@ -114,25 +94,7 @@ def patch_pca(patches) -> np.ndarray:
 
 
 def similarity_to(patches, index: int) -> np.ndarray:
-    """[N] float64 cosine of every token [N, W] of one image with token ``index`` (row * grid width + column).
-
-    Raises:
-        ValueError: the array is not 2-d, a value is not finite, or a token has length zero.
-        IndexError: there is no such token.
-    """
-    patches = _finite("patches", np.asarray(patches, dtype=np.float64))
-    if patches.ndim != 2:
-        raise ValueError(f"patches must be [places, width] of one image, but their shape is {patches.shape}.")
-    if not 0 <= index < len(patches):
-        raise IndexError(f"patch {index} does not exist: this image has the patches 0..{len(patches) - 1}.")
-    norms = np.linalg.norm(patches, axis=1)
-    if (norms == 0).any():
-        raise ValueError(f"patch {int(norms.argmin())} has length zero, so its cosine is not defined.")
-    unit = patches / norms[:, None]
+    """[N] float64 cosine of every token [N, W] of one image with token ``index`` (row * grid width + column)."""
+    patches = np.asarray(patches, dtype=np.float64)
+    unit = patches / np.linalg.norm(patches, axis=1)[:, None]
     return unit @ unit[index]
-
-
-def _finite(name: str, array: np.ndarray) -> np.ndarray:
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} hold {np.count_nonzero(~np.isfinite(array))} values that are not finite.")
-    return array

@@ -14,7 +14,6 @@ architecture and activation share; where they differ it is OpenAI's, with a warn
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -33,10 +32,11 @@ from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.pretrained import download_pretrained
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hc_lafter.clip.weights import Weights, read_weights, weight_hash
+from hc_lafter.clip.weights import Weights, read_weights
+from hc_lafter.refusals import nearest
+from hc_lafter.store import save, weight_hash
 
 ACTIVATIONS = ("GELU", "QuickGELU")
 _EMBEDDED = Path(__file__).parents[1] / "embedded"
@@ -133,8 +133,6 @@ class WordTokenizer:
         self.words, self.context_length = tuple(words), context_length
         self._ids = {word: i for i, word in enumerate(self.words, start=2)}
         self.vocab_size = len(self.words) + 3
-        if len(self._ids) != len(self.words):
-            raise ValueError("the vocabulary names a word twice: list each word once.")
 
     def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> Tensor:
         """One text or B texts -> int64 [B, context_length]."""
@@ -208,11 +206,13 @@ def save_clip(clip: Clip, path: str | Path, dtype: torch.dtype | None = None) ->
 
     Args:
         clip: what to write.
-        path: the file; its folder must exist.
+        path: the file; its folder is made if need be.
         dtype: what the tensors are stored as, such as ``torch.float16`` for half the size; None keeps theirs. Whatever
             it is, ``load_clip`` gives float32.
+
+    Raises:
+        OSError: the file cannot be written.
     """
-    path = Path(path)
     metadata = {
         "format": _FORMAT,
         "config": json.dumps(dict(clip.config), sort_keys=True),
@@ -221,12 +221,7 @@ def save_clip(clip: Clip, path: str | Path, dtype: torch.dtype | None = None) ->
     if isinstance(clip.tokenizer, WordTokenizer):
         metadata["vocabulary"] = "\n".join(clip.tokenizer.words)
     state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in clip.model.state_dict().items()}
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        save_file(state, temporary, metadata=metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save(path, state, metadata)
 
 
 # --- where the weights come from ---
@@ -311,10 +306,10 @@ def _from_file(path: Path, arch: str | None, asked: str | None) -> Clip:
     )
 
 
-def _settle(known: str | None, asked: str | None, named: Mapping[str, Any] | None, what: str) -> tuple[str, list[str]]:
+def _settle(known: str | None, asked: str | None, named: Mapping[str, Any] | None, name: str) -> tuple[str, list[str]]:
     """The activation to use, and a note where the name that the caller gave the architecture would have misled."""
     if known and asked and known != asked:
-        raise ValueError(f"{what} was trained with {known}: leave out activation={asked!r}.")
+        raise ValueError(f"{name} was trained with {known}: leave out activation={asked!r}.")
     by_name = _activation(named or {})
     if known and named and known != by_name:
         return known, [
@@ -373,27 +368,26 @@ def _config(arch: str) -> dict[str, Any]:
     """open_clip's configuration of an architecture, without what it would download by itself.
 
     Raises:
-        ValueError: unknown (with the nearest known names), or without a plain vision transformer.
+        ValueError: unknown (with the nearest known name), or without a plain vision transformer.
     """
     if arch == "embedded":
         return _read_json(_EMBEDDED / "config.json")
     config = open_clip.get_model_config(arch)
     if config is None:
-        names = {name.lower(): name for name in [*open_clip.list_models(), "embedded"]}
-        near = difflib.get_close_matches(arch.lower(), names, n=3, cutoff=0.5)
-        hint = "open_clip.list_models() names them all."
-        if near:
-            hint = f"did you mean {' or '.join(names[name] for name in near)}?"
-        raise ValueError(f"{arch!r} is neither a file nor an architecture that open_clip knows: {hint}")
+        near = nearest(arch, [*open_clip.list_models(), "embedded"])
+        raise ValueError(
+            f"{arch!r} is neither a file nor an architecture that open_clip knows{near}: open_clip.list_models() names "
+            "them all."
+        )
     _check_config(config, arch)
     return config
 
 
-def _check_config(config: Mapping[str, Any], what: str) -> None:
+def _check_config(config: Mapping[str, Any], name: str) -> None:
     why = _unusable(config)
     if why:
         raise ValueError(
-            f"{what} cannot be walked layer by layer: {why}; choose a plain one such as ViT-B-32 or ViT-B-16."
+            f"{name} cannot be walked layer by layer: {why}; choose a plain one such as ViT-B-32 or ViT-B-16."
         )
 
 
@@ -436,40 +430,28 @@ def _usual_preprocess(arch: str, activation: str) -> tuple[dict[str, Any], bool]
 
 def _sizes(weights: Weights) -> dict[str, Any]:
     """What the shapes of a state dict tell of its configuration (not the number of heads)."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in weights.state.items()}
+    shapes, names = _shapes(weights.state), " ".join(weights.state)
     try:
         width, _, patch, _ = shapes["visual.conv1.weight"]
         side = round((shapes["visual.positional_embedding"][0] - 1) ** 0.5)
         context, text_width = shapes["positional_embedding"]
         embed_dim, vocabulary = shapes["text_projection"][1], shapes["token_embedding.weight"][0]
     except (KeyError, ValueError, IndexError) as error:
+        why = f"its first tensors are {', '.join(list(shapes)[:3])}"
+        if "vision_model.encoder" in names:
+            why = "its names are those of Hugging Face transformers, so take the open_clip file of the same weights"
+        elif "visual.trunk." in names or "visual.layer1." in names:
+            why = "its vision tower is a timm model or a ResNet"
         raise ValueError(
-            f"{weights.path} holds no CLIP with a vision transformer under open_clip's names: {_guess(shapes)}."
+            f"{weights.path} holds no CLIP with a vision transformer under open_clip's names: {why}."
         ) from error
-    blocks = {
-        prefix: sum(name.startswith(prefix) and name.endswith(".ln_1.weight") for name in shapes)
-        for prefix in ("visual.", "transformer.")
-    }
-    return {
-        "embed_dim": embed_dim,
-        "vision_cfg": {"image_size": side * patch, "layers": blocks["visual."], "width": width, "patch_size": patch},
-        "text_cfg": {
-            "context_length": context,
-            "vocab_size": vocabulary,
-            "width": text_width,
-            "layers": blocks["transformer."],
-        },
-    }
-
-
-def _guess(shapes: Mapping[str, Any]) -> str:
-    """What a state dict may be instead."""
-    names = " ".join(shapes)
-    if "vision_model.encoder" in names:
-        return "its names are those of Hugging Face transformers, so take the open_clip file of the same weights"
-    if "visual.trunk." in names or "visual.layer1." in names:
-        return "its vision tower is a timm model or a ResNet"
-    return f"its first tensors are {', '.join(list(shapes)[:3]) or 'none'}"
+    blocks, text_blocks = (
+        sum(name.startswith(tower) and name.endswith(".ln_1.weight") for name in shapes)
+        for tower in ("visual.", "transformer.")
+    )
+    vision = {"image_size": side * patch, "layers": blocks, "width": width, "patch_size": patch}
+    text = {"context_length": context, "vocab_size": vocabulary, "width": text_width, "layers": text_blocks}
+    return {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text}
 
 
 def _recognise(weights: Weights) -> tuple[str | None, dict[str, Any]]:
@@ -478,52 +460,46 @@ def _recognise(weights: Weights) -> tuple[str | None, dict[str, Any]]:
     OpenAI's files need none: in its release (``build_model``) the heads are 64 wide in both towers.
     """
     sizes, found = _sizes(weights), []
-    told = {name: tensor.shape for name, tensor in weights.state.items()}
+    vision, text = sizes["vision_cfg"], sizes["text_cfg"]
     for arch in open_clip.list_models():
         config = open_clip.get_model_config(arch)
-        if _unusable(config) or config.get("quick_gelu") or not _fits(sizes, config):
+        if _unusable(config) or config.get("quick_gelu") or sizes["embed_dim"] != config["embed_dim"]:
             continue
+        towers = [(sizes[tower], config[tower]) for tower in ("vision_cfg", "text_cfg")]
+        if any(theirs.get(key, value) != value for ours, theirs in towers for key, value in ours.items()):
+            continue  # a quick look at the numbers that both name, before any model is built
         with torch.device("meta"):  # names and shapes, no numbers
-            if {name: tensor.shape for name, tensor in _build(config).state_dict().items()} == told:
+            if _shapes(_build(config).state_dict()) == _shapes(weights.state):
                 found.append(arch)
     if len(found) == 1:
         return found[0], _config(found[0])
     if not found and "QuickGELU" in (weights.activation, weights.likely):
-        sizes["text_cfg"]["heads"] = sizes["text_cfg"]["width"] // 64
+        text["heads"] = text["width"] // 64
         return None, sizes
-    vision, text = sizes["vision_cfg"], sizes["text_cfg"]
     why = f"{' and '.join(found)} share its shapes" if found else "none of open_clip has its tensors"
-    what = (
-        f"{vision['layers']} blocks of width {vision['width']}, patch {vision['patch_size']} and image "
+    raise ValueError(
+        f"{weights.path} ({vision['layers']} blocks of width {vision['width']}, patch {vision['patch_size']} and image "
         f"{vision['image_size']} px, embedding {sizes['embed_dim']}, text {text['layers']} x {text['width']}, "
-        f"{text['vocab_size']} ids"
+        f"{text['vocab_size']} ids) does not tell its architecture and {why}: name it, as in "
+        f"ViT-B-32@{weights.path.name}."
     )
-    mend = f"name it, as in ViT-B-32@{weights.path.name}"
-    raise ValueError(f"{weights.path} ({what}) does not tell its architecture and {why}: {mend}.")
 
 
-def _fits(sizes: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
-    """A quick look at the numbers that both name, before any model is built."""
-    return sizes["embed_dim"] == config["embed_dim"] and all(
-        config[tower].get(key, value) == value
-        for tower in ("vision_cfg", "text_cfg")
-        for key, value in sizes[tower].items()
-    )
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def _fill(model: nn.Module, weights: Weights) -> None:
     """Put a checkpoint into a model: every tensor, and each of the right shape."""
-    wanted, given = model.state_dict(), weights.state
-    reshaped = [name for name in wanted.keys() & given.keys() if wanted[name].shape != given[name].shape]
-    faults = {
-        "missing": wanted.keys() - given.keys(),
-        "too many": given.keys() - wanted.keys(),
-        "of another shape": [f"{n} {tuple(given[n].shape)} for {tuple(wanted[n].shape)}" for n in reshaped],
-    }
-    told = [f"{len(names)} tensors {fault} (such as {min(names)})" for fault, names in faults.items() if names]
-    if told:
-        raise ValueError(f"{weights.path} is not of this architecture: {', '.join(told)}; name the right one.")
-    model.load_state_dict(given)
+    wanted, given = _shapes(model.state_dict()), _shapes(weights.state)
+    different = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
+    if different:
+        first = different[0]
+        raise ValueError(
+            f"{weights.path} is not of this architecture: {len(different)} tensors differ, such as {first} of shape "
+            f"{given.get(first, 'none')} for {wanted.get(first, 'none')}; name the right one."
+        )
+    model.load_state_dict(weights.state)
 
 
 # --- tokenizers ---
@@ -540,13 +516,7 @@ def _embedded_words() -> list[str]:
 def _tokenizer(text: Mapping[str, Any], words: Sequence[str] | None, name: str) -> Callable:
     length, extra = text.get("context_length", 77), text.get("tokenizer_kwargs", {})
     if words is not None:
-        tokenizer = WordTokenizer(words, length)
-        if tokenizer.vocab_size != text["vocab_size"]:
-            raise ValueError(
-                f"{name} has a vocabulary of {len(words)} words, which makes {tokenizer.vocab_size} ids, and its "
-                f"text tower has {text['vocab_size']}: take both from the same training run."
-            )
-        return tokenizer
+        return WordTokenizer(words, length)
     if "hf_tokenizer_name" not in text:
         return SimpleTokenizer(context_length=length, **extra)
     try:
@@ -590,5 +560,5 @@ def _read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{path} cannot be read as JSON ({type(error).__name__}): mend it or take another copy."
+            f"{path} cannot be read as JSON ({type(error).__name__}): correct it or take another copy."
         ) from error

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -19,15 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from hc_lafter import __version__
-from hc_lafter.clip.cache import stored
+from hc_lafter import __version__, store
 from hc_lafter.clip.descriptions import load_descriptions
 from hc_lafter.clip.load import Clip, WordTokenizer
-from hc_lafter.files import write_whole
 
 EMOTION_TEMPLATES = (
     "a scene of {}",
@@ -66,13 +61,14 @@ def untold_classes(clip: Clip, classes: Sequence[str]) -> str | None:
     if not isinstance(clip.tokenizer, WordTokenizer):
         return None
     seen: dict[tuple[int, ...], str] = {}
-    mend = "rename the class, or take a CLIP with a full vocabulary"
+    advice = "rename the class, or take a CLIP with a full vocabulary"
     for name in classes:
-        ids = tuple(clip.tokenizer([_words(name)])[0].tolist())
+        ids = tuple(clip.tokenizer(name.replace("_", " "))[0].tolist())
         if sum(i > 0 for i in ids) <= 2:  # start and end
-            return f"the vocabulary of {clip.name} ({len(clip.tokenizer.words)} words) has no word of {name!r}: {mend}."
+            size = len(clip.tokenizer.words)
+            return f"the vocabulary of {clip.name} ({size} words) has no word of {name!r}: {advice}."
         if ids in seen:
-            return f"to the vocabulary of {clip.name} {seen[ids]!r} and {name!r} are the same words: {mend}."
+            return f"to the vocabulary of {clip.name} {seen[ids]!r} and {name!r} are the same words: {advice}."
         seen[ids] = name
     return None
 
@@ -148,7 +144,7 @@ def encode_texts(
         source: one of `SOURCES`.
         descriptions: class name -> sentences, for the two sources that hold prose (`descriptions_for`).
         templates: each with one ``{}``; by default `templates_for` the classes. Other sources leave them aside.
-        cache: folder of the cache; None encodes anew.
+        cache: folder of the cache; None stores nothing.
 
     Raises:
         ValueError: an unknown source, a template without its place, classes that `untold_classes` names, no sentences
@@ -162,7 +158,18 @@ def encode_texts(
             raise ValueError(f"template {template!r} has {template.count('{}')} places for the class: write one {{}}.")
     if source != "descriptions" and (problem := untold_classes(clip, classes)):
         raise ValueError(problem)
-    by_class = [_texts_of(name, source, descriptions, templates) for name in classes]
+    if source in ("names", "single template"):
+        templates = ["{}" if source == "names" else SINGLE_TEMPLATE]
+    by_class = []
+    for name in classes:
+        prose = (descriptions or {}).get(name, ()) if source.startswith("descriptions") else ()
+        if source.startswith("descriptions") and not prose:
+            raise ValueError(
+                f"text source {source!r} needs sentences and there are none of {name!r}: give descriptions in LaFTer's "
+                "JSON form, or take 'templates'."
+            )
+        filled = [] if source == "descriptions" else [t.format(name.replace("_", " ")) for t in templates]
+        by_class.append([*prose, *filled])
     texts = tuple(text for group in by_class for text in group)
     labels = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(group) for group in by_class]))
     inputs = {
@@ -174,29 +181,9 @@ def encode_texts(
         "device": clip.model.logit_scale.device.type,
         "versions": [torch.__version__, version("open_clip_torch")],
     }
-    shapes = {"features": (len(texts), clip.embed_dim)}
     folder = None if cache is None else Path(cache) / "texts"
-    key, tensors = stored(folder, inputs, shapes, lambda: {"features": clip.encode_text(texts).cpu()})
-    return Texts(tuple(classes), source, texts, labels, tensors["features"], key)
-
-
-def _texts_of(
-    name: str, source: str, descriptions: Mapping[str, Sequence[str]] | None, templates: Sequence[str]
-) -> list[str]:
-    filled = {
-        "names": [_words(name)],
-        "single template": [SINGLE_TEMPLATE.format(_words(name))],
-        "descriptions": [],
-    }.get(source, [template.format(_words(name)) for template in templates])
-    if not source.startswith("descriptions"):
-        return filled
-    sentences = (descriptions or {}).get(name)
-    if not sentences:
-        raise ValueError(
-            f"text source {source!r} needs sentences and there are none of {name!r}: give descriptions in LaFTer's "
-            "JSON form, or take 'templates'."
-        )
-    return [*sentences, *filled]
+    key, tensors = store.cached(folder, inputs, lambda: {"features": clip.encode_text(texts)})
+    return Texts(tuple(classes), source, texts, labels, tensors["features"].cpu(), key)
 
 
 def class_embeddings(
@@ -212,10 +199,7 @@ def class_embeddings(
 
 def known_words(clip: Clip, texts: Sequence[str]) -> float | None:
     """Share of the words of these texts that a closed vocabulary holds; None for a tokenizer that knows all words."""
-    if not isinstance(clip.tokenizer, WordTokenizer):
-        return None
-    words = [word for text in texts for word in re.findall("[a-z]+", text.lower())]
-    return sum(word in clip.tokenizer.words for word in words) / len(words)
+    return clip.tokenizer.coverage(texts) if isinstance(clip.tokenizer, WordTokenizer) else None
 
 
 @dataclass(frozen=True)
@@ -223,7 +207,7 @@ class TextClassifierConfig:
     """How the classifier is trained on texts (the paper gives no rate or step count for it).
 
     Attributes:
-        noise: standard deviation of the Gaussian noise on the unit text features, drawn anew at each step.
+        noise: standard deviation of the Gaussian noise on the unit text features, drawn at each step.
         smoothing: of the labels.
         lr, weight_decay: AdamW's.
         steps: each over all texts at once.
@@ -299,10 +283,10 @@ def train_text_classifier(
     return TextClassifier(weight.detach().clone(), texts.classes, tuple(curve))
 
 
-def save_text_classifier(classifier: TextClassifier, path: Path, clip: Clip, **told: str) -> Path:
-    """A safetensors file with the weight, the class names, whose texts it has seen and what else is ``told`` of it."""
-    metadata = {"classes": json.dumps(classifier.classes), "clip": _identity(clip), **told}
-    return write_whole(path, save({"weight": classifier.weight.contiguous()}, metadata=metadata))
+def save_text_classifier(classifier: TextClassifier, path: Path, clip: Clip, **about: str) -> Path:
+    """A file with the weight, the class names, whose texts it has seen and what else is to be known ``about`` it."""
+    classes, origin = classifier.classes, _identity(clip)
+    return store.write(path, {"weight": classifier.weight}, classes=classes, clip=origin, **about)
 
 
 def load_text_classifier(path: Path, classes: Sequence[str], clip: Clip) -> TextClassifier:
@@ -314,23 +298,19 @@ def load_text_classifier(path: Path, classes: Sequence[str], clip: Clip) -> Text
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is missing: run notebook 03-text-adapter under the same profile first.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            told, weight = file.metadata() or {}, file.get_tensor("weight")
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}): run notebook 03-text-adapter again.") from None
-    theirs = json.loads(told.get("classes", "[]"))
+    tensors, metadata = store.read(path)
+    theirs, origin = metadata["classes"], metadata["clip"]
     if set(theirs) != set(classes):
         raise ValueError(
             f"{path} is a classifier of {', '.join(theirs)}, not of {', '.join(classes)}: run notebook 03 on this data."
         )
-    if told.get("clip") != _identity(clip):
+    if origin != _identity(clip):
         raise ValueError(
-            f"{path} was trained on texts of another CLIP ({told.get('clip')}) than {clip.name} ({_identity(clip)}): "
+            f"{path} was trained on texts of another CLIP ({origin}) than {clip.name} ({_identity(clip)}): "
             "run notebook 03 with this one."
         )
     order = [theirs.index(name) for name in classes]
-    return TextClassifier(weight[order].clone(), tuple(classes))
+    return TextClassifier(tensors["weight"][order], tuple(classes))
 
 
 def _identity(clip: Clip) -> str:
@@ -344,7 +324,3 @@ def modality_gap(images: Tensor, texts: Tensor) -> float:
     """
     images, texts = (F.normalize(x.double(), dim=-1).mean(dim=0) for x in (images, texts))
     return float(np.linalg.norm((images - texts).numpy()))
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")

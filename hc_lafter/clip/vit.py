@@ -15,9 +15,6 @@ from itertools import islice
 
 import torch
 import torch.nn.functional as F
-from open_clip.model import CLIP, CustomTextCLIP
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.timm_model import TimmModel
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -26,13 +23,6 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 POSITIONS = ("bicubic", "bicubic_offset", "cascade")
 _COPIES = WeakTensorKeyDictionary()  # frozen weight -> (stamp, its copy in bfloat16), see `_kept`
-
-_WHY_NOT = {
-    ModifiedResNet: "a ResNet has neither a CLS token nor blocks to tap",
-    TimmModel: "a timm tower (SigLIP, EVA, ConvNeXt and the like) has blocks of its own",
-    CLIP: "this is the whole model: pass its .visual",
-    CustomTextCLIP: "this is the whole model: pass its .visual",
-}
 
 
 @dataclass(frozen=True)
@@ -83,10 +73,10 @@ def check_tower(visual: nn.Module) -> None:
     """
     kind = type(visual).__name__
     if not isinstance(visual, VisionTransformer):
-        why = next(
-            (text for known, text in _WHY_NOT.items() if isinstance(visual, known)), "its inside is not known here"
+        raise TypeError(
+            f"the walk goes through open_clip's VisionTransformer and cannot take {kind}: choose a CLIP with a plain "
+            "vision transformer such as ViT-B-16, and give its .visual."
         )
-        raise TypeError(f"the walk goes through open_clip's VisionTransformer and cannot take {kind}: {why}.")
     reasons = {
         "it pools by attention (as CoCa does), not from its CLS token": visual.attn_pool is not None,
         f"its pool type is {visual.pool_type!r} and has to be 'tok'": visual.pool_type != "tok",
@@ -188,21 +178,15 @@ def walk(
         until: the last layer to compute; ``final`` is then read off that layer. None: all of them.
 
     Raises:
-        TypeError, ValueError: a tower, a geometry, a layer or a prompt that cannot be; one sentence each.
+        TypeError, ValueError: a tower, a geometry or a layer that cannot be; one sentence each.
     """
     check_tower(visual)
     blocks = visual.transformer.resblocks
     end = len(blocks) if until is None else until
-    for layer in (*layers, end):
-        if not 0 <= layer <= len(blocks):
-            raise ValueError(
-                f"layer {layer} does not exist: this tower has the layers 1 to {len(blocks)} (0 is its input)."
-            )
-        if layer > end:
-            raise ValueError(f"layer {layer} cannot be tapped in a walk that ends behind layer {end}.")
+    for layer, last in (*((layer, end) for layer in layers), (end, len(blocks))):
+        if not 0 <= layer <= last:
+            raise ValueError(f"layer {layer} does not exist: this walk has the layers 1 to {last} (0 is its input).")
     schedule = prompts.tokens if prompts else {}
-    for index, tokens in schedule.items():
-        _check_prompts(index, tokens, end, len(images), visual.conv1.out_channels)
 
     x, grid = embed(visual, images, position, keep)
     cls, patch_taps, held = {}, {}, 0  # held: prompt tokens now between CLS and the patches
@@ -288,11 +272,8 @@ def value_path(visual: VisionTransformer, tokens: Tensor) -> Tensor:
     Args:
         visual: the tower; its blocks must be the plain ones (``nn.MultiheadAttention``).
         tokens: [B, 1 + N, W], what enters the last block.
-
-    Raises:
-        ValueError: the tower's attention is of another kind, whose values are not just a linear map.
     """
-    block = _last(visual)
+    block = visual.transformer.resblocks[-1]
     weight, bias = block.attn.in_proj_weight.chunk(3)[2], block.attn.in_proj_bias.chunk(3)[2]
     return block.ls_1(block.attn.out_proj(F.linear(block.ln_1(tokens), weight, bias)))
 
@@ -311,16 +292,13 @@ def last_heads(visual: VisionTransformer, tokens: Tensor, which: str = "qkv") ->
 
     Returns:
         [B, heads, T, W / heads] each, in that order.
-
-    Raises:
-        ValueError: as `value_path`.
     """
-    return _heads(_last(visual), tokens, which)
+    return _heads(visual.transformer.resblocks[-1], tokens, which)
 
 
 def last_out(visual: VisionTransformer, heads: Tensor) -> Tensor:
     """[B, heads, T, W / heads] -> [B, T, W]: what the last block makes of its heads, without residual and MLP."""
-    return _out(_last(visual), heads)
+    return _out(visual.transformer.resblocks[-1], heads)
 
 
 def _heads(block: nn.Module, tokens: Tensor, which: str) -> tuple[Tensor, ...]:
@@ -349,7 +327,7 @@ def _called(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def _kept(weight: Tensor) -> Tensor:
-    """A frozen weight in bfloat16: cast once, freed with the weight, cast anew where that has changed.
+    """A frozen weight in bfloat16: cast once, freed with the weight, cast again where that has changed.
 
     A change in place shows in the weight's version, another storage in its address; a write behind autograd's back
     (through ``.data``, or by a fused optimiser) in neither, which is why every 997th number is compared as well. What
@@ -364,24 +342,3 @@ def _kept(weight: Tensor) -> Tensor:
             half = weight.detach().bfloat16()
         _COPIES[weight] = stamp, half
     return half
-
-
-def _check_prompts(index: int, tokens: Tensor, blocks: int, batch: int, width: int) -> None:
-    if not 0 <= index < blocks:
-        raise ValueError(
-            f"prompts cannot enter before block index {index}: this tower has the indices 0 to {blocks - 1}."
-        )
-    if tokens.ndim not in (2, 3) or tokens.shape[-1] != width or (tokens.ndim == 3 and len(tokens) not in (1, batch)):
-        shape = tuple(tokens.shape)
-        raise ValueError(
-            f"prompts of shape {shape} do not fit: they are [P, {width}] or [{batch}, P, {width}] in this walk."
-        )
-
-
-def _last(visual: VisionTransformer) -> nn.Module:
-    block = visual.transformer.resblocks[-1]
-    if not isinstance(block.attn, nn.MultiheadAttention):
-        raise ValueError(
-            f"the value path needs a block with nn.MultiheadAttention, and this tower has {type(block.attn).__name__}."
-        )
-    return block

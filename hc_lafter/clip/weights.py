@@ -6,7 +6,6 @@ with one inside), read with ``weights_only``; a TorchScript archive such as Open
 
 from __future__ import annotations
 
-import hashlib
 import io
 import pickle
 import re
@@ -20,6 +19,8 @@ from typing import Any
 import safetensors
 import torch
 from torch import Tensor
+
+from hc_lafter.store import weight_hash as weight_hash  # callers know it by this module, too
 
 _EXTRAS = ("input_resolution", "context_length", "vocab_size")  # OpenAI's archives hold these beside the weights
 _TEXT_PART = r"^text\.(?=positional_embedding|token_embedding|transformer|ln_final|text_projection)"
@@ -88,16 +89,6 @@ def read_weights(path: Path) -> Weights:
     if "logit_scale" in state:
         state["logit_scale"] = state["logit_scale"].reshape(())  # some checkpoints give it an axis
     return Weights(path, state, metadata, activation, likely)
-
-
-def weight_hash(state: Mapping[str, Tensor]) -> str:
-    """Hex sha256 over the names, dtypes, shapes and bytes of a state dict, in the order of the names."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _unwrap(content: Any) -> dict[str, Any] | None:

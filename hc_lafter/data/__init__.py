@@ -1,7 +1,9 @@
 """Data sets of one record type (`record.Record`): the embedded world, images of your own, published sets.
 
-Each kind has a folder of its own (`world`, `emotion`, `masks`, `own`); `record` is what they all give, `decode` reads
-one file, `doctor` says what is wrong with a set. Nothing here knows a CLIP, a system, tuning or the suite.
+Each kind has a folder of its own (`world`, `own`, `emotion`, `masks`); `record` is what they all give, `listing` what
+the readers of files share, `decode` reads one image, `doctor` says what is wrong with a set. A new published set is a
+row of `emotion.sets.SETS` or `masks.sets.SETS`, and its reader a function beside the others. Nothing that knows a CLIP,
+a system, tuning or the suite belongs in this room.
 """
 
 from __future__ import annotations
@@ -39,22 +41,21 @@ def open_data(
         cache: a folder that remembers which files were checked.
 
     Raises:
-        ValueError: the data cannot be used; one sentence with the path and the mend.
+        ValueError: the data cannot be used; one sentence with the path and what to do about it.
     """
     # here, so that `python -m hc_lafter.data.world.dataset` and `.doctor` start clean
-    from .emotion.sets import EmotionSet, recognise, split_spec
+    from .emotion.sets import list_data
     from .masks.sets import MaskFiles, is_mask_spec
-    from .own.folder import ImageFiles
+    from .own.images import ImageFiles
     from .world.dataset import World
 
     limits = dict(zip(SPLITS, (n_train, n_val, n_test), strict=True))
     if spec == "world":
         return World(n_train, n_val, n_test, side=side, seed=seed)
-    options = {"seed": seed, "on_error": on_error, "cache": cache}
     if is_mask_spec(spec):
         data = MaskFiles(spec, seed=seed)
     else:
-        data = EmotionSet(spec, **options) if recognise(spec) else ImageFiles(split_spec(spec)[1], **options)
+        data = ImageFiles(list_data(spec), seed=seed, on_error=on_error, cache=cache)
     rng = np.random.default_rng(seed)
     indices = {split: np.flatnonzero(data.splits == split) for split in SPLITS}
     if all(len(indices[split]) <= limit for split, limit in limits.items()):
@@ -68,6 +69,6 @@ def stratified(indices: np.ndarray, labels: np.ndarray, limit: int, rng: np.rand
     # The k-th of n images of a class comes at (k + 1/2) / n: the first ones of the line-up are a stratified sample.
     place = np.empty(len(shuffled))
     for label in np.unique(labels[shuffled]):
-        mine = np.flatnonzero(labels[shuffled] == label)
-        place[mine] = (np.arange(len(mine)) + 0.5) / len(mine)
+        of_class = np.flatnonzero(labels[shuffled] == label)
+        place[of_class] = (np.arange(len(of_class)) + 0.5) / len(of_class)
     return np.sort(shuffled[np.argsort(place, kind="stable")[:limit]])

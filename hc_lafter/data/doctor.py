@@ -1,33 +1,32 @@
-"""What is wrong with a data set, before it is trained on: ``python -m hc_lafter.data.doctor SPEC``."""
+"""What is wrong with a data set, before it is trained on: ``python -m hc_lafter.data.doctor SPEC``.
+
+One `Report` for all: class folders, tables, published emotion and segmentation sets, any other `Dataset`.
+"""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import imagehash
 import numpy as np
 import pandas as pd
-from PIL import Image
-from tqdm.auto import tqdm
 
-from hc_lafter.data.decode import MAX_PIXELS, BadImage, pixel_hash
+from hc_lafter.data.decode import BadImage, pixel_hash
 from hc_lafter.data.emotion.sets import list_data
-from hc_lafter.data.masks.doctor import MaskReport, examine_masks
-from hc_lafter.data.masks.sets import is_mask_spec
-from hc_lafter.data.own.folder import ImageFiles, Listing, Scan, class_order, divide, placeholders, scan
-from hc_lafter.data.record import SPLITS, Dataset
+from hc_lafter.data.masks.checks import about_order, area_tables
+from hc_lafter.data.masks.sets import MaskFiles, is_mask_spec
+from hc_lafter.data.own.images import ImageFiles, Scan, threaded
+from hc_lafter.data.record import IGNORE, SPLITS, Dataset
 
 FEW = 10  # images per class below which one image moves its accuracy by ten points or more
-THIN = (
-    20  # long side / short side; CLIP's transform scales the short side to 224 and so makes a huge picture of it first
-)
+THIN = 20  # long side / short side; CLIP's transform scales the short side to 224, and so makes it a huge picture first
 SHOWN = 10  # lines per list; the tables hold all
+BROKEN = ["id", "split", "label", "file", "found", "remedy"]
+DUPLICATES = ["group", "kind", "id", "split", "label"]
 
 
 @dataclass(frozen=True)
@@ -36,23 +35,29 @@ class Report:
 
     Attributes:
         name: the data set's.
+        content: how many images of what are readable, in words.
         problems: what makes its numbers wrong or keeps it from opening, one sentence each, the worst first.
         remarks: what one should know, one sentence each.
-        counts: one row per class in label order; readable images in train, val, test, without a split, and in all.
-        broken: unreadable files: id, label, found, mend.
+        counts: one row per class in label order; readable images in train, val, test, without a split, and in all. Of a
+            segmentation set one row per split: images listed, those whose pair is sound, and the share of their pixels
+            that is ignored.
+        classes: index, class, and the class that sorted order has at that index. Of a segmentation set index, class,
+            for each named split of the set whether the class is seen or unseen, and per data split the images that show
+            it and its share of the pixels that are not ignored.
+        broken: unreadable files: id, split, label, file, found, remedy.
         duplicates: id, split, label of images that have an equal, by ``group``; ``kind`` is "exact" (equal pixels once
             decoded) or "near" (perceptual hashes within a few bits: look at them before you believe it).
-        classes: index, class, and the class that sorted order has at that index.
         ignored: files that are no images.
     """
 
     name: str
+    content: str
     problems: tuple[str, ...]
     remarks: tuple[str, ...]
     counts: pd.DataFrame
+    classes: pd.DataFrame
     broken: pd.DataFrame
     duplicates: pd.DataFrame
-    classes: pd.DataFrame
     ignored: tuple[str, ...]
 
     @property
@@ -62,20 +67,33 @@ class Report:
 
     def lines(self) -> list[str]:
         """The report for people, one line each, the verdict first."""
-        total = 0 if self.counts.empty else int(self.counts["all"].sum())
         verdict = "no problems" if self.ok else f"{len(self.problems)} problem{'s' * (len(self.problems) > 1)}"
-        out = [f"{self.name}: {total} readable images in {len(self.counts)} classes, {verdict}"]
+        out = [f"{self.name}: {self.content}, {verdict}"]
         out += [f"PROBLEM: {p}" for p in self.problems] + [f"note: {r}" for r in self.remarks]
-        if not self.counts.empty:
-            out += ["", "images per class and split", *self.counts.to_string(index=False).splitlines()]
-        if len(self.classes):
+        if "sound" in self.counts:
+            out += _printed("images per split", self.counts)
+            out += _printed("images and share of pixels per class", self.classes)
+        elif not self.counts.empty:
+            out += _printed("images per class and split", self.counts)
             out += ["", "class order: " + ", ".join(f"{i} {c}" for i, c in self.classes[["index", "class"]].values)]
-        out += _listed("unreadable files", [f"{r.id} {r.found}: {r.mend}" for r in self.broken.itertuples()])
+        out += _listed("unusable files", [f"{r.file} {r.found}: {r.remedy}" for r in self.broken.itertuples()])
         groups = [
-            f"{kind}: " + " = ".join(f"{r.id} ({r.split}, {r.label})" for r in rows.itertuples())
+            f"{kind}: "
+            + " = ".join(f"{r.id} ({', '.join(filter(None, (r.split, r.label)))})" for r in rows.itertuples())
             for (kind, _), rows in self.duplicates.groupby(["kind", "group"], sort=False)
         ]
         return out + _listed("duplicates", groups) + _listed("files that are no images", list(self.ignored))
+
+
+def _printed(title: str, table: pd.DataFrame) -> list[str]:
+    return ["", title, *table.to_string(index=False, float_format="{:.4f}".format).split("\n")]
+
+
+def _listed(title: str, lines: list[str]) -> list[str]:
+    if not lines:
+        return []
+    more = [f"  ... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return ["", f"{title} ({len(lines)})", *(f"  {line}" for line in lines[:SHOWN]), *more]
 
 
 def examine(
@@ -83,213 +101,177 @@ def examine(
     *,
     classes: Sequence[str] | None = None,
     seed: int = 0,
-    fractions: tuple[float, float, float] | None = None,
     skip: bool = False,
     near: bool = False,
     near_bits: int = 4,
-    max_pixels: int = MAX_PIXELS,
     cache: Path | None = None,
     progress: bool = True,
-) -> Report | MaskReport:
+) -> Report:
     """Examine a data set: any `Dataset`, or a spec as `open_data` takes it, which need not be fit to be opened.
 
     Args:
-        data: the path of a folder, a csv or a published emotion set, ``fi:PATH`` and the like, or a data set (whose own
-            classes, splits and skipped files count; ``seed``, ``fractions``, ``max_pixels`` and ``cache`` then have no
-            effect).
+        data: the path of a folder, a csv or a published set, ``fi:PATH`` or ``voc:PATH`` and the like, or a data set
+            (whose own classes, splits and skipped files count; ``seed`` and ``cache`` then have no effect). For a
+            segmentation set only ``seed`` and ``progress`` of the options mean anything.
         classes: names in the order that the user means; compared with the data's.
         skip: unreadable files are listed as a remark and no problem, as ``on_error="skip"`` opens them.
         near: look for near-duplicates too (perceptual hash `imagehash.phash`, 64 bits; decodes everything once more).
         near_bits: how many of the 64 bits may differ.
 
     Returns:
-        The report. What would keep a path from opening is a problem in it, not an exception. A segmentation set has one
-        of its own kind, and of the options only ``seed`` and ``progress`` mean anything to it.
+        The report. What would keep a spec from opening is a problem in it, not an exception.
     """
-    if not data.classes if isinstance(data, Dataset) else is_mask_spec(data):
-        return examine_masks(data, seed=seed, progress=progress)
-    seen = (
-        _see_dataset(data, classes, progress)
-        if isinstance(data, Dataset)
-        else _see_path(data, classes, seed, fractions, max_pixels, cache, progress)
-    )
-    table = seen.table
+    opened = isinstance(data, Dataset)
+    try:
+        if not opened and is_mask_spec(data):
+            data = MaskFiles(data, seed=seed, complete=False)
+        elif not opened:
+            options = {"classes": classes, "seed": seed, "cache": cache, "progress": progress}
+            data = ImageFiles(list_data(data), on_error="report", **options)
+    except ValueError as error:  # there is nothing to look at
+        nothing, broken, duplicates = (pd.DataFrame(columns=c) for c in ([], BROKEN, DUPLICATES))
+        content = "0 readable images in 0 classes"
+        return Report(str(data), content, (str(error),), (), nothing, nothing, broken, duplicates, ())
+    table, areas = _see(data, progress)
     good, bad = table[table.found.isna()], table[table.found.notna()]
     exact = _exact(good)
-    problems, remarks = [], []
-    if leak := _first_pair(exact, "split"):
-        a, b, more = leak
-        problems.append(
-            f"the same picture lies in two splits, {a.id} ({a.split}) and {b.id} ({b.split}){more}: delete one of the "
-            "two, or test accuracy measures memory."
-        )
-    problems += seen.problems
+    problems = _pair(
+        exact,
+        "split",
+        "the same picture lies in two splits, {a.id} ({a.split}) and {b.id} ({b.split}){more}: delete one of the two, "
+        "or take it from its list; else test accuracy measures memory.",
+    )
+    problems += getattr(data, "problems", [])
+    notes, remarks = list(getattr(data, "notes", ())), []
+    if getattr(data, "broken", ()):
+        del notes[0]  # it counts the unreadable files, which follow
+    if isinstance(data, MaskFiles):
+        more, about_numbers = about_order(data)
+        problems, notes = problems + more, notes + about_numbers
+    if opened and classes is not None and set(classes) != set(data.classes):
+        odd = min(set(classes) ^ set(data.classes))
+        problems.append(f"class {odd!r} is named by only one of classes and {data.name!r}: make the two lists agree.")
     if len(bad):
         first = bad.iloc[0]
-        text = f"{len(bad)} of {len(table)} files cannot be read, the first is {first.id}, which {first.found}"
-        if skip or isinstance(data, ImageFiles):  # a data set that is open has been allowed to skip them
-            remarks.append(f"{text}: {first.mend} (they are skipped).")
+        text = f"{len(bad)} of {len(table)} files cannot be used, the first is {first.file}, which {first.found}"
+        if skip or (opened and isinstance(data, ImageFiles)):  # a data set that is open has been allowed to skip them
+            remarks.append(f"{text}: {first.remedy} (they are skipped).")
         else:
-            problems.append(f"{text}: {first.mend}, or skip them (--skip, on_error='skip').")
-    if torn := _first_pair(exact, "label"):
-        a, b, more = torn
-        problems.append(
-            f"the same picture has two labels, {a.id} ({a.label}) and {b.id} ({b.label}){more}: keep it in one class."
-        )
-    remarks += seen.notes
-    same = exact[exact.duplicated(["group", "split", "label"], keep=False)]
-    if spare := int(same.duplicated(["group", "split", "label"]).sum()):
-        a, b = same.iloc[0], same[same.group == same.iloc[0].group].iloc[1]
-        remarks.append(f"images repeat another of their class and split ({spare}, first {b.id} = {a.id}): delete them.")
-    counts = _counts(good, seen.classes)
-    if few := [f"{name} ({n})" for name, n in zip(counts["class"], counts["all"], strict=True) if n < FEW]:
-        remarks.append(f"fewer than {FEW} readable images in class {', '.join(few)}: add some.")
-    thin = good[good[["width", "height"]].max(axis=1) > THIN * good[["width", "height"]].min(axis=1)]
-    if len(thin):
-        r = thin.iloc[0]
-        remarks.append(
-            f"images are more than {THIN} times as long as wide ({len(thin)}, first {r.id}, {r.width} x {r.height} "
-            "pixels): crop them, for the square that CLIP sees holds little of them."
-        )
-    remarks += _about_order(seen.classes, classes)
+            offer = ", or skip them (--skip, on_error='skip')" if areas is None else ""
+            problems.append(f"{text}: {first.remedy}{offer}.")
+    problems += _pair(
+        exact,
+        "label",
+        "the same picture has two labels, {a.id} ({a.label}) and {b.id} ({b.label}){more}: keep it in one class.",
+    )
+    remarks += notes
     duplicates = [exact]
+    if areas is None:
+        counts, order = _counts(good, data.classes), sorted(data.classes)
+        columns = {"index": range(len(order)), "class": list(data.classes), "sorted": order}
+        class_table, number = pd.DataFrame(columns), int(counts["all"].sum())
+        content = f"{number} readable images in {len(class_table)} classes"
+        remarks += _about_images(good, exact, counts) + _about_names(data.classes, classes)
+    else:
+        counts, class_table = area_tables(data, areas)
+        content = f"{counts['sound'].sum()} images with masks of {len(class_table)} classes"
+        shown = class_table[[f"{s} images" for s in SPLITS]].sum(axis=1) > 0
+        if not shown.all():
+            unseen = class_table["class"][~shown]
+            remarks.append(f"no mask shows {', '.join(unseen)} ({len(unseen)} of {len(class_table)} classes).")
     if near:
-        duplicates.append(_near(good, seen.image, near_bits, progress))
-        if across := _first_pair(duplicates[-1], "split"):
-            a, b, more = across
-            remarks.append(
-                f"two pictures in two splits look alike, {a.id} ({a.split}) and {b.id} ({b.split}){more}: look at "
-                "them, and delete one if they show the same."
-            )
-    if seen.ignored:
-        remarks.append(
-            f"files without an image's extension are ignored ({len(seen.ignored)}, first {seen.ignored[0]})."
+        duplicates.append(_near(good, data, near_bits, progress))
+        remarks += _pair(
+            duplicates[-1],
+            "split",
+            "two pictures in two splits look alike, {a.id} ({a.split}) and {b.id} ({b.split}){more}: look at them, and "
+            "delete one if they show the same.",
         )
-    order = {"index": range(len(seen.classes)), "class": list(seen.classes), "sorted": sorted(seen.classes)}
+    ignored = getattr(data, "ignored", ())
+    if ignored:
+        remarks.append(f"files without an image's extension are ignored ({len(ignored)}, first {ignored[0]}).")
     return Report(
-        name=seen.name,
+        name=data.name,
+        content=content,
         problems=tuple(problems),
         remarks=tuple(remarks),
         counts=counts,
-        broken=bad[["id", "label", "found", "mend"]].reset_index(drop=True),
+        classes=class_table,
+        broken=bad[BROKEN].reset_index(drop=True),
         duplicates=pd.concat(duplicates, ignore_index=True),
-        classes=pd.DataFrame(order),
-        ignored=tuple(seen.ignored),
+        ignored=tuple(ignored),
     )
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """``table`` has one row per file; its column ``at`` is what ``image`` takes, label and split are names."""
-
-    name: str
-    table: pd.DataFrame
-    classes: tuple[str, ...]
-    image: Callable[[int], Image.Image]
-    problems: list[str]
-    notes: list[str]
-    ignored: Sequence[str]
+# ---------------------------------------------------------------- one row per file, whatever the data set
 
 
-def _table(rows: list[tuple]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=["id", "split", "label", "pixels", "width", "height", "found", "mend", "at"])
+def _see(data: Dataset, progress: bool) -> tuple[pd.DataFrame, list[np.ndarray | None] | None]:
+    """One row per file, those that the data set has left out as unreadable included, and the areas of masks.
 
-
-def _see_path(spec, classes, seed, fractions, max_pixels, cache, progress) -> _Seen:
-    problems: list[str] = []
-    try:
-        listing = list_data(spec)
-    except ValueError as error:
-        return _Seen(str(spec), _table([]), (), None, [str(error)], [], ())
-    try:
-        names = class_order(listing, classes)
-    except ValueError as error:
-        problems.append(str(error))
-        names = listing.classes
-    scans = scan(listing, max_pixels=max_pixels, cache=cache, progress=progress)
-    spare, told = placeholders(listing, scans)
-    good = [i for i, s in enumerate(scans) if not s.found and i not in spare]
-    splits = [item.split for item in listing.items]
-    notes: list[str] = []
-    try:
-        dealt, notes = divide(
-            listing, [listing.items[i] for i in good], [scans[i] for i in good], seed=seed, fractions=fractions
-        )
-        for i, split in zip(good, dealt, strict=True):
-            splits[i] = split
-    except ValueError as error:
-        if not problems:  # an empty class has been told already
-            problems.append(str(error))
-    table = _table([_row(listing, i, splits[i], s) for i, s in enumerate(scans) if i not in spare])
-    source = listing.source
-    name = listing.name or (source.stem if source.is_file() else source.name)
-
-    def image(i: int) -> Image.Image:
-        return listing.items[i].decode(listing.items[i].read(), max_pixels)
-
-    return _Seen(name, table, tuple(names), image, problems, [*told, *listing.notes, *notes], listing.ignored)
-
-
-def _row(listing: Listing, i: int, split: str | None, s: Scan) -> tuple:
-    item = listing.items[i]
-    where = f"({item.where}) " if item.where and s.found else ""
-    found = f"{where}{s.found}" if s.found else None
-    return item.id, split or "no split", item.label, s.pixels, s.width, s.height, found, s.mend, i
-
-
-def _see_dataset(data: Dataset, classes: Sequence[str] | None, progress: bool) -> _Seen:
-    skipped, notes, ignored = [], (), ()
+    ``at`` is the record's index, -1 of a file that has none.
+    """
+    skipped, areas = [], None
     if isinstance(data, ImageFiles):
-        scans = [data.scans[i] for i in data.kept]
-        skipped = [_row(data.listing, i, None, s) for i, s in enumerate(data.scans) if s.found]
-        notes, ignored = data.notes[1:] if skipped else data.notes, data.ignored  # the first counts the skipped files
+        scans, files = [data.scans[i] for i in data.kept], data.ids
+        skipped = [(item, s) for item, s in zip(data.listing.items, data.scans, strict=True) if s.found]
     else:
-        scans = [_look(data, i) for i in tqdm(range(len(data)), "checking images", leave=False, disable=not progress)]
-    rows = []
-    for i, s in enumerate(scans):
-        label = data.classes[int(data.labels[i])]
-        rows.append((str(data.ids[i]), str(data.splits[i]), label, s.pixels, s.width, s.height, s.found, s.mend, i))
-    problems = []
-    if classes is not None and set(classes) != set(data.classes):
-        odd = min(set(classes) ^ set(data.classes))
-        problems.append(f"class {odd!r} is named by only one of classes and {data.name!r}: make the two lists agree.")
+        looks = threaded(lambda i: _look(data, i), range(len(data)), progress=progress)
+        files, scans = [file for file, _, _ in looks], [s for _, s, _ in looks]
+        areas = None if data.classes else [area for _, _, area in looks]
+    table = data.split_table().assign(file=files, at=range(len(data)))
+    rest = [
+        (item.id, item.split or "no split", item.label, f"{item.id} ({item.where})" if item.where else item.id, -1)
+        for item, _ in skipped
+    ]
+    table = pd.concat([table, pd.DataFrame(rest, columns=table.columns)], ignore_index=True)
+    found = pd.DataFrame(
+        [asdict(s) for s in [*scans, *(s for _, s in skipped)]], columns=[f.name for f in fields(Scan)]
+    )
+    return table.join(found), areas
 
-    def image(i: int) -> Image.Image:
-        return data[i].image
 
-    return _Seen(data.name, _table(rows + skipped), tuple(data.classes), image, problems, list(notes), ignored)
-
-
-def _look(data: Dataset, i: int) -> Scan:
+def _look(data: Dataset, i: int) -> tuple[str, Scan, np.ndarray | None]:
+    """What errors call a record, what its picture is, and the pixels per mask index."""
     try:
-        image = data[i].image
+        record = data[i]
     except BadImage as error:
-        return Scan("", found=error.found, mend=error.mend)
-    return Scan("", pixel_hash(image), image.width, image.height)
+        return error.name, Scan("", found=error.found, remedy=error.remedy), None
+    area = None if record.mask is None else np.bincount(record.mask.ravel(), minlength=IGNORE + 1).astype(np.int32)
+    return record.id, Scan("", pixel_hash(record.image), record.image.width, record.image.height), area
 
 
-def _first_pair(duplicates: pd.DataFrame, column: str) -> tuple[pd.Series, pd.Series, str] | None:
-    """Two rows of the first group that disagrees in ``column``, and words for how many more groups do."""
+# ---------------------------------------------------------------- checks
+
+
+def _pair(duplicates: pd.DataFrame, column: str, sentence: str) -> list[str]:
+    """The sentence on two rows of the first group that disagrees in ``column``, if there is one.
+
+    ``{a...}`` and ``{b...}`` in it are the rows, ``{more}`` says how many more groups disagree.
+    """
     groups = [rows for _, rows in duplicates.groupby("group", sort=False) if rows[column].nunique() > 1]
     if not groups:
-        return None
+        return []
     a = groups[0].iloc[0]
     b = groups[0][groups[0][column] != a[column]].iloc[0]
-    return a, b, f", and {len(groups) - 1} more such groups" if len(groups) > 1 else ""
+    return [sentence.format(a=a, b=b, more=f", and {len(groups) - 1} more such groups" if len(groups) > 1 else "")]
 
 
 def _exact(good: pd.DataFrame) -> pd.DataFrame:
     rows = good[good.duplicated("pixels", keep=False)]
     rows = rows.assign(group=pd.factorize(rows.pixels)[0], kind="exact").sort_values(["group", "id"], kind="stable")
-    return rows[["group", "kind", "id", "split", "label"]]
+    return rows[DUPLICATES]
 
 
-def _near(good: pd.DataFrame, image: Callable[[int], Image.Image], bits: int, progress: bool) -> pd.DataFrame:
+def _near(good: pd.DataFrame, data: Dataset, bits: int, progress: bool) -> pd.DataFrame:
     """Groups of distinct pictures linked by perceptual hashes at most ``bits`` of 64 apart."""
     one = good.drop_duplicates("pixels")
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        hashes = pool.map(lambda i: np.packbits(imagehash.phash(image(i)).hash), one["at"])
-        codes = list(tqdm(hashes, "comparing images", len(one), False, disable=not progress))
+    codes = threaded(
+        lambda i: np.packbits(imagehash.phash(data[i].image).hash),
+        one["at"],
+        progress=progress,
+        title="comparing images",
+    )
     code = np.array(codes, dtype=np.uint8).reshape(-1, 8).view(np.uint64).ravel()  # [B]
     root = np.arange(len(code))
     for i in range(len(code)):
@@ -299,9 +281,7 @@ def _near(good: pd.DataFrame, image: Callable[[int], Image.Image], bits: int, pr
             root[np.isin(root, roots)] = roots[0]
     rows = one.assign(group=root, kind="near")
     rows = rows[rows.duplicated("group", keep=False)]
-    return rows.assign(group=pd.factorize(rows.group)[0])[["group", "kind", "id", "split", "label"]].sort_values(
-        ["group", "id"], kind="stable"
-    )
+    return rows.assign(group=pd.factorize(rows.group)[0])[DUPLICATES].sort_values(["group", "id"], kind="stable")
 
 
 def _counts(good: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
@@ -312,44 +292,51 @@ def _counts(good: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     return counts.rename_axis(index="class", columns=None).reset_index()
 
 
-def _about_order(names: Sequence[str], wanted: Sequence[str] | None) -> list[str]:
-    """What there is to say about ``names`` (the data's order), its sorted order, and the order that the user gave."""
-    order, out = sorted(names), []
-    if wanted is None:
-        if names and all(n.isdecimal() for n in names) and order != sorted(names, key=int):
-            first = ", ".join(order[:4])
-            out.append(
-                f"the class names are numbers and sort as text ({first} ...): give classes in the order you mean."
-            )
-        return out
-    if set(wanted) != set(names):
-        return out  # a problem, and told as such
-    if list(wanted) == order:
-        out.append("the class list given is in sorted order, as the folder names are.")
-    else:
-        i = next(i for i, (a, b) in enumerate(zip(wanted, order, strict=True)) if a != b)
+def _about_images(good: pd.DataFrame, exact: pd.DataFrame, counts: pd.DataFrame) -> list[str]:
+    """Remarks on repeats, small classes and pictures of odd shapes."""
+    out = []
+    same = exact[exact.duplicated(["group", "split", "label"], keep=False)]
+    if spare := int(same.duplicated(["group", "split", "label"]).sum()):
+        a, b = same.iloc[0], same[same.group == same.iloc[0].group].iloc[1]
+        out.append(f"images repeat another of their class and split ({spare}, first {b.id} = {a.id}): delete them.")
+    if few := [f"{name} ({n})" for name, n in zip(counts["class"], counts["all"], strict=True) if n < FEW]:
+        out.append(f"fewer than {FEW} readable images in class {', '.join(few)}: add some.")
+    thin = good[good[["width", "height"]].max(axis=1) > THIN * good[["width", "height"]].min(axis=1)]
+    if len(thin):
+        r = thin.iloc[0]
         out.append(
-            f"the class list given is not in sorted order (index {i} is {wanted[i]!r}, sorted {order[i]!r}): give it "
-            "wherever the data are opened, or labels will mean something else."
-        )
-    if list(wanted) != list(names):
-        i = next(i for i, (a, b) in enumerate(zip(wanted, names, strict=True)) if a != b)
-        out.append(
-            f"the data set was opened with {names[i]!r} at index {i}, the class list has {wanted[i]!r}: reopen it."
+            f"images are more than {THIN} times as long as wide ({len(thin)}, first {r.id}, {r.width} x {r.height} "
+            "pixels): crop them, for the square that CLIP sees holds little of them."
         )
     return out
 
 
-def _listed(title: str, lines: list[str]) -> list[str]:
-    if not lines:
-        return []
-    more = [f"  ... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return ["", f"{title} ({len(lines)})", *(f"  {line}" for line in lines[:SHOWN]), *more]
+def _about_names(names: Sequence[str], wanted: Sequence[str] | None) -> list[str]:
+    """Remarks on ``names`` (the data's order), its sorted order, and the order ``wanted`` that the user gave."""
+    order, out = sorted(names), []
+    if wanted is None and names and all(n.isdecimal() for n in names) and order != sorted(names, key=int):
+        first = ", ".join(order[:4])
+        out.append(f"the class names are numbers and sort as text ({first} ...): give classes in the order you mean.")
+    if wanted is None or set(wanted) != set(names):  # the latter is a problem, not a remark
+        return out
+    if list(wanted) == order:
+        out.append("the class list given is in sorted order, as the folder names are.")
+    else:
+        i, a, b = next((i, a, b) for i, (a, b) in enumerate(zip(wanted, order, strict=True)) if a != b)
+        out.append(
+            f"the class list given is not in sorted order (index {i} is {a!r}, sorted {b!r}): give it wherever the "
+            "data are opened, or labels will mean something else."
+        )
+    for i, (a, b) in enumerate(zip(wanted, names, strict=True)):
+        if a != b:
+            out.append(f"the data set was opened with {b!r} at index {i}, the class list has {a!r}: reopen it.")
+            break
+    return out
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m hc_lafter.data.doctor") -> int:
     """Print the report of a data spec; returns 0 without problems, else 1."""
-    parser = argparse.ArgumentParser("python -m hc_lafter.data.doctor", description=__doc__)
+    parser = argparse.ArgumentParser(prog, description=__doc__.partition("\n")[0])
     parser.add_argument(
         "data",
         metavar="SPEC",
@@ -370,7 +357,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(
-        errors="backslashreplace"
-    )  # a console that lacks a file name's letters still gets the report
+    sys.stdout.reconfigure(errors="backslashreplace")  # a console that lacks a file name's letters gets the report too
     raise SystemExit(main())

@@ -120,7 +120,7 @@ class Dataset(torch.utils.data.Dataset, ABC):
         indices = np.flatnonzero(np.asarray(self.splits) == name)
         if len(indices) == 0:
             raise ValueError(
-                f"data set {self.name!r} has no records in the split {name!r}: add some, or split it anew."
+                f"data set {self.name!r} has no records in the split {name!r}: add some, or divide it again."
             )
         return self.subset(indices)
 

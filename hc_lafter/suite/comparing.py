@@ -6,48 +6,86 @@ Holm's correction; this only puts them into rows and words.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from hc_lafter.suite.claims import Missing, Results
-from hc_lafter.suite.ledger import span, told
+from hc_lafter.suite.words import name, number, span
 
-REGIMES = ("no training", "label-free", "supervised")
-ZERO_SHOT = "zero-shot, no training"
+ZERO_SHOT = "zero-shot"
 FULL, MASKS, SC_CLIP = "04-full-training", "05-cascade-vs-hybrid", "07-sc-clip-diagnostics"
+NAMES = ("system", "minus", "regime", "dataset", "split", "metric", "verdict")  # "" where a record has none
+TRAINED_HERE = "trainable parameters here, classifier aside"
+COSTS = {  # first word of a metric of notebook 05 -> heading, factor, digits
+    "beside the tower": ("parameters added, {}", 1, 0),
+    "trained": ("trained, {}", 1, 0),
+    "FLOP": ("GFLOP per image, {}", 1e-9, 2),
+    "forward": ("forward, {}, ms", 1000, 1),
+    "training memory": ("training memory, {}, MiB", 1, 1),
+}
 
 
-def of(results: Results, notebook: str, file: str = "metrics.json") -> dict[tuple[str, str], dict[str, Any]]:
-    """(system, metric) -> record, of test or of no split, but not of the second tower; none where there is no file."""
+def rows(results: Results, notebook: str, file: str = "metrics.json", *, all_towers: bool = False) -> pd.DataFrame:
+    """The records of a notebook on test images or on none; empty where it has not run.
+
+    Args:
+        all_towers: the second tower's, of random weights, too.
+
+    Returns:
+        A row per record: its fields, ``name`` (system and regime, if that tells two apart) and ``text`` (`span`
+        without the unit).
+    """
     try:
-        rows, _ = results.rows(notebook, file)
+        records, _ = results.rows(notebook, file)
     except Missing:
-        return {}
-    kept = [row for row in rows if row.get("split") in ("test", "none", "timing") and row["dataset"][-7:] != "/random"]
-    return {(row["system"], row["metric"]): row for row in kept}
+        records = []
+    made = [
+        r | {key: r.get(key) or "" for key in NAMES} | {"name": name(r), "text": span(r, unit=False)} for r in records
+    ]
+    table = pd.DataFrame(made, columns=[*NAMES, "name", "text", "value", "low", "high", "n", "seeds", "unit"])
+    table = table[table["split"].isin(["test", "none", "timing"])].astype({"n": "Int64", "seeds": "Int64"})
+    return table if all_towers else table[~table["dataset"].str.endswith("/random")]
+
+
+def _systems(results: Results, notebook: str) -> pd.DataFrame:
+    """`rows` that are no difference; accuracies of an epoch that was chosen on test images are left out."""
+    found = rows(results, notebook)
+    return found[(found["minus"] == "") & ~found["system"].str.contains("on test")]
+
+
+def _wide(found: pd.DataFrame, metrics: Mapping[str, str], index: list[str]) -> pd.DataFrame:
+    """A row per system, a column per metric (under its heading) that anything was measured in."""
+    found = found[found["metric"].isin(metrics)]
+    table = found.pivot_table("text", index, "metric", aggfunc="first", sort=False).reset_index()
+    there = [metric for metric in metrics if metric in table]
+    return table[[*index, *there]].rename(columns=metrics).fillna("") if there else pd.DataFrame()
+
+
+def accuracies(results: Results) -> pd.DataFrame:
+    """Image-level systems (name, system, regime, value, ...) by top-1 accuracy, with their ``minus zero-shot``."""
+    systems, found = _systems(results, FULL), rows(results, FULL)
+    top = systems[systems["metric"] == "top-1 accuracy"].drop(columns="verdict")
+    duels = found[(found["metric"] == "top-1 accuracy") & (found["minus"] == ZERO_SHOT)]
+    duels = duels[["name", "text", "verdict"]].rename(columns={"text": "minus zero-shot"})
+    return top.merge(duels, "left", "name").fillna({"minus zero-shot": "", "verdict": ""})
 
 
 def classification(results: Results) -> pd.DataFrame:
     """Image-level systems x what notebook 04 measured of them; none where it did not run."""
-    found, duels = of(results, FULL), _duels(results)
-    lines = []
-    for (name, metric), row in found.items():
-        system, _, regime = name.rpartition(", ")
-        if metric != "top-1 accuracy" or regime not in REGIMES or " - " in name:
-            continue
-        against = duels.get((name, ZERO_SHOT))
-        extra = found.get((system, "trainable parameters here, classifier aside"))
-        line = {"system": system, "learns from": regime, "top-1 accuracy, %": span(row, unit=False)}
-        line |= {"minus zero-shot, points": span(against, sign=True, unit=False) if against else ""}
-        line |= {"verdict": against["verdict"] if against else ""}
-        for label, key in (("KL to the true mix, nats", "kl, tempered"), ("calibration error, %", "ECE")):
-            if (name, key) in found:
-                line[label] = span(found[name, key], unit=False)
-        line["parameters trained beside the classifier"] = told(extra["value"], "count") if extra else ""
-        lines.append(line)
-    return pd.DataFrame(lines).fillna("")
+    systems, top = _systems(results, FULL), accuracies(results)
+    if top.empty:
+        return pd.DataFrame()
+    more = _wide(systems, {"kl, tempered": "KL to the true mix, nats", "ECE": "calibration error, %"}, ["name"])
+    trained = _wide(systems, {TRAINED_HERE: "parameters trained beside the classifier"}, ["system"])
+    table = top[["name", "system", "regime", "text", "minus zero-shot", "verdict"]].replace(
+        {"regime": {"": "no training"}}
+    )
+    for beside, key in ((more, "name"), (trained, "system")):
+        table = table.merge(beside, "left", key) if len(beside) else table
+    heads = {"regime": "learns from", "text": "top-1 accuracy, %", "minus zero-shot": "minus zero-shot, points"}
+    return table.drop(columns="name").rename(columns=heads).fillna("")
 
 
 def masks(results: Results) -> pd.DataFrame:
@@ -59,90 +97,56 @@ def masks(results: Results) -> pd.DataFrame:
         "harmonic mean of seen and unseen": "harmonic mean of the two",
         "pixel accuracy": "pixels named rightly",
     }
-    found = of(results, MASKS)
-    names = [name for name, metric in found if metric == "mIoU"]
-    lines = [
-        {"system": n} | {h: span(found[n, m], unit=False) for m, h in heads.items() if (n, m) in found} for n in names
-    ]
-    return pd.DataFrame(lines).fillna("")
+    return _wide(_systems(results, MASKS), heads, ["name"]).rename(columns={"name": "system"})
+
+
+def layers(results: Results) -> pd.DataFrame:
+    """Layers x top-1 accuracy of their CLS token, read zero-shot and by a probe (notebook 01)."""
+    found = rows(results, "01-feature-tapping")
+    found = found[found["metric"] == "top-1 accuracy"]
+    found[["metric", "layer"]] = found["system"].str.split(", layer ", expand=True)  # who reads which layer
+    found["metric"] = found["metric"].where(found["minus"] == "", "minus the last layer's")
+    heads = {"zero-shot": "zero-shot, %", "linear probe": "linear probe, %"}
+    return _wide(found, heads | {"minus the last layer's": "probe minus the last layer's, points"}, ["layer"])
 
 
 def costs(results: Results) -> pd.DataFrame:
     """What a system costs beside the tower, counted and timed on the same images (notebook 05)."""
-    counted, timed = of(results, MASKS), of(results, MASKS, "timings.json")
-    towers = list(dict.fromkeys(metric[6:] for _, metric in counted if metric.startswith("FLOP, ")))
-    names = list(dict.fromkeys(name for name, metric in [*counted, *timed] if _is_cost(metric)))
-    lines = []
-    for name in names:
-        line = {"system": name}
-        for tower in towers:
-            for head, key, factor, digits in (
-                ("parameters added", "beside the tower", 1, 0),
-                ("trained", "trained", 1, 0),
-                ("GFLOP per image", "FLOP", 1e-9, 2),
-            ):
-                row = counted.get((name, f"{key}, {tower}"))
-                line[f"{head}, {tower}"] = f"{row['value'] * factor:,.{digits}f}" if row else ""
-        for (system, metric), row in timed.items():
-            if system == name and metric.startswith("forward, "):
-                line[f"{metric}, ms"] = f"{1000 * row['value']:.1f}"
-            if system == name and metric.startswith("training memory"):
-                line[f"{metric}, MiB"] = f"{row['value']:.1f}"
-        lines.append(line)
-    return pd.DataFrame(lines).fillna("")
-
-
-def _is_cost(metric: str) -> bool:
-    return metric.startswith(("beside the tower, ", "trained, ", "FLOP, ", "forward, ", "training memory"))
+    lines: dict[str, dict[str, str]] = {}
+    for row in pd.concat([_systems(results, MASKS), rows(results, MASKS, "timings.json")]).to_dict("records"):
+        kind, _, of = row["metric"].partition(", ")  # of a tower, or of a batch
+        if kind in COSTS:
+            heading, factor, digits = COSTS[kind]
+            line = lines.setdefault(row["system"], {"system": row["system"]})
+            line[heading.format(of)] = f"{row['value'] * factor:,.{digits}f}"
+    return pd.DataFrame(list(lines.values())).fillna("")
 
 
 def tuning_costs(results: Results) -> pd.DataFrame:
     """What tuning an image-level system takes (notebook 04); none where it did not run."""
-    found, timed = of(results, FULL), of(results, FULL, "timings.json")
-    counted = {metric: name for name, metric in found if "classifier aside" in metric}
-    lines = []
-    for name in dict.fromkeys(name for name, metric in found if metric in counted):
-        line = {"system": name}
-        for metric in counted:
-            line[metric.replace(", classifier aside", "")] = told(found[name, metric]["value"], "count")
-        for (system, metric), row in timed.items():
-            if system == name and row["unit"] in ("seconds", "MiB"):
-                line[f"{metric}, {row['unit']}"] = f"{row['value']:#.3g}".rstrip(".")
-        lines.append(line)
-    return pd.DataFrame(lines).fillna("")
+    counted, timed = _systems(results, FULL), rows(results, FULL, "timings.json")
+    counted = counted[counted["metric"].str.contains("classifier aside", regex=False)]
+    timed = timed[timed["unit"].isin(["seconds", "MiB"]) & timed["system"].isin(counted["system"])]
+    heads = {metric: metric.replace(", classifier aside", "") for metric in counted["metric"].unique()}
+    heads |= {row.metric: f"{row.metric}, {row.unit}" for row in timed.itertuples()}
+    return _wide(pd.concat([counted, timed]), heads, ["system"])
 
 
 def time_ratios(results: Results) -> pd.DataFrame:
     """Forward passes measured in turn, as ratios (notebooks 04, 05 and 07), for either tower."""
-    lines = []
-    for notebook in (FULL, MASKS, SC_CLIP):
-        try:
-            rows, _ = results.rows(notebook, "timings.json")
-        except Missing:
-            continue
-        for row in rows:
-            over = row["metric"].removeprefix("time / ")
-            if row["unit"] == "ratio" and over not in (row["metric"], row["system"]):
-                line = {"system": row["system"], "in times of": over, "tower": row["dataset"], "notebook": notebook[:2]}
-                lines.append(line | {"time": span(row, unit=False), "rounds": row["n"] or ""})
-    return pd.DataFrame(lines)
+    found = pd.concat([rows(results, n, "timings.json", all_towers=True) for n in (FULL, MASKS, SC_CLIP)])
+    found = found[(found["unit"] == "ratio") & (found["metric"] != "time / " + found["system"])]
+    heads = {"system": "system", "metric": "measured", "dataset": "tower", "text": "ratio", "n": "rounds"}
+    return found[list(heads)].rename(columns=heads)
 
 
-def against(results: Results, system: str) -> pd.DataFrame:
+def against_others(results: Results, system: str) -> pd.DataFrame:
     """A system's paired differences in top-1 accuracy to the others, with the verdicts of notebook 04."""
-    lines = [
-        {"compared with": b, "learns from": a.removeprefix(f"{system}, "), "points": span(c, sign=True, unit=False)}
-        | {"verdict": c["verdict"]}
-        for (a, b), c in _duels(results).items()
-        if a in [f"{system}, {regime}" for regime in REGIMES] and not b.startswith(f"{system}, ")
-    ]
-    return pd.DataFrame(lines)
-
-
-def _duels(results: Results) -> dict[tuple[str, str], dict[str, Any]]:
-    path = results.folder / FULL / "comparisons.parquet"
-    rows = pd.read_parquet(path).to_dict("records") if path.is_file() else []
-    return {(row["a"], row["b"]): row | {"unit": "fraction"} for row in rows}
+    found = rows(results, FULL)
+    found = found[(found["system"] == system) & (found["metric"] == "top-1 accuracy") & (found["minus"] != "")]
+    found = found[~found["minus"].str.startswith(f"{system}, ")]
+    heads = {"minus": "compared with", "regime": "learns from", "text": "points", "verdict": "verdict"}
+    return found[list(heads)].rename(columns=heads)
 
 
 def advice(results: Results) -> pd.DataFrame:
@@ -151,66 +155,65 @@ def advice(results: Results) -> pd.DataFrame:
     Of image-level systems the highest of those that are *better* than zero-shot; zero-shot where there is none.
     For distributions and masks the best number, with the runner-up beside it.
     """
-    found, duels = of(results, FULL), _duels(results)
-    lines = []
-    for task, regimes in (("Name an image, no labels", REGIMES[:2]), ("Name an image, a few labels", REGIMES)):
-        top = {n: r for (n, metric), r in found.items() if metric == "top-1 accuracy" and " - " not in n}
-        tried = {n: r for n, r in top.items() if n.rpartition(", ")[2] in regimes}
-        if ZERO_SHOT not in tried:
+    systems, top, lines = _systems(results, FULL), accuracies(results), []
+    for task, regimes in (("no labels", ["", "label-free"]), ("a few labels", ["", "label-free", "supervised"])):
+        tried = top[top["regime"].isin(regimes)]
+        if ZERO_SHOT not in set(tried["system"]):
             continue
-        won = [n for n in tried if duels.get((n, ZERO_SHOT), {}).get("verdict") == "better"]
-        best = max(won, key=lambda n: tried[n]["value"], default=ZERO_SHOT)
-        others = [n for n in tried if n.rpartition(", ")[2] in regimes[1:]]
-        tied = sum(duels.get((n, ZERO_SHOT), {}).get("verdict") == "no difference" for n in others)
-        why = f"of {len(others)} tuned systems {len(won) or 'none'} better than zero-shot, {tied} no different"
-        lines.append(_line(task, best, tried[best], _cost(results, best), why))
-    mixes = {n: r for (n, m), r in found.items() if m == "kl, tempered" and " - " not in n}
-    if mixes:
-        lines.append(_ranked(results, "Tell the mix of emotions", mixes, min, "KL to the true mix"))
-    found = of(results, MASKS)
-    masks_of = (("Masks, of classes with masks to learn from", "seen mIoU"), ("Masks, of other classes", "unseen mIoU"))
-    for task, metric in masks_of:
-        tried = {n: r for (n, m), r in found.items() if m == metric and r["low"] is not None and " - " not in n}
-        if tried:
-            lines.append(_ranked(results, task, tried, max, metric))
-    return pd.DataFrame(lines)
+        best = tried[tried["verdict"] == "better"].nlargest(1, "value")
+        best = (tried[tried["system"] == ZERO_SHOT] if best.empty else best).to_dict("records")[0]
+        tuned = tried[tried["regime"] != ""]["verdict"]
+        won, tied = (tuned == "better").sum() or "none", (tuned == "no difference").sum()
+        why = f"of {len(tuned)} tuned systems {won} better than zero-shot, {tied} no different"
+        lines.append(_line(results, f"Name an image, {task}", best, why))
+    lines.append(_best(results, "Tell the mix of emotions", systems[systems["metric"] == "kl, tempered"], lowest=True))
+    found = _systems(results, MASKS)
+    found = found[found["low"].notna()]
+    for task, metric in (("classes with masks to learn from", "seen mIoU"), ("other classes", "unseen mIoU")):
+        lines.append(_best(results, f"Masks, of {task}", found[found["metric"] == metric]))
+    return pd.DataFrame([line for line in lines if line])
 
 
-def _line(task: str, name: str, row: Mapping[str, Any], cost: str, why: str) -> dict[str, str]:
-    reaches = f"{span(row)} {'' if row['metric'] == 'top-1 accuracy' else row['metric']}".strip()
-    return {"task": task, "use": name, "reaches": reaches, "costs": cost, "why": why}
-
-
-def _ranked(results: Results, task: str, tried: Mapping, best_of: Callable, metric: str) -> dict[str, str]:
-    order = sorted(tried, key=lambda n: tried[n]["value"], reverse=best_of is max)
-    first, *rest = order
+def _best(results: Results, task: str, tried: pd.DataFrame, *, lowest: bool = False) -> dict[str, str] | None:
+    order = tried.sort_values("value", ascending=lowest, kind="stable").to_dict("records")
+    if not order:
+        return None
     why = f"the best of {len(order)}"
-    if rest:
-        why += f"; next {rest[0]}, {span(tried[rest[0]])}"
-        apart = tried[rest[0]]["high"] < tried[first]["low"] or tried[first]["high"] < tried[rest[0]]["low"]
-        why += "" if apart else "; the two intervals overlap"
-    return _line(task, first, tried[first] | {"metric": metric}, _cost(results, first), why)
+    if len(order) > 1:
+        first, second = order[:2]
+        apart = second["high"] < first["low"] or first["high"] < second["low"]
+        why += f"; next {second['name']}, {span(second)}{'' if apart else '; the two intervals overlap'}"
+    return _line(results, task, order[0], why)
 
 
-def _cost(results: Results, name: str) -> str:
+def _line(results: Results, task: str, row: Mapping[str, Any], why: str) -> dict[str, str]:
+    metric = {"top-1 accuracy": "", "kl, tempered": "KL to the true mix"}.get(row["metric"], row["metric"])
+    reaches, costs = f"{span(row)} {metric}".strip(), _cost(results, row)
+    return {"task": task, "use": row["name"], "reaches": reaches, "costs": costs, "why": why}
+
+
+def _cost(results: Results, row: Mapping[str, Any]) -> str:
     """What a system takes: parameters and training of notebook 04 or 05, time of a forward pass beside the tower's."""
-    bare = name.rpartition(", ")[0] if name.rpartition(", ")[2] in REGIMES else name
-    counted, parts = ("trainable parameters here, classifier aside", "trained, embedded"), []
+    system, parts = row["system"], []
     for notebook in (FULL, MASKS):
-        found, timed = of(results, notebook), of(results, notebook, "timings.json")
-        trained = max((found[bare, metric]["value"] for metric in counted if (bare, metric) in found), default=0)
-        if trained and not parts:
-            parts = [f"{told(trained, 'count')} parameters trained"]
-            for (system, metric), row in timed.items():
-                if system == bare and row["unit"] in ("seconds", "MiB") and not metric.startswith("forward, "):
-                    parts.append(f"{row['value']:.3g} {row['unit']} ({metric})")
-    parts = parts or ["nothing to train"]
-    passes = {
-        n: row["value"] for (n, metric), row in of(results, MASKS, "timings.json").items() if "forward, " in metric
-    }
-    ratios = of(results, SC_CLIP, "timings.json")
-    if bare in passes and "the tower alone" in passes:
-        parts.append(f"a forward pass takes {passes[bare] / passes['the tower alone']:.2f} times the tower's")
-    elif (bare, "time / encode_image") in ratios:
-        parts.append(f"a forward pass takes {ratios[bare, 'time / encode_image']['value']:.2f} times the tower's")
+        found, timed = _systems(results, notebook), rows(results, notebook, "timings.json")
+        found, timed = found[found["system"] == system], timed[timed["system"] == system]
+        of_this_tower = found["metric"].str.startswith("trained, ") & ~found["metric"].str.endswith("/random")
+        trained = found[of_this_tower | (found["metric"] == TRAINED_HERE)]["value"].max()
+        if trained > 0 and not parts:
+            timed = timed[timed["unit"].isin(["seconds", "MiB"]) & ~timed["metric"].str.startswith("forward, ")]
+            took = [f"{t.value:.3g} {t.unit} ({t.metric})" for t in timed.itertuples()]
+            parts = [f"{number(trained, 'count')} parameters trained", *took]
+        elif trained == 0 and not parts:
+            parts = ["the classifier alone is trained" if notebook == FULL else "nothing to train"]
+    if not parts:  # several seeds: something was trained
+        parts = ["what it trains was not counted"] if row["seeds"] > 1 else ["nothing to train"]
+    passes = rows(results, MASKS, "timings.json")
+    passes = passes[passes["metric"].str.startswith("forward, ")].set_index("system")["value"]
+    ratios = rows(results, SC_CLIP, "timings.json")
+    ratios = ratios[ratios["metric"] == "time / encode_image"].set_index("system")["value"]
+    if system in passes and "the tower alone" in passes:
+        parts.append(f"a forward pass takes {passes[system] / passes['the tower alone']:.2f} times the tower's")
+    elif system in ratios:
+        parts.append(f"a forward pass takes {ratios[system]:.2f} times the tower's")
     return "; ".join(parts)

@@ -49,7 +49,7 @@ def collect(profile: str, width: str, form: str, out: Path, names: Sequence[str]
     """
     load_profile(profile)
     folder = Places.find("00-figures", profile).figures.parent
-    found = {(p.parent.name, p.stem.removesuffix("-single")): p.parent for p in sorted(folder.glob("*/*.*"))}
+    found = {(p.parent.name, p.stem.removesuffix("-single")): p.parent for p in sorted(folder.glob("*/*.png"))}
     again = f"run `python run_all.py --profile {profile}`"
     if not found:
         raise ValueError(f"{folder} holds no figures: {again} first, or name another profile.")

@@ -5,7 +5,8 @@ A plan is a function of a study alone. Rows of a table are named; each row is a 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import argparse
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
@@ -13,12 +14,13 @@ import numpy as np
 import pandas as pd
 
 from hc_lafter.data.emotion.wheels import MIKELS
+from hc_lafter.suite.profiles import parse_value
 from hc_lafter.suite.study import Study
 from hc_lafter.systems import System, find, registry
 from hc_lafter.systems.hybrid_cascade import HybridCascadeConfig
 from hc_lafter.systems.nga import KINDS
 from hc_lafter.tuning.material import Material, opened
-from hc_lafter.tuning.runs import Result, Run, get
+from hc_lafter.tuning.runs import Result, Run, get, missing
 
 Rows = dict[str, list[Run]]
 Key = TypeVar("Key", bound=Hashable)
@@ -212,6 +214,61 @@ def labels(study: Study) -> dict[tuple[str, int], list[Run]]:
     names = (HYBRID, "text classifier, tuned", "linear probe")
     untuned = {("text classifier", 0): row(study, "text classifier", "no training")}
     return {(name, n): row(study, name, "supervised", n_train=n) for name in names for n in sizes} | untuned
+
+
+NOTEBOOKS: dict[str, Callable[[Study], list[Run]]] = {
+    "02-nga-weights": lambda study: _flat(*nga(study).values()),
+    "04-full-training": lambda study: _flat(benchmark(study)),
+    "05-cascade-vs-hybrid": lambda study: [*_flat(mask_systems(study)), *row(study, HYBRID, "supervised")],
+    "08-ablations": lambda study: _flat(*ablations(study).values(), labels(study), token_sweep(study)),
+}
+
+
+def _flat(*tables: Mapping[Any, Sequence[Run]]) -> list[Run]:
+    return [run for table in tables for row in table.values() for run in row]
+
+
+def compute(profile: str, overrides: Mapping[str, Any], notebooks: Sequence[str], progress: bool = True) -> None:
+    """Compute every run that these notebooks need and the store lacks; the notebooks then only read.
+
+    Raises:
+        ValueError: as `hc_lafter.tuning.runs.get`.
+    """
+    asked = [(name, Study(name, profile, overrides)) for name in notebooks if name in NOTEBOOKS]
+    get([run for name, study in asked for run in NOTEBOOKS[name](study)], progress=progress)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m hc_lafter runs``: compute a profile's runs without a notebook, or list them."""
+    parser = argparse.ArgumentParser(prog="hc-lafter runs", description=main.__doc__)
+    parser.add_argument("--profile", default="default", metavar="P", help="default, smoke, full")
+    parser.add_argument("--param", nargs="+", default=[], metavar="KEY=VALUE", help="values of the profile given anew")
+    parser.add_argument("--only", nargs="+", metavar="NN", help="the runs of these notebooks alone")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster; 'none' computes in this process")
+    parser.add_argument("--list", action="store_true", help="print what is there and what is missing; compute nothing")
+    given = parser.parse_args(argv)
+    overrides = {}
+    for pair in given.param:
+        key, _, text = pair.partition("=")
+        overrides[key] = parse_value(key, text)
+    names = [name for name in NOTEBOOKS if not given.only or name[:2] in given.only or name in given.only]
+    rows = []
+    for name in names:
+        for run in dict.fromkeys(NOTEBOOKS[name](Study(name, given.profile, overrides))):
+            rows.append({"notebook": name, "run": run})
+    table = pd.DataFrame(rows).drop_duplicates("run")
+    lacking = set(missing(list(table["run"])))
+    if given.list:
+        table["there"] = ["no" if run in lacking else "yes" for run in table["run"]]
+        print(table.to_string(index=False))
+        hours = sum(run.cost for run in lacking) / 3600
+        print(
+            f"{len(table) - len(lacking)} of {len(table)} runs are there; the rest takes about {hours:.1f} core hours."
+        )
+        return 0
+    get(list(table["run"]), scheduler=given.scheduler)
+    print(f"{len(table)} runs are there, {len(lacking)} of them computed now.")
+    return 0
 
 
 # --- what came of them ---

@@ -12,7 +12,6 @@ import textwrap
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -60,7 +59,9 @@ WIDTHS = {"single": 3.5, "double": 7.2}  # inches: a column, and a page of two c
 PAGE = 9.5  # inches: panels get lower before they leave it
 NOTE, CELL, LEAST_CELL = 7.0, 6.5, 4.0  # points: notes beside marks; numbers in cells, and the smallest of those
 ROW = 0.19  # inches: a row of a forest
+NAMES = 6.5  # letters of a row's name before it breaks, per inch of its panel: half of the room
 _CJK = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "WenQuanYi Zen Hei", "Hiragino Sans", "Yu Gothic")
+_TICKS = {"labelsize": 7.5, "major.size": 2.5, "major.width": 0.6}
 # One style for every figure. Glyphs are drawn as paths and ids are salted, so that a figure looks the same without our
 # fonts and a second run writes the same bytes. A dollar sign in a class name is a dollar sign: no text is mathtext.
 STYLE = {
@@ -87,12 +88,7 @@ STYLE = {
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.5,
     "lines.markersize": 4,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
+    **{f"{x}tick.{key}": value for x in "xy" for key, value in _TICKS.items()},
     "legend.frameon": False,
     "legend.fontsize": 7.5,
     "legend.title_fontsize": 7.5,
@@ -120,17 +116,10 @@ def at_width(name: str) -> Iterator[None]:
         _width = before
 
 
-@cache
-def _registered() -> dict[str, str]:
-    return {name: entry.colour for name, entry in registry().items()}
-
-
 def colour(system: str) -> str:
     """A system's colour, that of ``LaFTer`` for ``LaFTer, supervised`` too; grey for what is no system."""
-    for name in (system, system.split(",")[0]):
-        if name in PALETTE or name in _registered():
-            return PALETTE.get(name) or _registered()[name]
-    return NEUTRAL
+    known = PALETTE | {name: entry.colour for name, entry in registry().items()}
+    return next((known[name] for name in (system, system.split(",")[0]) if name in known), NEUTRAL)
 
 
 # --- figures and their parts ---
@@ -247,16 +236,13 @@ class _Powers(Formatter):
     """What a logarithmic axis says, with signs of Unicode: 10⁻², 2×10³."""
 
     def __init__(self, before: LogFormatterMathtext):
-        self.before, self.axis = before, before.axis
+        self.before = before
+        self.set_axis, self.set_locs = before.set_axis, before.set_locs
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         said = re.sub(r"\$|\\mathdefault", "", self.before(x, pos)).replace(r"\times", "×").replace("−", "-")
-        said = re.sub(r"\^\{(.*?)\}", lambda m: m[1].translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")), said)
-        return said.replace("{", "").replace("}", "")
-
-    def set_locs(self, locs: Sequence[float]) -> None:
-        self.before.set_axis(self.axis)
-        self.before.set_locs(locs)
+        power = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+        return re.sub(r"\^\{(.*?)\}", lambda m: m[1].translate(power), said).strip("{}")
 
 
 def _places(figure: Figure) -> Iterator[tuple[Text, float, float]]:
@@ -269,7 +255,7 @@ def _places(figure: Figure) -> Iterator[tuple[Text, float, float]]:
         here, place = ax.get_window_extent(), ax.get_subplotspec()
         edge = min((o.get_window_extent().x0 for o in figure.axes if o.get_window_extent().x0 > here.x1), default=whole)
         columns, rows = place.get_gridspec().get_geometry()[::-1] if place else (1, 1)
-        yield ax._left_title, edge - here.x0 - 4, ax._left_title.get_window_extent().width
+        yield ax._left_title, edge - here.x0 - 8, ax._left_title.get_window_extent().width
         yield ax.title, max(1.1 * here.width, 0.0), ax.title.get_window_extent().width
         middle = (here.x0 + here.x1) / 2
         room = min(2 * min(middle, whole - middle), 0.97 * whole / columns if columns > 1 else whole) - 4
@@ -312,14 +298,6 @@ def _length(text: str) -> int:
     return max(sum(1 + (unicodedata.east_asian_width(c) in "WF") for c in line) for line in text.split("\n"))
 
 
-def _named(ax: Axes, at: Sequence[float], names: Sequence[str]) -> None:
-    """Names of rows, broken so that they leave half of the panel's room to the marks."""
-    place = ax.get_subplotspec()
-    room = ax.figure.get_size_inches()[0] / (place.get_gridspec().ncols if place else 1)
-    ax.set_yticks(at, [_short(name, int(6.5 * room)) for name in names])
-    ax.grid(axis="y", visible=False)
-
-
 def _short(name: str, most: int, lines: int = 2) -> str:
     name = str(name)
     most = max(6, most * len(name) // max(1, _length(name.replace("\n", " "))))
@@ -329,7 +307,10 @@ def _short(name: str, most: int, lines: int = 2) -> str:
 # --- rows with intervals ---
 
 
-def _rows(ax: Axes, table: pd.DataFrame, at: Sequence[float], looks: Sequence[tuple[str, str]], say=None) -> None:
+def _rows(
+    ax: Axes, table: pd.DataFrame, at, looks, say: Callable[..., str] | None, names, *, zero=None, headings=None
+) -> None:
+    """A row at each height: interval, point with a colour and a marker, numbers, name; height -> heading."""
     for row, y, (shade, marker) in zip(table.itertuples(), at, looks, strict=True):
         face = "white" if shade == NEUTRAL and "verdict" in table else shade
         ax.plot([row.low, row.high], [y, y], color=shade, linewidth=2, solid_capstyle="round")
@@ -337,16 +318,28 @@ def _rows(ax: Axes, table: pd.DataFrame, at: Sequence[float], looks: Sequence[tu
         if say:
             ax.text(1.02, y, say(row.value, row.low, row.high), transform=ax.get_yaxis_transform(), fontsize=NOTE - 0.5,
                     va="center", family="monospace")  # fmt: skip
+    if zero is not None:
+        ax.axvline(zero, color="black", linewidth=0.8, zorder=1)
+    place = ax.get_subplotspec()
+    room = ax.get_figure(root=True).get_size_inches()[0] / (place.get_gridspec().ncols if place else 1)
+    headings = headings or {}
+    ax.set_yticks([*at, *headings], [_short(name, int(NAMES * room)) for name in (*names, *headings.values())])
+    plt.setp(ax.get_yticklabels()[len(at) :], weight="bold")
+    ax.tick_params(axis="y", length=0)  # of all: where ticks differ the layout takes any one's length, by chance
+    ax.set_ylim(min(at) - 0.6, max((*at, *headings)) + 0.6)
+    ax.grid(axis="y", visible=False)
+
+
+def _points(*numbers: float) -> str:
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * x for x in numbers))
 
 
 def _percent(ax: Axes, axis: str = "x", symbol: str = "%") -> None:
     getattr(ax, f"{axis}axis").set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=symbol))
 
 
-def _frame(table: Any, *columns: Any) -> pd.DataFrame:
-    if isinstance(table, pd.DataFrame):
-        return table
-    return pd.DataFrame(dict(zip(("system", "value", "low", "high"), (list(table), *columns), strict=True)))
+def _frame(*columns: Any) -> pd.DataFrame:
+    return pd.DataFrame(dict(zip(("system", "value", "low", "high"), columns, strict=True)))
 
 
 def _labels(table: pd.DataFrame) -> list[str]:
@@ -359,16 +352,7 @@ def _labels(table: pd.DataFrame) -> list[str]:
 
 
 def bars(
-    ax: Axes,
-    table: pd.DataFrame | Sequence[str],
-    value: Sequence[float] | None = None,
-    low: Sequence[float] | None = None,
-    high: Sequence[float] | None = None,
-    *,
-    names: Sequence[str] | None = None,
-    levels: Mapping[str, float] | None = None,
-    percent: bool = True,
-    numbers: bool = True,
+    ax: Axes, table: Any, value=None, low=None, high=None, *, names=None, levels=None, percent: bool = True
 ) -> Axes:
     """Systems as dots with intervals, the first on top, in their colours, the numbers at the right.
 
@@ -378,22 +362,15 @@ def bars(
         names: what stands at the rows, where it is more than the system.
         levels: name -> where a broken line is drawn: chance, a ceiling.
         percent: values are fractions, shown as per cent; otherwise they are shown as they are.
-        numbers: write value and interval at the right.
     """
-    table = _frame(table, value, low, high) if value is not None else table
-    at = np.arange(len(table))[::-1]
+    table = table if value is None else _frame(list(table), value, low, high)
+    at, looks = np.arange(len(table))[::-1], [(colour(system), "o") for system in table["system"]]
     say = "{:.1%} [{:.1f}, {:.1f}]" if percent else "{:.3f} [{:.3f}, {:.3f}]"
-    looks = [(colour(system), "o") for system in table["system"]]
-
-    def written(value: float, low: float, high: float) -> str:
-        return say.format(value, *(100 * x if percent else x for x in (low, high)))
-
-    _rows(ax, table, at, looks, written if numbers else None)
+    scale = 100 if percent else 1
+    _rows(ax, table, at, looks, lambda v, a, b: say.format(v, scale * a, scale * b), names or _labels(table))
     for name, x in (levels or {}).items():
         ax.axvline(x, color=NEUTRAL, linestyle=BROKEN, linewidth=1, zorder=0)
         ax.annotate(name, (x, len(table) - 0.4), color="#555555", fontsize=NOTE, ha="center", va="bottom")
-    ax.set_ylim(-0.6, len(table) - 0.4)
-    _named(ax, at, names or _labels(table))
     if percent:
         _percent(ax)
     return ax
@@ -401,28 +378,20 @@ def bars(
 
 def difference(ax: Axes, names: Sequence[str], value, low, high, *, colours: Sequence[str] | None = None) -> Axes:
     """Paired differences as points with intervals, one row each, zero marked; fractions, shown as points of 100."""
-    at = np.arange(len(names))[::-1]
-    _rows(ax, _frame(names, value, low, high), at, [(shade, "o") for shade in colours or [NEUTRAL] * len(names)])
-    ax.axvline(0, color="black", linewidth=0.8)
-    ax.set_ylim(-0.6, len(names) - 0.4)
-    _named(ax, at, names)
+    looks = [(shade, "o") for shade in colours or [NEUTRAL] * len(names)]
+    _rows(ax, _frame(names, value, low, high), np.arange(len(names))[::-1], looks, None, names, zero=0)
     _percent(ax, symbol="")
     return ax
 
 
 def times(ax: Axes, ratios: Mapping[str, Mapping[str, float]]) -> Axes:
     """Ratios of times {value, low, high} by system, the first on top, 1 marked: what ``costs.ratios`` gives."""
-    table, at = pd.DataFrame([{"system": system, **r} for system, r in ratios.items()]), np.arange(len(ratios))[::-1]
-    _rows(ax, table, at, [(colour(system), "o") for system in ratios], "{:.2f} [{:.2f}, {:.2f}]".format)
-    ax.axvline(1, color="black", linewidth=0.8, zorder=0)
-    ax.set_ylim(-0.6, len(ratios) - 0.4)
-    _named(ax, at, list(ratios))
+    table, looks = pd.DataFrame(list(ratios.values())), [(colour(system), "o") for system in ratios]
+    _rows(ax, table, np.arange(len(ratios))[::-1], looks, "{:.2f} [{:.2f}, {:.2f}]".format, ratios, zero=1)
     return ax
 
 
-def forest(
-    ax: Axes, table: Any, groups: str | Mapping[str, Sequence[str]] | None = None, *, legend=True, tight: bool = False
-) -> Axes:
+def forest(ax: Axes, table: Any, groups: str | Mapping[str, Sequence[str]] | None = None, *, legend=True) -> Axes:
     """Paired differences under their headings, coloured by verdict, the numbers at the right.
 
     Args:
@@ -432,7 +401,6 @@ def forest(
         groups: the column whose values are the headings, or heading -> names of rows; by default "minus" and the
             opponent.
         legend: below the rows: what the markers mean.
-        tight: names in one line each and no numbers, where there is no room.
     """
     groups, y, at, headings = _grouped(table, groups), 0.0, [], {}
     for heading, rows in groups.items():
@@ -442,59 +410,47 @@ def forest(
         at += [y - i for i in range(len(rows))]
         y -= len(rows) + 0.3
     table = pd.concat(groups.values())
-    looks = [VERDICTS[verdict] for verdict in table["verdict"]]
-
-    def written(*three: float) -> str:
-        return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * x for x in three))
-
-    _rows(ax, table, at, looks, None if tight else written)
-    ax.axvline(0, color="black", linewidth=0.8, zorder=1)
-    lines = 0
+    _rows(ax, table, at, [VERDICTS[v] for v in table["verdict"]], _points, _labels(table), zero=0, headings=headings)
+    lines = 3 if ax.get_figure(root=True).get_size_inches()[0] < 5 else 1
     if legend:
-        lines = 3 if ax.figure.get_size_inches()[0] < 5 else 1
         ax.legend(handles=verdict_keys(), loc="lower center", ncols=4 - lines, borderaxespad=0.1)
-    ax.set_ylim(min(at) - 0.6 - lines, 0.6)
-    if tight:
-        ax.set_yticks([*at, *headings], [*_labels(table), *headings.values()], fontsize=CELL - 0.5)
-        ax.grid(axis="y", visible=False)
-    else:
-        _named(ax, [*at, *headings], [*_labels(table), *headings.values()])
-    plt.setp(ax.get_yticklabels()[len(at) :], weight="bold")
-    plt.setp(ax.yaxis.get_ticklines()[2 * len(at) :], visible=False)
+        ax.set_ylim(bottom=min(at) - 0.6 - lines)
     _percent(ax, symbol="")
     return ax
 
 
 def verdict_keys() -> list[Line2D]:
     """Handles for a legend of a forest's markers."""
+    faces = {v: "white" if shade == NEUTRAL else shade for v, (shade, _) in VERDICTS.items()}
+    look = {"markersize": 5.5, "linewidth": 2}
     return [
-        Line2D([], [], marker=marker, color=shade, markersize=5.5, linewidth=2, label=verdict,
-               markerfacecolor="white" if shade == NEUTRAL else shade)
-        for verdict, (shade, marker) in VERDICTS.items()
-    ]  # fmt: skip
+        Line2D([], [], color=c, marker=m, label=v, markerfacecolor=faces[v], **look) for v, (c, m) in VERDICTS.items()
+    ]
 
 
 def _grouped(table: Any, groups: str | Mapping[str, Sequence[str]] | None) -> dict[str, pd.DataFrame]:
+    """Heading -> rows."""
     if not isinstance(table, pd.DataFrame):
         rows = [{"group": g, "name": n, **vars(c)} for g, found in table.items() for n, c in found.items()]
         table, groups = pd.DataFrame(rows), "group"
     if isinstance(groups, Mapping):
         names = pd.Series(_labels(table), index=table.index)
         return {heading: table[names.isin(list(rows))] for heading, rows in groups.items()}
-    column = groups or ("minus" if "minus" in table else None)
-    if column is None:
+    column, before = groups or "minus", "" if groups else "minus "
+    if column not in table:
         return {"": table}
-    before = "" if groups else "minus "
     return {f"{before}{heading}": rows for heading, rows in table.groupby(column, sort=False)}
 
 
-def _high(tables: Sequence[Mapping[str, pd.DataFrame]], beside: int = 1) -> float:
-    """Inches that the rows of the longest of heading -> table take in a panel, with axis, label and title."""
+def _high(tables: Iterable[Mapping[str, pd.DataFrame]], beside: int = 1) -> float:
+    """Inches that the longest of heading -> rows takes in a panel, with axis and label."""
     room = WIDTHS[_width] / (beside if _width == "double" else 1)
-    names = [[name for rows in groups.values() for name in _labels(rows)] for groups in tables]
-    long = max(_length(name) for column in names for name in column) > int(6.5 * room)
-    rows = max(len(column) + 1.3 * len(groups) * any(groups) for column, groups in zip(names, tables, strict=True))
-    return ROW * (1.6 if long else 1) * rows + 0.65
+    high = 0.0
+    for groups in tables:
+        names = [name for rows in groups.values() for name in _labels(rows)]
+        row = ROW * (1.6 if max(map(_length, names)) > int(NAMES * room) else 1)
+        high = max(high, row * (len(names) + 1.3 * len(groups) * any(groups)) + 0.65)
+    return high
 
 
 def estimates(tables: Any, *, xlabel: str = "", title: str = "", levels=None, percent: bool = True) -> Figure:
@@ -502,40 +458,28 @@ def estimates(tables: Any, *, xlabel: str = "", title: str = "", levels=None, pe
 
     Args:
         tables: a tidy table, or heading -> table: panels one below the other on one axis, e.g. one per regime.
-        levels, percent: as `bars` takes them.
+        levels, percent: as `bars` takes them; levels are named above the first panel.
     """
     tables = {"": tables} if isinstance(tables, pd.DataFrame) else tables
-    figure, axes = panels(
-        len(tables), columns=1, height=[_high([{"": t}]) for t in tables.values()], title=title, sharex=True
-    )
+    high = [_high([{"": table}]) for table in tables.values()]
+    figure, axes = panels(len(tables), columns=1, height=high, title=title, sharex=True)
     for ax, (heading, table) in zip(axes, tables.items(), strict=True):
-        bars(ax, table, levels=levels if ax is axes[0] else None, percent=percent)
-        for x in (levels or {}).values() if ax is not axes[0] else ():
+        first = ax is axes[0]
+        bars(ax, table, levels=levels if first else None, percent=percent)
+        for x in () if first else (levels or {}).values():
             ax.axvline(x, color=NEUTRAL, linestyle=BROKEN, linewidth=1, zorder=0)
-        ax.set_title(heading, pad=12 if levels and ax is axes[0] else None)
+        ax.set_title(heading, pad=12 if levels and first else None)
     axes[-1].set_xlabel(xlabel)
     return figure
 
 
 def differences(tables: Any, groups=None, *, xlabel: str = "difference, in points", title: str = "") -> Figure:
-    """`forest` as a figure.
-
-    Args:
-        tables: a tidy table, or heading -> table with the same rows: panels beside each other, e.g. one per metric. In
-            single width they stand one below the other, or, where that is longer than a page, tight.
-        groups: as `forest` takes them.
-    """
+    """`forest` as a figure; heading -> table with the same rows: panels beside each other, e.g. one per metric."""
     tables = {"": tables} if isinstance(tables, pd.DataFrame) else tables
     high = _high([_grouped(table, groups) for table in tables.values()], len(tables)) + 0.25
-    tight = _width == "single" and len(tables) > 1 and len(tables) * high > PAGE
-    if tight:
-        figure = plt.figure(figsize=(WIDTHS[_width], min(high, PAGE)))
-        axes = figure.subplots(1, len(tables))
-        figure.suptitle(title, x=0.01, ha="left")
-    else:
-        figure, axes = panels(len(tables), height=high, title=title)
+    figure, axes = panels(len(tables), height=high, title=title)
     for ax, (heading, table) in zip(axes, tables.items(), strict=True):
-        forest(ax, table, groups, legend=False, tight=tight)
+        forest(ax, table, groups, legend=False)
         ax.set_title(heading)
         ax.tick_params(labelleft=ax.get_subplotspec().is_first_col())
     label_outer(axes, xlabel)
@@ -547,10 +491,8 @@ def compared(table, against, groups=None, *, xlabel: str = "", levels=None, titl
     """What each system reaches (`bars`, from `Study.estimates`) and its differences (`forest`, `Study.differences`)."""
     high = _high([{"": table}, _grouped(against, groups)], 2) + 0.2
     figure, (left, right) = panels(2, height=high, title=title)
-    bars(left, table, levels=levels)
-    left.set_xlabel(xlabel)
-    forest(right, against, groups, legend=False)
-    right.set_xlabel("difference, in points")
+    bars(left, table, levels=levels).set_xlabel(xlabel)
+    forest(right, against, groups, legend=False).set_xlabel("difference, in points")
     legend_below(figure, verdict_keys())
     return figure
 
@@ -587,8 +529,7 @@ def level(ax: Axes, value: float, text: str, *, colour: str = NEUTRAL) -> Axes:
 def norm_bands(ax: Axes, layers: Sequence[int], quantiles: np.ndarray, *, colour: str, label: str) -> Axes:
     """Quantiles [L, 5] (1, 25, 50, 75, 99%) of token norms per layer: two bands and the median."""
     ax.fill_between(layers, quantiles[:, 0], quantiles[:, 4], color=colour, alpha=0.12, linewidth=0)
-    ax.fill_between(layers, quantiles[:, 1], quantiles[:, 3], color=colour, alpha=0.28, linewidth=0)
-    ax.plot(layers, quantiles[:, 2], "o-", color=colour, label=label)
+    band(ax, layers, quantiles[:, 2], quantiles[:, 1], quantiles[:, 3], colour=colour, label=label)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return ax
 
@@ -814,6 +755,14 @@ def map_over(ax: Axes, values: np.ndarray, *, title: str | None = None, **look: 
     return shown
 
 
+def mark(ax: Axes, patches: np.ndarray, marker: str = "x", **look: Any) -> None:
+    """Mark patches [h, w] (bool) of the picture that the axes show, whatever its size in pixels."""
+    height, width = ax.images[0].get_array().shape[:2]
+    (h, w), (rows, columns) = np.shape(patches), np.nonzero(patches)
+    at = (columns + 0.5) * width / w - 0.5, (rows + 0.5) * height / h - 0.5
+    ax.plot(*at, marker, **{"color": "red", "markersize": 5, "markeredgewidth": 1.2} | look)
+
+
 def gallery(
     images: Sequence[Any],
     titles: Sequence[str] = (),
@@ -835,32 +784,30 @@ def gallery(
         mark: draws more into a picture: gets its axes, row and column, as given.
         look: how maps are drawn (`heat`), e.g. ``vmin``, ``cmap``.
     """
-    rows, single = isinstance(images[0], (list, tuple)), _width == "single"
-    if not rows:
-        columns = min(columns or 6, len(images))
-        wide = -(-columns // 2) if single and columns > 3 else columns
-        images = [list(images[i : i + wide]) for i in range(0, len(images), wide)]
-    down, across = len(images), max(map(len, images))
-    turned = rows and single and across > max(5, down)
+    single, wide = _width == "single", min(columns or 6, len(images))
+    nested = isinstance(images[0], (list, tuple))
+    if not nested:
+        wide = -(-wide // 2) if single and wide > 3 else wide
+        images = [images[i : i + wide] for i in range(0, len(images), wide)]
+    down, across = len(images), len(images[0])
+    turned = nested and single and across > max(5, down)
     shape = (across, down) if turned else (down, across)
-    tallest = max(image.shape[0] / image.shape[1] for row in images for image in row)
     cell = (WIDTHS[_width] - 0.9 * turned - 0.7 * bool(label)) / shape[1]
-    titles = [_short(name, 14 if turned else int(17 * cell), 3) for name in titles]
-    lines = 0 if turned else max((name.count("\n") + 1 for name in titles), default=0)
-    high = shape[0] * cell * tallest + 0.13 * lines * (1 if rows else shape[0]) + 0.2 * bool(title)
-    figure = plt.figure(figsize=(WIDTHS[_width], high))
-    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0.0, hspace=0.0)
+    titles = [_short(name, 13 if turned else int(17 * cell), 3) for name in titles]
+    tallest = max(image.shape[0] / image.shape[1] for row in images for image in row)
+    above = 0 if turned else max((name.count("\n") + 1 for name in titles), default=0) * (1 if nested else down)
+    figure = plt.figure(figsize=(WIDTHS[_width], shape[0] * cell * tallest + 0.13 * above + 0.2 * bool(title)))
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
     axes, shown = figure.subplots(*shape, squeeze=False), None
     for ax in axes.flat:
         ax.set_axis_off()
     for i, row in enumerate(images):
+        line = titles[i * across * (not nested) :] if i == 0 or not nested else ()
         for j, image in enumerate(row):
-            ax = axes[j, i] if turned else axes[i, j]
-            name = titles[j] if rows and j < len(titles) else titles[i * across + j] if not rows and titles else ""
-            above = not turned and (not rows or i == 0)
-            drawn = map_over(ax, image, title=name if above else None, **look)
+            ax, name = axes[(j, i) if turned else (i, j)], line[j] if j < len(line) else ""
+            drawn = map_over(ax, image, title="" if turned else name, **look)
             shown = drawn if np.ndim(image) == 2 else shown
-            if turned and i == 0:
+            if turned:
                 at = {"transform": ax.transAxes, "ha": "right", "va": "center", "fontsize": NOTE}
                 ax.text(-0.05, 0.5, name, **at)
             if mark:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import PurePath
@@ -16,17 +16,15 @@ from hc_lafter.refusals import nearest
 
 Name = Annotated[str, Field(min_length=1), BeforeValidator(lambda v: str(v) if isinstance(v, PurePath) else v)]
 Size = Annotated[int, Field(ge=1)]
-AsList = BeforeValidator(lambda v: list(v) if isinstance(v, tuple | range) else v)
-Layers = Annotated[list[Size], Field(min_length=1), AsList]
-Grid = Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1), AsList]
-
-Amounts = Annotated[list[Annotated[float, Field(ge=0, allow_inf_nan=False)]], Field(min_length=1), AsList]
-Counts = Annotated[list[Size], Field(min_length=1), AsList]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+AsList = BeforeValidator(lambda v: list(v) if isinstance(v, tuple | range) else v)
+Counts = Annotated[list[Size], Field(min_length=1), AsList]
+Grid = Annotated[list[Positive], Field(min_length=1), AsList]
+Amounts = Annotated[list[Annotated[float, Field(ge=0, allow_inf_nan=False)]], Field(min_length=1), AsList]
 
 
 class Profile(BaseModel):
-    """What a notebook may be told. Frozen; refuses unknown names and changed types (``2.0`` is no count)."""
+    """The values that a notebook runs with. Frozen; refuses unknown names and changed types (2.0 is not a count)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -37,7 +35,7 @@ class Profile(BaseModel):
     n_test: Size = Field(description="the number of images in the test split (for data of your own an upper limit)")
     seeds: int = Field(ge=2, description="the number of seeds, 2 or more, since an interval needs them")
     seed: int = Field(ge=0, lt=2**31, description="the first seed; the others count up from it")
-    layers: Layers | None = Field(None, description="the blocks to tap, counted from 1, e.g. 5,6,12, or none for all")
+    layers: Counts | None = Field(None, description="the blocks to tap, counted from 1, e.g. 5,6,12, or none for all")
     batch_size: Size = Field(description="the number of images that go through the tower at once")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         description="'fp32', 'bf16', or 'auto' for bf16 where the processor is fast at it"
@@ -88,7 +86,7 @@ def profile_names() -> tuple[str, ...]:
 
 
 def load_profile(name: str = "default", overrides: Mapping[str, Any] | None = None) -> Profile:
-    """A profile with some of its values given anew.
+    """A profile with other values for some of its fields.
 
     Args:
         name: ``smoke``, ``default`` or ``full``.
@@ -97,16 +95,39 @@ def load_profile(name: str = "default", overrides: Mapping[str, Any] | None = No
     Raises:
         ValueError: profile or field is unknown (the sentence names the nearest known one), or a value does not fit.
     """
-    tables = _tables()
+    tables, fields = _tables(), Profile.model_fields
     if name not in tables:
         raise ValueError(f"profile {name!r} is unknown{nearest(name, tables)}: choose one of {', '.join(tables)}.")
-    given = {key: value for key, value in (overrides or {}).items() if value is not None}
     for key in overrides or {}:
-        _known(key)
+        if key not in fields:
+            raise ValueError(f"parameter {key!r} is unknown{nearest(key, fields)}: choose one of {', '.join(fields)}.")
+    given = {key: value for key, value in (overrides or {}).items() if value is not None}
     try:
         return Profile(**{**tables[name], **given})
     except ValidationError as error:
-        raise ValueError(_sentence(error.errors()[0])) from None
+        problem = error.errors()[0]
+        key, *place = problem["loc"]
+        # A union reports per branch ("int", "constrained-int"): the place in a list is what the user can look up.
+        item = next((f", item {part + 1}" for part in place if isinstance(part, int)), "")
+        reason = problem["msg"][0].lower() + problem["msg"][1:]
+        raise ValueError(
+            f"parameter {key}={problem['input']!r}{item} is not usable ({reason}): give {fields[key].description}."
+        ) from None
+
+
+def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """``key=value`` words of a command line -> overrides for `load_profile`.
+
+    Raises:
+        ValueError: as `parse_value`, or a word has no ``=``.
+    """
+    overrides = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--param {pair} has no value: write it as key=value.")
+        overrides[key] = parse_value(key, text)
+    return overrides
 
 
 def parse_value(key: str, text: str) -> Any:
@@ -115,35 +136,20 @@ def parse_value(key: str, text: str) -> Any:
     Raises:
         ValueError: the field is unknown, or the text does not fit it.
     """
-    _known(key)
     if text.strip().lower() in ("none", "null", ""):
+        load_profile("default", {key: None})  # refuses a name that no field has
         return None
-    hint = str(Profile.model_fields[key].annotation)
-    value: Any = text
-    if "list" in hint:
-        value = [_number(part) for part in text.strip().strip("[]()").split(",") if part.strip()]
-    elif "int" in hint or "float" in hint:
-        value = _number(text)
-    return getattr(load_profile("default", {key: value}), key)
-
-
-def _known(key: str) -> None:
-    if key not in Profile.model_fields:
-        names = Profile.model_fields
-        raise ValueError(f"parameter {key!r} is unknown{nearest(key, names)}: choose one of {', '.join(names)}.")
+    items = [_number(part) for part in text.strip().strip("[]()").split(",") if part.strip()]
+    for value in (_number(text), items, text):  # the first of these readings that the field takes
+        try:
+            return getattr(load_profile("default", {key: value}), key)
+        except ValueError as error:
+            refusal = error
+    raise refusal
 
 
 def _number(text: str) -> Any:
     try:
         return json.loads(text.strip().replace("_", ""))
     except ValueError:
-        return text  # the field refuses it with its own sentence
-
-
-def _sentence(error: Any) -> str:
-    key, *place = error["loc"]
-    value = error["input"]
-    # A union reports per branch ("int", "constrained-int"): the place in a list is what the user can look up.
-    where = next((f", item {part + 1}" for part in place if isinstance(part, int)), "")
-    problem = error["msg"][0].lower() + error["msg"][1:]
-    return f"parameter {key}={value!r}{where} is not usable ({problem}): give {Profile.model_fields[key].description}."
+        return text

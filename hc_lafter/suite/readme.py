@@ -5,105 +5,82 @@ Use: ``python -m hc_lafter.suite.readme``.
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from pathlib import Path
 
 import pandas as pd
 
 from hc_lafter.files import write_whole
-from hc_lafter.suite import ledger
+from hc_lafter.suite import claims, comparing, ledger
 from hc_lafter.suite.paths import find_root
 
 START, END = "<!-- headline: python -m hc_lafter.suite.readme -->", "<!-- /headline -->"
+LAYERS = "01-feature-tapping"
 
 
-def headline(results: Path) -> str:
+def headline(folder: Path) -> str:
     """Markdown tables: classification systems (notebook 04), masks (notebook 05), claims (09), layers (notebook 01).
 
     Args:
-        results: the folder ``results/<profile>``.
+        folder: ``results/<profile>``.
 
     Raises:
         FileNotFoundError: one of the four notebooks has left nothing there.
+        ValueError: as `hc_lafter.suite.claims.Results.rows`.
     """
-    layers = f"<details><summary>Layer by layer</summary>\n\n{_layers(results)}\n\n</details>"
-    return "\n\n".join([_systems(results), _masks(results), _claims(results), layers])
+    for name in ("claims.json", *(f"{n}/metrics.json" for n in (LAYERS, comparing.FULL, comparing.MASKS))):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} is missing: run the notebooks first.")
+    results = claims.Results(folder)
+    systems = comparing.classification(results).iloc[:, :5]
+    masks = comparing.masks(results).drop(columns="pixels named rightly")
+    records = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
+    of_each = ", ".join(f"{count} {verdict}" for verdict, count in claims.counts(records).items() if count)
+    top, masks_of = _sample(results, comparing.FULL, "top-1 accuracy"), _sample(results, comparing.MASKS, "mIoU")
+    return f"""\
+Top-1 accuracy in per cent, {top}; differences paired on images and seeds, verdicts after Holm's correction.
+
+{_markdown(systems)}
+
+Masks: mIoU in per cent, {masks_of}. Cascade-CLIP, its one-decoder baseline and the dense hybrid learned from pixels of
+seen classes.
+
+{_markdown(masks)}
+
+Of {len(records)} claims about [the designs](docs/designs.md): **{of_each}**, each by a rule fixed beforehand.
+
+<details><summary>Claim by claim</summary>
+
+{_markdown(_claims(records))}
+
+</details>
+
+<details><summary>Layer by layer</summary>
+
+{_markdown(comparing.layers(results))}
+
+</details>"""
 
 
-def _systems(results: Path) -> str:
-    rows = {r["system"]: r for r in _rows(results, "04-full-training") if r["metric"] == "top-1 accuracy"}
-    compared = pd.read_parquet(results / "04-full-training" / "comparisons.parquet")
-    compared = compared[compared["b"] == "zero-shot, no training"].set_index("a")
-    seen = next(iter(rows.values()))
-    lines = ["| system | training | top-1 accuracy | minus zero-shot | verdict |", "|---|---|---|---|---|"]
-    for name, row in rows.items():
-        system, _, regime = name.rpartition(", ")
-        if " - " in name or regime not in ("no training", "label-free", "supervised"):
-            continue
-        paired = ("", "")
-        if name in compared.index:
-            c = compared.loc[name]
-            paired = (f"{c['value']:+.3f} [{c['low']:+.3f}, {c['high']:+.3f}]", c["verdict"])
-        lines.append(f"| {system} | {regime} | {_cell(row)} | {paired[0]} | {paired[1]} |")
-    seeds = max(r["seeds"] or 1 for r in rows.values())
-    told = (
-        f"Top-1 accuracy on {seen['n']} test images of the {seen['dataset']}, {seeds} seeds, 95% intervals; "
-        "differences paired on images and seeds, verdicts after Holm's correction."
-    )
-    return "\n".join([told, "", *lines])
+def _markdown(frame: pd.DataFrame) -> str:
+    return frame.to_markdown(index=False, disable_numparse=True)
 
 
-def _masks(results: Path) -> str:
-    metrics = ("seen mIoU", "unseen mIoU", "harmonic mean of seen and unseen")
-    rows = [r for r in _rows(results, "05-cascade-vs-hybrid") if r["metric"] in metrics and r["low"] is not None]
-    cells = {(r["system"], r["metric"]): r for r in rows}
-    names = list(dict.fromkeys(r["system"] for r in rows))
-    first = rows[0]
-    told = (
-        f"Masks of {first['n']} test images of the {first['dataset']}, {max(r['seeds'] for r in rows)} seeds, 95% "
-        "intervals. Cascade-CLIP, its one-decoder baseline and the dense hybrid learned from pixels of seen classes."
-    )
-    lines = ["| system | mIoU, seen classes | mIoU, unseen classes | harmonic mean |", "|---|---|---|---|"]
-    lines += [f"| {name} | " + " | ".join(_cell(cells[name, metric]) for metric in metrics) + " |" for name in names]
-    return "\n".join([told, "", *lines])
+def _sample(results: claims.Results, notebook: str, metric: str) -> str:
+    rows = comparing.rows(results, notebook)
+    rows = rows[rows["metric"] == metric]
+    return f"{rows['n'].max()} test images of the {rows['dataset'].iloc[0]}, {rows['seeds'].max()} seeds, 95% intervals"
 
 
-def _claims(results: Path) -> str:
-    path = results / "claims.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run run_all.py first.")
-    records = json.loads(path.read_text(encoding="utf-8"))
-    of_each = ", ".join(f"{count} {verdict}" for verdict, count in ledger.counts(records).items() if count)
-    lines = ["| | claim | verdict | measured |", "|---|---|---|---|"]
+def _claims(records: list[dict]) -> pd.DataFrame:
+    lines = []
     for record in records:
-        said = f"{ledger.SIGNS[record['verdict']][0]} {record['verdict']}"
-        lines.append(f"| {record['id']} | {record['statement']} | {said} | {ledger.measured(record)} |")
-    told = f"Of {len(records)} claims of the design documents: **{of_each}**, each by a rule fixed beforehand."
-    return "\n".join([told, "", "<details><summary>Claim by claim</summary>", "", *lines, "", "</details>"])
-
-
-def _layers(results: Path) -> str:
-    rows = [r for r in _rows(results, "01-feature-tapping") if r["metric"] == "top-1 accuracy"]
-    cells = {r["system"]: _cell(r) for r in rows}
-    layers = sorted({int(name.rsplit(" ", 1)[1]) for name in cells if name.startswith("zero-shot")})
-    lines = ["| layer | zero-shot | linear probe | probe minus last layer's |", "|---|---|---|---|"]
-    lines += [
-        f"| {k} | {cells[f'zero-shot, layer {k}']} | {cells[f'linear probe, layer {k}']} "
-        f"| {cells.get(f'linear probe, layer {k} - layer {layers[-1]}', '')} |"
-        for k in layers
-    ]
-    return "\n".join(lines)
-
-
-def _rows(results: Path, notebook: str) -> list[dict]:
-    path = results / notebook / "metrics.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run run_all.py first.")
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _cell(row: dict) -> str:
-    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        verdict = f"{ledger.SIGNS[record['verdict']][0]} {record['verdict']}"
+        line = {"": record["id"], "claim": record["statement"], "verdict": verdict}
+        lines.append(line | {"measured": ledger.measured(record)})
+    return pd.DataFrame(lines)
 
 
 def updated(readme: str, table: str) -> str:
@@ -112,7 +89,18 @@ def updated(readme: str, table: str) -> str:
     return f"{head}{START}\n{table}\n{END}{rest.split(END)[1]}"
 
 
-if __name__ == "__main__":
+def main(argv: list[str] | None = None) -> int:
+    """Write the tables of results/default into README.md."""
+    argparse.ArgumentParser(prog="python -m hc_lafter.suite.readme", description=main.__doc__).parse_args(argv)
     root = find_root()
     path = root / "README.md"
-    write_whole(path, updated(path.read_text(encoding="utf-8"), headline(root / "results" / "default")))
+    try:
+        write_whole(path, updated(path.read_text(encoding="utf-8"), headline(root / "results" / "default")))
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

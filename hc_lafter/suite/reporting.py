@@ -1,65 +1,134 @@
-"""What notebook 09 shows, as HTML: tables, pictures, published numbers beside measured ones, provenance."""
+"""What notebook 09 shows, as HTML: tables, pictures, published numbers beside measured ones, provenance.
+
+The HTML lies in ``templates/``; whatever is put into it is escaped there.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
-from collections.abc import Iterable, Mapping
-from html import escape
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pandas as pd
 import yaml
+from IPython.display import HTML
 from PIL import Image
 
-from hc_lafter.suite.claims import CONTRADICTED, INCONCLUSIVE, NOT_TESTABLE, SUPPORTED, Results
-from hc_lafter.suite.comparing import of
-from hc_lafter.suite.ledger import SIGNS, anchor, counts, span
+from hc_lafter.suite import comparing, ledger, words
+from hc_lafter.suite.claims import CONTRADICTED, INCONCLUSIVE, NOT_TESTABLE, SUPPORTED, Results, counts
 
+TEMPLATES = Path(__file__).with_name("templates")
 PUBLISHED = Path(__file__).with_name("published.yaml")
+FIGURES = {  # notebook -> figures of it that the report shows, in order
+    "01-feature-tapping": ["layers", "patch-pca"],
+    "02-nga-weights": ["sigma-sweep", "learned-weights"],
+    "03-text-adapter": ["transfer", "sources"],
+    "04-full-training": ["accuracy", "comparisons", "distributions", "wheel", "curves-supervised", "cost"],
+    "05-cascade-vs-hybrid": ["masks", "predictions", "differences", "cost"],
+    "06-cka-alignment": ["frozen", "tuned", "moved", "text-alignment", "sigma-and-gap"],
+    "07-sc-clip-diagnostics": ["ablation", "differences", "lof-maps", "links", "sweeps"],
+    "08-ablations": ["ablations", "labels", "tokens", "training"],
+}
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """Where templates come from; text that is put into them is escaped unless it is markup of theirs."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    made.globals |= {"signs": ledger.SIGNS, "label": words.label}
+    return made
+
+
+def _part(name: str, *args: Any) -> str:
+    return getattr(environment().get_template("parts.html.j2").module, name)(*args)
+
+
+def show(*parts: str) -> HTML:
+    """Parts of the report as the output of a cell."""
+    return HTML("\n".join(part for part in parts if part))
 
 
 def table(frame: pd.DataFrame, caption: str = "", *, cards: bool = False) -> str:
-    """A frame as an HTML table that scrolls inside its own box.
+    """A frame as an HTML table that scrolls inside its own box; nothing for an empty one.
 
     Args:
         cards: on a phone each row becomes a card, for rows of words.
     """
-    heads = [escape(str(name)) for name in frame.columns]
-    body = ""
-    for row in frame.astype(str).itertuples(index=False):
-        cells = (f'<td data-head="{head}">{escape(cell)}</td>' for head, cell in zip(heads, row, strict=True))
-        body += f"<tr>{''.join(cells)}</tr>"
-    head = "".join(f"<th>{name}</th>" for name in heads)
-    above = f'<p class="caption">{escape(caption)}</p>' if caption else ""
-    kind = "cards" if cards else "numbers"
-    whole = f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-    return f'{above}<div class="box">{whole}</div>'
+    if frame.empty:
+        return ""
+    rows = list(frame.itertuples(index=False))
+    return _part("grid", [str(head) for head in frame.columns], rows, caption, "cards" if cards else "numbers")
+
+
+def ledger_table(records: Iterable[Mapping[str, Any]], figures: Iterable[str] = ()) -> str:
+    """The ledger as HTML: verdict, claim, number, what was asked, n, figure; the reasons unfold.
+
+    Args:
+        records: as `claims.judge` gives them.
+        figures: ``notebook/figure`` of those on the same page, which are linked to.
+    """
+    figures, claims = set(figures), []
+    for record in records:
+        row, figure = ledger.deciding(record), record["evidence"]["figure"]
+        words = {"measured": ledger.measured(record), "anchor": anchor(figure) if figure in figures else ""}
+        words |= {"required": ledger.required(row) if row else "", "sample": ledger.sample(row) if row else ""}
+        claims.append({**record, **words})
+    return _part("ledger", claims)
+
+
+def verdict_list(records: Iterable[Mapping[str, Any]]) -> str:
+    """Each verdict with its claims, linked into the ledger."""
+    records = list(records)
+    order = (CONTRADICTED, SUPPORTED, INCONCLUSIVE, NOT_TESTABLE)
+    groups = [(verdict, [r for r in records if r["verdict"] == verdict]) for verdict in order]
+    return _part("verdicts", [(verdict, claims) for verdict, claims in groups if claims])
+
+
+def absent(results: Results) -> list[str]:
+    """The notebooks that have left no metrics."""
+    return [name for name in FIGURES if not (results.folder / name / "metrics.json").is_file()]
+
+
+def verdict(results: Results, records: Sequence[Mapping[str, Any]]) -> str:
+    """In two lines which notebooks did not run, by name, and how the claims came out."""
+    counted = ", ".join(f"{count} {verdict}" for verdict, count in counts(records).items() if count)
+    return _part("verdict", absent(results), len(FIGURES), len(records), counted)
 
 
 def published(results: Results) -> list[str]:
     """Each published table with, in a table of its own, what is of the same kind in this run."""
     sections = []
-    for told_of in yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))["tables"]:
-        columns, rows = told_of["columns"], told_of["rows"]
-        theirs = pd.DataFrame([{"system": name, **dict(zip(columns, row, strict=True))} for name, row in rows.items()])
-        kind, found = told_of["measured"], of(results, told_of["measured"]["notebook"])
-        wanted = kind["metrics"].items()
-        names = [name for name in kind["rows"] if all((name, metric) in found for metric, _ in wanted)]
-        caption = f"Published. {told_of['setting']} Numbers: {told_of['metric']}."
-        parts = [f"<h4>{escape(told_of['title'])}</h4>", table(theirs, caption)]
-        parts.append(f"<p class='source'>Source: {escape(told_of['source'])}.</p>")
-        if names:
-            first = found[names[0], next(iter(kind["metrics"]))]
-            share = "per cent, " if first["unit"] == "fraction" else ""
-            caption = f"Measured here: {share}{first['n']:,} test images of {place(first['dataset'])}, notebook "
-            caption += f"{kind['notebook'][:2]}. Other images, classes and tower: not comparable number by number."
-            ours = [{"system": n} | {head: span(found[n, m], unit=False) for m, head in wanted} for n in names]
-            parts.append(table(pd.DataFrame(ours), caption))
-        sections.append("\n".join(parts))
+    for given in yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))["tables"]:
+        theirs = pd.DataFrame.from_dict(given["rows"], "index", columns=given["columns"]).rename_axis("system")
+        caption = f"Published. {given['setting']} Numbers: {given['metric']}."
+        theirs = table(theirs.reset_index(), caption)
+        sections.append(
+            _part("published", given["title"], theirs, given["source"], _ours(results, **given["measured"]))
+        )
     return sections
+
+
+def _ours(results: Results, notebook: str, rows: Sequence[str], metrics: Mapping[str, str]) -> str:
+    found = comparing.rows(results, notebook)
+    found = found[(found["minus"] == "") & found["name"].isin(rows) & found["metric"].isin(metrics)]
+    if found.empty:
+        return ""
+    wide = found.pivot(index="name", columns="metric", values="text").dropna()
+    wide = wide.loc[[name for name in rows if name in wide.index], list(metrics)].rename(columns=metrics)
+    first = found.iloc[0]
+    share = "per cent, " if first["unit"] == "fraction" else ""
+    caption = (
+        f"Measured here: {share}{first['n']:,} test images of {place(first['dataset'])}, notebook {notebook[:2]}. "
+    )
+    caption += "Other images, classes and tower: not comparable number by number."
+    return table(wide.rename_axis("system").reset_index(), caption)
 
 
 def place(dataset: str) -> str:
@@ -67,17 +136,9 @@ def place(dataset: str) -> str:
     return "the embedded toy world" if dataset == "world" else dataset
 
 
-def verdict_list(records: Iterable[Mapping[str, Any]]) -> str:
-    """Each verdict with its claims, linked into the ledger."""
-    records, parts = list(records), []
-    found = counts(records)
-    for verdict in (CONTRADICTED, SUPPORTED, INCONCLUSIVE, NOT_TESTABLE):
-        said = (r for r in records if r["verdict"] == verdict)
-        names = [f'<li><a href="#{r["id"]}">{r["id"]}</a> {escape(r["statement"])}</li>' for r in said]
-        if names:
-            kind, sign = verdict.split()[0], SIGNS[verdict][0]
-            parts.append(f'<div class="{kind}"><b>{sign} {found[verdict]} {verdict}</b><ul>{"".join(names)}</ul></div>')
-    return f'<div class="verdicts">{"".join(parts)}</div>'
+def anchor(figure: str) -> str:
+    """The id of a figure within the page, from ``notebook/figure``."""
+    return "figure-" + figure.replace("/", "-")
 
 
 def picture(path: Path, caption: str = "") -> str:
@@ -91,41 +152,65 @@ def picture(path: Path, caption: str = "") -> str:
     small, name = io.BytesIO(), f"{path.parent.name}/{path.stem}"
     with Image.open(path) as image:
         image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
-    data = base64.b64encode(small.getvalue()).decode()
-    shown = f'<img alt="{escape(caption or name)}" src="data:image/png;base64,{data}">'
-    return f'<figure id="{anchor(name)}">{shown}<figcaption>{escape(caption)} <code>{name}</code></figcaption></figure>'
+    return _part("figure", anchor(name), name, base64.b64encode(small.getvalue()).decode(), caption)
 
 
-def figures_of(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """``notebook/figure`` of every figure that a claim names, once, in the order of the notebooks."""
-    return sorted({r["evidence"]["figure"] for r in records if r["evidence"]["figure"]})
+def pictures(figures: Path, names: Iterable[str], *, strict: bool = False) -> str:
+    """`picture` of each ``notebook/figure`` under the folder ``figures/<profile>``.
+
+    Args:
+        strict: a figure that was not drawn is an error; otherwise a line says so.
+    """
+    paths = {name: figures / f"{name}.png" for name in names}
+    made = [picture(p) if p.is_file() or strict else _part("undrawn", name) for name, p in paths.items()]
+    return "\n".join(made)
+
+
+def figures_shown(records: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Notebook -> ``notebook/figure`` of what the report shows of it: `FIGURES`, and whatever a claim rests on."""
+    shown = {notebook: [f"{notebook}/{name}" for name in names] for notebook, names in FIGURES.items()}
+    for figure in sorted({r["evidence"]["figure"] for r in records if r["evidence"]["figure"]}):
+        of_notebook = shown.setdefault(figure.split("/")[0], [])
+        of_notebook += [figure] * (figure not in of_notebook)
+    return shown
 
 
 def as_shipped(path: Path, profile: Mapping[str, Any]) -> bool:
-    """Whether every notebook in ``provenance.json`` ran under the very profile, nothing given anew."""
-    whole, asked = json.loads(path.read_text(encoding="utf-8"))["notebooks"], json.loads(json.dumps(profile))
-    return all(entry["profile"] == asked for entry in whole.values())
+    """Whether every notebook in ``provenance.json`` ran under this very profile, with no field of its own."""
+    entries, profile = _entries(path), json.loads(json.dumps(profile))
+    return bool(entries) and all(entry["profile"] == profile for entry in entries.values())
+
+
+def _entries(path: Path) -> dict[str, dict[str, Any]]:
+    return json.loads(path.read_text(encoding="utf-8"))["notebooks"] if path.is_file() else {}
 
 
 def provenance(path: Path) -> pd.DataFrame:
     """Notebooks x what their numbers come from; hashes by their first eight digits."""
-    whole = json.loads(path.read_text(encoding="utf-8"))["notebooks"]
     lines = []
-    for name, entry in whole.items():
-        clip, data, git, hardware = (entry.get(key) or {} for key in ("clip", "data", "git", "hardware"))
-        clip, data = ({"name": v} if isinstance(v, str) else v for v in (clip, data))
-        lines.append(
-            {
-                "notebook": name,
-                "CLIP": f"{clip.get('name', '')} {clip.get('weight_hash', '')[:8]}".strip(),
-                "data": f"{data.get('name', '')} {data.get('fingerprint', '')[:8]}".strip(),
-                "code": entry["code"][:8],
-                "commit": f"{git['commit'][:8]}{' + changes' if git['dirty'] else ''}" if git else "",
-                "seeds": entry["profile"]["seeds"],
-                "device": f"{entry['device']}, {entry['precision']}",
-                "hardware": f"{hardware['processor']}, {hardware['threads']} of {hardware['cores']} cores",
-                "memory, GiB": hardware["memory_gib"],
-                "Python, torch": f"{entry['versions']['python']}, {entry['versions'].get('torch', '')}",
-            }
-        )
-    return pd.DataFrame(lines)
+    for name, entry in _entries(path).items():  # a CLIP or data set may be given by its hash or name alone
+        words = {key: {"name": entry[key]} for key in ("clip", "data") if isinstance(entry[key], str)}
+        lines.append({"notebook": name, **entry, **words})
+    found = pd.json_normalize(lines)
+    heads = {
+        "notebook": "notebook",
+        "clip.name": "CLIP",
+        "clip.weight_hash": "weights",
+        "data.name": "data",
+        "data.fingerprint": "fingerprint",
+        "code": "code",
+        "git.commit": "commit",
+        "git.dirty": "changed since",
+        "profile.seeds": "seeds",
+        "device": "device",
+        "precision": "precision",
+        "hardware.processor": "processor",
+        "hardware.threads": "threads",
+        "hardware.memory_gib": "memory, GiB",
+        "versions.python": "Python",
+        "versions.torch": "torch",
+    }
+    found = found[[key for key in heads if key in found]].rename(columns=heads).astype(object).fillna("").astype(str)
+    for digest in found.columns.intersection(["weights", "fingerprint", "code", "commit"]):
+        found[digest] = found[digest].str[:8]
+    return found

@@ -32,7 +32,7 @@ from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
 from hc_lafter.analysis import statistics
-from hc_lafter.files import code_hash, processor, versions, write_whole
+from hc_lafter.files import own_code, processor, versions, write_whole
 from hc_lafter.refusals import nearest
 from hc_lafter.suite import figures, plots
 from hc_lafter.suite.paths import Places
@@ -372,7 +372,7 @@ class Study:
             **{key: _placeless(value) for key, value in hashes.items()},
             "device": str(self.device),
             "precision": self.precision,
-            "code": code_hash(),
+            "code": own_code(),
             "git": _git(self._places.root),
             "versions": versions(),
             "hardware": _hardware(self.device),

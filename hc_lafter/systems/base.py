@@ -98,7 +98,7 @@ class System:
             train, ``schedule(epochs)`` -> phases.
         sources: papers and releases.
         settings: of ``config``, where this entry departs from its defaults.
-        fit: for what is no gradient descent: (start, config, train, val) -> module, each of the two (taps, labels).
+        fit: instead of gradient descent: (start, config, train, val) -> module, each of the two (taps, labels).
         released_rate: the learning rate is that of a release and does not follow the profile's factor.
         order: place in tables, ascending.
         line: matplotlib's style of its curves.

@@ -188,9 +188,10 @@ class CascadeCLIP(nn.Module):
         last = torch.stack([level[-1] for level in self.maps(images)]).sum(dim=0)
         return Masks(F.interpolate(last, size=size or images.shape[-2:], mode="bilinear", align_corners=False))
 
-    def decide(self, logits: Tensor) -> Tensor:
-        """[B, C, H, W] logits -> sigmoid, less the margin on the seen classes."""
-        return logits.sigmoid() - self.config.margin * self.seen[:, None, None]
+    def decide(self, logits: Tensor, margin: float | None = None) -> Tensor:
+        """[B, C, H, W] logits -> sigmoid, less ``margin`` (the configuration's by default) on the seen classes."""
+        margin = self.config.margin if margin is None else margin
+        return logits.sigmoid() - margin * self.seen[:, None, None]
 
     def parameter_groups(self) -> list[Group]:
         """``prompts`` with their projection, ``head``, ``norms`` (not decayed, NGA among them), ``projections``."""

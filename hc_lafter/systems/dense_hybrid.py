@@ -18,7 +18,7 @@ class DenseHybridCascade(nn.Module):
 
     The classifier is the class texts times the logit scale and stays as it is, so that a class without pixel labels can
     be named at all; stage adapters, NGA and fusion are trained. Patches of the last layer are the tower's plain ones,
-    which CLIP never aligned with text; Cascade-CLIP's are, too, but behind deep prompts.
+    which CLIP never aligned with text; Cascade-CLIP reads the same, but behind deep prompts.
 
     Args:
         visual: the vision tower, never trained.

@@ -22,7 +22,7 @@ FUSIONS = ("learned", "equal")
 
 @dataclass(frozen=True)
 class HybridCascadeConfig:
-    """The design's settings; every one of them is a row of the ablations.
+    """The settings of the design (``docs/designs.md``); every one of them is a row of the ablations.
 
     Attributes:
         stages: layers of each stage, from shallow to deep, none in two stages.
@@ -33,7 +33,7 @@ class HybridCascadeConfig:
         prompts: tokens at the input, as LaFTer has them; 0 leaves the tower's features fixed, so that they can be
             computed once.
         normalise: bring each stage's feature to unit length, the length of the texts that the classifier was trained
-            on. The design does not say; raw features (ten times as long) saturate its softmax.
+            on. The design leaves it open; raw features (ten times as long) saturate its softmax.
         lr: of stage adapters, fusion weights, classifier and prompts. nga_lr: of the sigmas.
         weight_decay: AdamW's; sigmas and fusion weights have none.
         consistency: weight of that loss in the last phase. distillation: of `losses.distillation`, all along.

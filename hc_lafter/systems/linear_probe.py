@@ -54,8 +54,8 @@ class LinearProbe(nn.Module):
     @classmethod
     def empty(cls, visual: nn.Module, classes: int, config: LinearProbeConfig) -> LinearProbe:
         """A probe of zeros, for a file of weights to fill or for counting."""
-        weight = torch.zeros(classes, visual.output_dim * len(config.layers))
-        return cls(visual, ProbeResult(None, None, float("nan"), {}, (), weight, weight[:, 0]), config)
+        weight, bias = torch.zeros(classes, visual.output_dim * len(config.layers)), torch.zeros(classes)
+        return cls(visual, ProbeResult(None, None, float("nan"), {}, (), weight, bias), config)
 
     def forward(self, x: Tensor) -> Output:
         return Output(F.linear(taps_of(self.visual, x, self.config.layers).flatten(1), self.weight, self.bias))

@@ -1,6 +1,6 @@
 """The losses of the suite that torch does not bring. B images, C classes, S stages.
 
-Label-smoothed cross-entropy is ``torch.nn.functional.cross_entropy(..., label_smoothing=0.1)`` and has no twin here.
+Label-smoothed cross-entropy is ``torch.nn.functional.cross_entropy(..., label_smoothing=0.1)`` and is not here.
 Every function computes in fp32 at least (float64 stays), whatever autocast or the dtype of its input, takes logarithms
 by log-softmax alone, and returns a scalar in nats.
 """
@@ -95,7 +95,7 @@ def consistency(stage_logits: Sequence[Tensor] | Tensor) -> Tensor:
 def distillation(stage_features: Tensor, frozen: Tensor) -> Tensor:
     """1 - cosine between each stage's feature and the frozen tower's own final feature, the mean over stages and batch.
 
-    The remedy that claim C20 names, optional. From 0 (same direction) to 2; no gradient enters ``frozen``.
+    The remedy of claim C20 in ``claims.yaml``, optional. From 0 (same direction) to 2; no gradient enters ``frozen``.
 
     Args:
         stage_features: [B, S, D].

@@ -25,7 +25,7 @@ POOLED = ("cls", "patches")
 
 @dataclass(frozen=True)
 class MultiLayerConfig:
-    """The design's settings.
+    """The settings of the design (``docs/designs.md``).
 
     Attributes:
         segments: layers of each, from shallow to deep, none left out between the first and the last.

@@ -8,7 +8,7 @@ steps, each of which can be switched off alone:
 2. ``aggregate``: each patch becomes a mean over the patches that are alike in a middle layer;
 3. ``attention``: the last block attends by keys and by that likeness, without residual and MLP, plus some CLS;
 4. ``aggregate_again``: as 2, by the likeness in an early layer;
-5. ``fuse``: the sum of the early and middle layers takes steps 3 and 4, too, and is added.
+5. ``fuse``: the sum of the early and middle layers goes through steps 3 and 4 as well and is added.
 
 With all five off what remains is CLIP's own dense output: the patches behind its last block, projected. (Without step 3
 alone the whole last block runs on what steps 1 and 2 made, its CLS token included.) A batch gives for each image what
@@ -51,8 +51,8 @@ class SCClipConfig:
         lof: ``released`` or ``exact``, see `hc_lafter.analysis.lof.lof`.
         k: its neighbours, a number or a share of the patches.
         contamination: the share of patches that count as anomalous.
-        beta: cosines below it are no links in steps 2 and 4.
-        scores: ``kk``, keys with keys, as released; ``qk``, queries with keys, as one design document has it.
+        beta: cosines below it are not links in steps 2 and 4.
+        scores: ``kk``, keys with keys, as released; ``qk``, queries with keys, see ``docs/designs.md``.
         likeness: the half of step 3's weights that comes from the likeness; without it the other half is all.
         sharpness: factor on likeness - its mean over the image, before the softmax.
         cls_residual: share of CLS that step 3 adds to every patch.
@@ -188,7 +188,7 @@ class SCClip(nn.Module):
         """Images [B, 3, H, W], normalised; ``keep`` the intermediates.
 
         On a CPU a few images at a time: blocks of memory above 32 MiB, such as the hidden layers of a large batch, go
-        back to the system after each use and come anew page by page, which takes a tenth of the time.
+        back to the system after each use and come back page by page, which takes a tenth of the time.
         """
         parts = [self.head(self.taps(some), keep) for some in images.split(self._at_once(images))]
         return parts[0] if len(parts) == 1 else _joined(parts)

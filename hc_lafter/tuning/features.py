@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -28,11 +30,10 @@ from tqdm.auto import tqdm
 
 from hc_lafter import __version__
 from hc_lafter.clip import vit
-from hc_lafter.clip.cache import stored
 from hc_lafter.clip.load import Clip
-from hc_lafter.clip.weights import weight_hash
-from hc_lafter.data.record import Dataset
+from hc_lafter.data.record import Dataset, Record
 from hc_lafter.files import file_hash
+from hc_lafter.store import cached, weight_hash
 
 PRECISIONS = ("fp32", "bf16")
 _LIBRARIES = ("torch", "torchvision", "open_clip_torch", "pillow")
@@ -43,7 +44,7 @@ UNDECODABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.er
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What a tower says of every image of a data set. All tensors float32 on the CPU unless told.
+    """What a tower says of every image of a data set. All tensors are float32 on the CPU.
 
     Attributes:
         ids: B record ids, in the order of the data set.
@@ -68,21 +69,18 @@ class Features:
     key: str
 
     def layer(self, layer: int) -> Tensor:
-        """[B, W], CLS behind a layer. Raises KeyError where that layer was not tapped."""
-        return self.cls[:, self._position(layer)]
+        """[B, W], CLS behind a layer. Raises ValueError where that layer was not tapped."""
+        return self.cls[:, self.layers.index(layer)]
 
     def layer_patches(self, layer: int) -> Tensor:
-        """[B, N, W], patch tokens behind a layer. Raises KeyError where that layer, or no patches, were tapped."""
-        if self.patches is None:
-            raise KeyError("these features hold no patches: tap with patches=True.")
-        return self.patches[:, self._position(layer)]
+        """[B, N, W], patch tokens behind a layer. Raises ValueError where that layer was not tapped."""
+        return self.patches[:, self.layers.index(layer)]
 
     def split(self, name: str) -> Features:
         """The features of one split; KeyError where it has none."""
         indices = np.flatnonzero(self.splits == name)
         if len(indices) == 0:
-            present = ", ".join(sorted(set(self.splits.tolist())))
-            raise KeyError(f"no image here is of the split {name!r}: present are {present}.")
+            raise KeyError(f"no image is of the split {name!r}: present are {', '.join(sorted(set(self.splits)))}.")
         return self.subset(indices)
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> Features:
@@ -99,11 +97,6 @@ class Features:
             final=self.final[at],
             key=hashlib.sha256(f"{self.key} {indices.tolist()}".encode()).hexdigest(),
         )
-
-    def _position(self, layer: int) -> int:
-        if layer not in self.layers:
-            raise KeyError(f"layer {layer} was not tapped: these features hold {', '.join(map(str, self.layers))}.")
-        return self.layers.index(layer)
 
 
 def tap(
@@ -123,10 +116,9 @@ def tap(
     """Walk every image of a data set through the tower, or read what an equal call has left in the cache.
 
     The same call gives the same bits, from the cache or not. Another batch size, device or precision gives other
-    roundings and so an entry of its own; a subset of the layers of an entry is not looked for in it. The cache holds
-    one file per key, ``<cache>/features/<key>.safetensors``, written whole or not at all; of two processes that want
-    one entry the second waits and reads. A damaged entry is named in a warning and made again. Features fill memory:
-    4 * B * L * N * W bytes with patches, 4 * B * (L * W + D) without.
+    roundings and so an entry of its own, as `store.cached` keeps it in ``<cache>/features``; a subset of the layers of
+    an entry is not looked for in it. Features fill memory: 4 * B * L * N * W bytes with patches, 4 * B * (L * W + D)
+    without.
 
     Args:
         clip: the tower and its transform; it is moved to ``device``.
@@ -151,9 +143,22 @@ def tap(
         OSError: the cache cannot be written, or the disk has no room for the entry.
     """
     layers, device = tuple(map(int, layers)), torch.device(device)
-    _check(clip, dataset, layers, precision, batch_size)
+    _check(clip, dataset, layers, precision)
     transform = clip.transform if size is None else resized_transform(clip, size)
-    inputs = _inputs(clip, dataset, size) | {
+    height, width = size or (clip.image_size, clip.image_size)
+    grid = (height // clip.patch_size, width // clip.patch_size)
+    labels = np.asarray(dataset.labels, dtype=np.int64)
+    records = json.dumps([list(dataset.ids), labels.tolist(), np.asarray(dataset.splits).tolist()])
+    inputs = {  # everything that decides a feature, as far as the bit
+        "package": __version__,
+        "code": [file_hash(Path(source)) for source in (__file__, vit.__file__)],
+        "libraries": {name: version(name) for name in _LIBRARIES},
+        "weights": weight_hash(clip.visual.state_dict()),  # clip.weight_hash is from loading: it outlives a fine-tuning
+        "settings": hashlib.sha256(_settings(clip.visual).encode()).hexdigest(),
+        "transform": clip.transform_id,
+        "size": size,
+        "data": dataset.fingerprint,
+        "records": hashlib.sha256(records.encode()).hexdigest(),
         "layers": layers,
         "patches": patches,
         "precision": precision,
@@ -161,20 +166,28 @@ def tap(
         "device": device.type,
         "matmul": torch.get_float32_matmul_precision(),
     }
-    height, width = size or (clip.image_size, clip.image_size)
-    grid = (height // clip.patch_size, width // clip.patch_size)
     shapes = {"cls": (len(dataset), len(layers), clip.width), "final": (len(dataset), clip.embed_dim)}
     if patches:
         shapes["patches"] = (len(dataset), len(layers), grid[0] * grid[1], clip.width)
 
     def encode() -> dict[str, Tensor]:
-        images = _Images(dataset, transform)
-        return _encode(clip, images, shapes, layers, precision, batch_size, device, workers, progress)
+        loader = DataLoader(
+            _Images(dataset, transform),
+            batch_size=batch_size,
+            num_workers=workers,
+            collate_fn=_stack,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # without one the loader draws from the global stream, a cache hit would not
+        )
+        title = f"tap {clip.name} on {dataset.name}"
+        with tqdm(total=len(dataset), desc=title, unit="image", disable=not progress) as bar:
+            return _encode(clip.to(device), loader, shapes, layers, precision, bar)
 
-    key, tensors = stored(None if cache is None else Path(cache) / "features", inputs, shapes, encode)
+    folder = None if cache is None else Path(cache) / "features"
+    key, tensors = cached(folder, inputs, encode, size=4 * sum(map(math.prod, shapes.values())))
     return Features(
         ids=tuple(dataset.ids),
-        labels=torch.as_tensor(np.asarray(dataset.labels), dtype=torch.int64).clone(),
+        labels=torch.tensor(labels),
         splits=np.array(dataset.splits),
         layers=layers,
         cls=tensors["cls"],
@@ -205,6 +218,23 @@ def resized_transform(clip: Clip, size: tuple[int, int]) -> Compose:
     return Compose([Resize(tuple(size), interpolation=resizes[0].interpolation), *rest])
 
 
+def decoded(dataset: Dataset, index: int) -> Record:
+    """A record whose pixels have been read.
+
+    Raises:
+        ValueError: they cannot be; one sentence that names the record and its data set.
+    """
+    try:
+        record = dataset[index]
+        record.image.load()
+        return record
+    except UNDECODABLE as error:
+        raise ValueError(
+            f"the image of record {dataset.ids[index]!r} in data set {dataset.name!r} cannot be decoded "
+            f"({type(error).__name__}: {error}): repair it or take it out."
+        ) from error
+
+
 class _Images(torch.utils.data.Dataset):
     """Pixels alone: [3, H, W], or a sentence where an image cannot be decoded.
 
@@ -219,93 +249,59 @@ class _Images(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> Tensor | str:
         try:
-            return self.transform(self.dataset[index].image)
-        except UNDECODABLE as error:
-            return (
-                f"the image of record {self.dataset.ids[index]!r} in data set {self.dataset.name!r} cannot be decoded "
-                f"({type(error).__name__}: {error}): mend it or take it out."
-            )
+            image = decoded(self.dataset, index).image
+        except ValueError as error:
+            return str(error)
+        return self.transform(image)
 
 
 def _stack(items: list[Tensor | str]) -> Tensor | str:
     return next((item for item in items if isinstance(item, str)), None) or torch.stack(items)
 
 
-def _encode(clip, images, shapes, layers, precision, batch_size, device, workers, progress) -> dict[str, Tensor]:
+def _encode(clip: Clip, loader: DataLoader, shapes, layers, precision: str, bar: tqdm) -> dict[str, Tensor]:
     out = {name: torch.empty(shape, dtype=torch.float32) for name, shape in shapes.items()}
-    visual = clip.to(device).visual
-    loader = DataLoader(
-        images,
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=_stack,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # without one the loader draws from the global stream, and a cache hit would not
-    )
-    bar = tqdm(total=len(images), desc=f"tap {clip.name} on {images.dataset.name}", unit="image", disable=not progress)
+    device, start = clip.model.logit_scale.device, 0
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
-    start = 0
-    with bar, torch.inference_mode(), autocast:
+    with torch.inference_mode(), autocast:
         for batch in loader:
             if isinstance(batch, str):
                 raise ValueError(batch)
-            walked = vit.walk(visual, batch.to(device, non_blocking=True), layers=layers, patches="patches" in out)
-            stop = start + len(batch)
-            out["cls"][start:stop] = walked.cls
-            out["final"][start:stop] = walked.final
+            images = batch.to(device, non_blocking=True)
+            walked = vit.walk(clip.visual, images, layers=layers, patches="patches" in out)
+            part = slice(start, start + len(batch))
+            out["cls"][part], out["final"][part] = walked.cls, walked.final
             for position, tokens in enumerate(walked.patch_taps or ()):
-                out["patches"][start:stop, position] = tokens
-            finite = torch.isfinite(out["final"][start:stop]).all(1) & torch.isfinite(out["cls"][start:stop]).all(
-                (1, 2)
-            )
+                out["patches"][part, position] = tokens
+            finite = out["final"][part].isfinite().all(1) & out["cls"][part].isfinite().all((1, 2))
             if not finite.all():
-                record = images.dataset.ids[start + int(finite.int().argmin())]
+                record = loader.dataset.dataset.ids[start + int(finite.int().argmin())]
                 raise ValueError(
                     f"the features of record {record!r} are not finite in {precision}: look at its pixels and at the "
                     f"weights of {clip.name}, or take precision fp32."
                 )
             bar.update(len(batch))
-            start = stop
+            start += len(batch)
     return out
 
 
-def _check(clip: Clip, dataset: Dataset, layers: tuple[int, ...], precision: str, batch_size: int) -> None:
+def _check(clip: Clip, dataset: Dataset, layers: tuple[int, ...], precision: str) -> None:
     vit.check_tower(clip.visual)
     if list(layers) != sorted(set(layers)) or any(not 0 <= layer <= clip.layers for layer in layers):
         raise ValueError(
             f"layers {list(layers)} must ascend without repeats and lie in 1..{clip.layers} (0 is the tower's input)."
         )
     if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} is unknown here: choose one of {', '.join(PRECISIONS)}.")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: give at least 1.")
-    if len(dataset) == 0:
+        raise ValueError(f"precision {precision!r} is unknown: choose one of {', '.join(PRECISIONS)}.")
+    if not len(dataset):
         raise ValueError(f"data set {dataset.name!r} has no records: there is nothing to tap.")
-    if len(set(dataset.ids)) != len(dataset.ids):
-        seen: set[str] = set()
-        twice = next(i for i in dataset.ids if i in seen or seen.add(i))
-        raise ValueError(f"data set {dataset.name!r} holds the record {twice!r} more than once: take the copies out.")
-
-
-def _inputs(clip: Clip, dataset: Dataset, size: tuple[int, int] | None) -> dict:
-    """Everything but the call's own arguments that decides a feature, as far as the bit."""
-    labels = np.asarray(dataset.labels, dtype=np.int64).tolist()
-    records = json.dumps([list(dataset.ids), labels, np.asarray(dataset.splits).tolist()])
-    return {
-        "package": __version__,
-        "code": [file_hash(Path(source)) for source in (__file__, vit.__file__)],
-        "libraries": {name: version(name) for name in _LIBRARIES},
-        "weights": weight_hash(clip.visual.state_dict()),  # clip.weight_hash is from loading: it outlives a fine-tuning
-        "settings": hashlib.sha256(_settings(clip.visual).encode()).hexdigest(),
-        "transform": clip.transform_id,
-        "size": size if size is None else list(size),
-        "data": dataset.fingerprint,
-        "records": hashlib.sha256(records.encode()).hexdigest(),
-    }
+    name, count = Counter(dataset.ids).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"data set {dataset.name!r} holds the record {name!r} more than once: take the copies out.")
 
 
 def _settings(module: nn.Module) -> str:
-    """Structure and plain attributes of every submodule: activation, heads, epsilons. The weights tell none of them."""
+    """Structure and plain attributes of every submodule: activation, heads, epsilons, of which weights say nothing."""
     plain = [
         (path, name, value)
         for path, part in module.named_modules()

@@ -148,7 +148,11 @@ def gather(setting: Setting) -> Material:
     Raises:
         ValueError, TypeError, OSError: as `opened` and `tap`.
     """
-    clip, dataset = opened(setting)
+    return material_of(setting, *opened(setting))
+
+
+def material_of(setting: Setting, clip: Clip, dataset: Dataset) -> Material:
+    """As `gather`, of a CLIP and a data set that are open already."""
     device = torch.device(setting.device)
     part = {split: np.flatnonzero(dataset.splits == split) for split in SPLITS}
     features = tap(
@@ -174,7 +178,7 @@ def _soft(dataset: Dataset) -> tuple[Tensor, str]:
 
 
 def check_depth(clip: Clip) -> None:
-    """Refuse a tower for which the designs' stages and segments are not meant.
+    """Refuse a tower for which the designs' layers, stages and segments are not meant.
 
     Raises:
         ValueError: other than 12 blocks.

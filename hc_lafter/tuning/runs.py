@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,17 +28,21 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hc_lafter import store
+from hc_lafter.clip.load import Clip
 from hc_lafter.clip.text import class_embeddings, encode_texts
 from hc_lafter.clip.vit import check_tower
 from hc_lafter.data.masks.sets import mask_split, names_of, templates_of
-from hc_lafter.files import code_hash, versions
+from hc_lafter.data.record import Dataset
+from hc_lafter.files import own_code, versions
+from hc_lafter.refusals import nearest
 from hc_lafter.systems import find, module_of
 from hc_lafter.systems.base import Start, System
 from hc_lafter.systems.regimes import regime_terms
+from hc_lafter.systems.trained import Trained
 from hc_lafter.tuning import masks
-from hc_lafter.tuning.material import Material, check_depth, gather, opened, opened_masks, pseudo_labels
+from hc_lafter.tuning.material import Material, check_depth, gather, material_of, opened, opened_masks, pseudo_labels
 from hc_lafter.tuning.setting import Setting
-from hc_lafter.tuning.texts import classifier_for, train_of_seed
+from hc_lafter.tuning.texts import classifier_for, text_classifiers, train_of_seed
 from hc_lafter.tuning.training import History, Rows, fit
 from hc_lafter.tuning.views import Views, strong_view, weak_view
 
@@ -103,7 +107,7 @@ class Run:
         clip = opened(self.setting)[0]
         value = asdict(replace(self, config=None)) | {"config": repr(self.settings)}
         value["setting"] = {k: v for k, v in value["setting"].items() if k not in ("cache", "workers")}
-        value |= {"weights": clip.weight_hash, "activation": clip.activation, "code": code_hash()}
+        value |= {"weights": clip.weight_hash, "activation": clip.activation, "code": own_code()}
         value["data"] = _fingerprint(self.setting, self.entry.reads == "masks")
         value |= {"module": hashlib.sha256(inspect.getsource(module_of(self.system)).encode()).hexdigest()}
         return hashlib.sha256(json.dumps([value, versions()], sort_keys=True).encode()).hexdigest()
@@ -245,7 +249,7 @@ def _spread(client: Any, runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:
     client.gather([client.submit(_gathered, setting, pure=False) for setting in settings])
     shared = [(setting, seed) for setting in settings for seed in setting.seeds]
     client.gather([client.submit(train_of_seed, *one, pure=False) for one in shared])
-    of = {client.submit(_kept, run, key=f"run-{run.key}"): run for run in runs}
+    of = {client.submit(_kept, run, run.key, key=f"run-{run.key}"): run for run in runs}
     for future in as_completed(of):
         error = future.exception()
         yield of[future], "" if error is None else f"{type(error).__name__}: {error}"
@@ -256,8 +260,10 @@ def _gathered(setting: Setting) -> None:
     gather(setting)
 
 
-def _kept(run: Run) -> None:
-    compute(run, progress=False)
+def _kept(run: Run, key: str) -> None:
+    if run.key != key:
+        raise ValueError("this worker has other code, data or libraries than who asked: restart the workers.")
+    compute(run)
 
 
 def _threads(setting: Setting) -> None:
@@ -269,24 +275,31 @@ def _threads(setting: Setting) -> None:
 # --- what is computed ---
 
 
-def start_of(run: Run) -> Start:
-    """What the run's system is built from."""
-    setting, entry = run.setting, run.entry
-    clip, dataset = opened(setting)
-    scale = clip.model.logit_scale.exp().item()
+def start_of(run: Run, material: Material | None = None, scenes: Dataset | None = None) -> Start:
+    """What the run's system is built from; ``material`` and ``scenes`` as in `compute`."""
+    setting = run.setting
+    clip = opened(setting)[0] if material is None else material.clip
     check_tower(clip.visual)
-    if entry.reads == "masks":
-        scenes = opened_masks(setting)
+    scale = clip.model.logit_scale.exp().item()
+    if run.entry.reads == "masks":
+        scenes = opened_masks(setting) if scenes is None else scenes
         first = [names[0] for names in names_of(scenes).values()]
         text = class_embeddings(clip, first, templates_of(scenes), cache=setting.cache)
         seen = ~mask_split(setting.mask_split, scenes).is_unseen(scenes.mask_classes)
         return Start(clip.visual, clip.name, text.to(setting.device), scale, seen=torch.from_numpy(seen))
-    text = encode_texts(clip, dataset.classes, "templates", cache=setting.cache).means()
-    return Start(clip.visual, clip.name, text, scale, classifier_for(gather(setting), run.classifier, run.seed))
+    material = gather(setting) if material is None else material
+    text = encode_texts(clip, material.classes, "templates", cache=setting.cache).means()
+    return Start(clip.visual, clip.name, text, scale, classifier_for(material, run.classifier, run.seed))
 
 
-def compute(run: Run, *, progress: bool = False) -> Result:
+def compute(
+    run: Run, *, material: Material | None = None, scenes: Dataset | None = None, progress: bool = False
+) -> Result:
     """Tune one system on some training images, choose its epoch on validation, and read the test images once.
+
+    Args:
+        material: in the place of what the run's setting names, for a system that reads whole images. scenes: likewise
+            a data set with masks. Where either is given nothing is kept.
 
     Raises:
         ValueError: a regime that the system does not have; as `fit`.
@@ -295,30 +308,103 @@ def compute(run: Run, *, progress: bool = False) -> Result:
         raise ValueError(f"{run.system} has no regime {run.regime!r}: choose one of {', '.join(run.entry.regimes)}.")
     _threads(run.setting)
     began = time.perf_counter()
-    check_depth(opened(run.setting)[0])
-    found = (_masks if run.entry.reads == "masks" else _classes)(run, progress)
-    system, arrays, history = found
+    clip = opened(run.setting)[0] if material is None else material.clip
+    if any(hasattr(run.settings, name) for name in ("layers", "segments")):
+        check_depth(clip)
+    kept = None if material is not None or scenes is not None else _path(run)
+    if run.entry.reads == "masks":
+        scenes = opened_masks(run.setting) if scenes is None else scenes
+        system, arrays, history = _masks(run, clip, scenes, start_of(run, material, scenes), kept, progress)
+    else:
+        material = gather(run.setting) if material is None else material
+        system, arrays, history = _classes(run, material, start_of(run, material), kept, progress)
     held = {id(p) for group in system.parameter_groups() for p in group["params"]}
     tuned = {n: p.detach().cpu() for n, p in system.named_parameters() if id(p) in held}
     if run.entry.fit is not None:
         tuned = {n: b.detach().cpu() for n, b in system.named_buffers() if not n.startswith("visual.")}
     result = Result(run, arrays, history, tuned, time.perf_counter() - began)
-    if (path := _path(run)) is not None:
+    if kept is not None:
         tensors = {f"array.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
         tensors |= {f"tuned.{k}": v for k, v in tuned.items()}
-        store.write(path, tensors, run=repr(run), history=vars(history), seconds=result.seconds)
-        _checkpoint(run).unlink(missing_ok=True)
+        store.write(kept, tensors, run=repr(run), history=vars(history), seconds=result.seconds)
+        _checkpoint(kept).unlink(missing_ok=True)
     return result
 
 
-def _checkpoint(run: Run) -> Path | None:
-    path = _path(run)
-    return None if path is None else path.with_suffix(".checkpoint")
+def tune(
+    system: str,
+    clip: Clip,
+    data: Dataset,
+    *,
+    regime: str | None = None,
+    images: int | None = None,
+    epochs: int = 8,
+    batch_size: int = 50,
+    seed: int = 0,
+    precision: str = "fp32",
+    cache: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> Trained:
+    """Tune a system on a data set, its epoch chosen on the validation split.
+
+    Args:
+        system: by name, see `hc_lafter.systems.registry`.
+        clip: as `hc_lafter.load_clip` gives it, on the device where to train.
+        data: as `hc_lafter.open_data` gives it, with train, val and test.
+        regime: one of the system's; None: the first of them.
+        images: training images, drawn with the classes' shares; None: all.
+        epochs, batch_size: of training.
+        seed: of everything that is drawn.
+        precision: ``fp32`` or ``bf16``.
+        cache: a folder that keeps the tower's features and the texts'; None: nothing is kept.
+        progress: show bars.
+        settings: of the system's configuration, such as ``tokens=16``.
+
+    Returns:
+        The tuned system; `hc_lafter.systems.save` writes it, its ``predict`` names pictures.
+
+    Raises:
+        ValueError: an unknown system, regime or setting, or as `hc_lafter.tuning.training.fit`.
+    """
+    entry = find(system)
+    unknown = [name for name in settings if name not in {f.name for f in fields(entry.config)}]
+    if unknown:
+        names = [f.name for f in fields(entry.config)]
+        raise ValueError(
+            f"{system} has no setting {unknown[0]!r}{nearest(unknown[0], names)}: choose of {', '.join(names)}."
+        )
+    device = str(next(clip.visual.parameters()).device)
+    setting = Setting(
+        clip=clip.name, data=data.name, seeds=(seed,), precision=precision, device=device,
+        cache=None if cache is None else Path(cache), threads=0,
+    )  # fmt: skip
+    everything = len(data)
+    run = Run(
+        system, regime or entry.regimes[0], seed, setting, entry.configure(**settings), n_train=images or everything,
+        n_val=everything, epochs=epochs, batch_size=batch_size,
+    )  # fmt: skip
+    if run.regime == "label-free" and entry.reads == "images":
+        run = replace(run, view="strong")
+    given = {"scenes": data} if entry.reads == "masks" else {}
+    material = material_of(setting, clip, data)
+    start = start_of(run, material, **given)
+    result = compute(run, material=material, progress=progress, **given)
+    module = entry.build(start, run.settings, seed)
+    module.load_state_dict(result.tensors, strict=False)
+    classes = data.mask_classes if given else data.classes
+    recipe = "templates" if given else ", ".join(str(part) for part in text_classifiers(setting, material).chosen)
+    return Trained(system, run.settings, module.to(device).eval(), clip, classes, start.text, start.seen, recipe)
 
 
-def _classes(run: Run, progress: bool) -> tuple[nn.Module, dict[str, np.ndarray], History]:
-    material, setting, layers = gather(run.setting), run.setting, run.layers
-    start = start_of(run)
+def _checkpoint(kept: Path | None) -> Path | None:
+    return None if kept is None else kept.with_suffix(".checkpoint")
+
+
+def _classes(
+    run: Run, material: Material, start: Start, kept: Path | None, progress: bool
+) -> tuple[nn.Module, dict[str, np.ndarray], History]:
+    setting, layers = run.setting, run.layers
     images = material.draw(run.n_train, run.seed) if run.n_train else np.array([], dtype=int)
     chosen = material.draw(run.n_val, 0, "val") if run.n_val else material.part["val"]
     test = material.part["test"] if run.n_test is None else material.draw(run.n_test, setting.seed, "test")
@@ -334,7 +420,7 @@ def _classes(run: Run, progress: bool) -> tuple[nn.Module, dict[str, np.ndarray]
         arrays = {f"{split} before": material.logits(system, at, layers).numpy() for split, at in
                   (("val", chosen), ("test", test))}  # fmt: skip
     if trained:
-        history = _fit_classes(run, material, system, start, images, chosen, progress)
+        history = _fit_classes(run, material, system, start, images, chosen, kept, progress)
     arrays |= {split: material.logits(system, at, layers).numpy() for split, at in (("val", chosen), ("test", test))}
     if trained and layers is not None:
         arrays["train"] = material.logits(system, images, layers).numpy()
@@ -348,6 +434,7 @@ def _fit_classes(
     start: Start,
     images: np.ndarray,
     chosen: np.ndarray,
+    kept: Path | None,
     progress: bool,
 ) -> History:
     terms = regime_terms(run.regime, system, lam=run.lam, moving_teacher=run.moving_teacher)
@@ -376,10 +463,10 @@ def _fit_classes(
         found = {"accuracy": accuracy(module, chosen)}
         return found if watched is None else found | {"test accuracy": accuracy(module, watched)}
 
-    return _fit(run, system, data, terms, system.schedule(run.epochs), validate, "accuracy", progress)
+    return _fit(run, system, data, terms, system.schedule(run.epochs), validate, "accuracy", kept, progress)
 
 
-def _fit(run, system, data, terms, phases, validate, select, progress, train_mode: bool = False) -> History:
+def _fit(run, system, data, terms, phases, validate, select, kept, progress, train_mode: bool = False) -> History:
     setting = run.setting
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a divergence stands in the history, and whoever reads it says so
@@ -387,13 +474,14 @@ def _fit(run, system, data, terms, phases, validate, select, progress, train_mod
             system, data, terms, phases,
             batch_size=run.batch_size, seed=run.seed, validate=validate, select=select, precision=setting.precision,
             device=setting.device, workers=0 if run.layers is not None else setting.workers,
-            checkpoint=_checkpoint(run), progress=progress, name=str(run), train_mode=train_mode,
+            checkpoint=_checkpoint(kept), progress=progress, name=str(run), train_mode=train_mode,
         )  # fmt: skip
 
 
-def _masks(run: Run, progress: bool) -> tuple[nn.Module, dict[str, np.ndarray], History]:
+def _masks(
+    run: Run, clip: Clip, scenes: Dataset, start: Start, kept: Path | None, progress: bool
+) -> tuple[nn.Module, dict[str, np.ndarray], History]:
     setting = run.setting
-    clip, scenes, start = opened(setting)[0], opened_masks(setting), start_of(run)
     system = run.entry.build(start, run.settings, run.seed).to(setting.device)
     unseen = mask_split(setting.mask_split, scenes).unseen
     side = clip.image_size
@@ -422,5 +510,5 @@ def _masks(run: Run, progress: bool) -> tuple[nn.Module, dict[str, np.ndarray], 
         data = masks.MaskViews(scenes.subset(at), clip, size=(side, side))
         terms = regime_terms(run.regime, system)
         # who trains without labels of the unseen classes has none to choose an epoch with either
-        history = _fit(run, system, data, terms, phases, validate, "seen", progress, train_mode=True)
+        history = _fit(run, system, data, terms, phases, validate, "seen", kept, progress, train_mode=True)
     return system, {"counts": np.asarray(score(system.eval(), exam).counts)}, history

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hc_lafter import store
 from hc_lafter.clip import text
-from hc_lafter.files import code_hash, versions
+from hc_lafter.files import own_code, versions
 from hc_lafter.tuning.material import Material, gather
 from hc_lafter.tuning.setting import Setting
 
@@ -43,19 +43,24 @@ class TextClassifiers:
     chosen: Recipe
 
 
-def text_sources(setting: Setting) -> dict[str, text.Texts]:
+def text_sources(material: Material) -> dict[str, text.Texts]:
     """Source -> texts of the data set's classes; sources of prose are left out where no sentences are at hand."""
-    material = gather(setting)
+    setting = material.setting
     prose = text.descriptions_for(material.clip, material.classes, setting.descriptions)
     sources = [s for s in text.SOURCES if prose is not None or not s.startswith("descriptions")]
     given = {"descriptions": prose, "cache": setting.cache}
     return {s: text.encode_texts(material.clip, material.classes, s, **given) for s in sources}
 
 
-@lru_cache(maxsize=2)
-def text_classifiers(setting: Setting) -> TextClassifiers:
-    """All recipes with all seeds of a setting, from the cache or trained now (a fraction of a second each)."""
-    material, texts = gather(setting), text_sources(setting)
+@lru_cache(maxsize=4)
+def text_classifiers(setting: Setting, material: Material | None = None) -> TextClassifiers:
+    """All recipes with all seeds of a setting, from the cache or trained now (a fraction of a second each).
+
+    Args:
+        material: in the place of what the setting names.
+    """
+    material = gather(setting) if material is None else material
+    texts = text_sources(material)
     weights: dict[Recipe, Tensor] = {}
     by_seed = [_of_seed(setting, texts, seed) for seed in setting.seeds]
     for recipe in by_seed[0]:
@@ -71,7 +76,7 @@ def text_classifiers(setting: Setting) -> TextClassifiers:
 
 def train_of_seed(setting: Setting, seed: int) -> None:
     """Leave the classifiers of one seed in the cache: a piece of work for a worker."""
-    _of_seed(setting, text_sources(setting), seed)
+    _of_seed(setting, text_sources(gather(setting)), seed)
 
 
 def _of_seed(setting: Setting, texts: Mapping[str, text.Texts], seed: int) -> dict[Recipe, Tensor]:
@@ -86,7 +91,7 @@ def _of_seed(setting: Setting, texts: Mapping[str, text.Texts], seed: int) -> di
         return found
 
     inputs = {"texts": {s: t.key for s, t in texts.items()}, "recipes": recipes, "steps": setting.text_steps}
-    inputs |= {"seed": seed, "code": code_hash(), "versions": versions()}
+    inputs |= {"seed": seed, "code": own_code(), "versions": versions()}
     folder = None if setting.cache is None else setting.cache / "classifiers"
     _, tensors = store.cached(folder, inputs, make)
     return {recipe: tensors[str(recipe)] for recipe in recipes}
@@ -107,8 +112,9 @@ def classifier_for(material: Material, kind: str, seed: int) -> Tensor:
     if kind == "templates":
         texts = text.encode_texts(material.clip, material.classes, "templates", cache=setting.cache)
         return text.train_text_classifier(texts, seed=seed).weight
-    found = text_classifiers(setting if seed in setting.seeds else replace(setting, seeds=(seed,)))
-    weight = found.weights[found.chosen][setting.seeds.index(seed) if seed in setting.seeds else 0]
+    setting = setting if seed in setting.seeds else replace(setting, seeds=(seed,))
+    found = text_classifiers(setting, material)
+    weight = found.weights[found.chosen][setting.seeds.index(seed)]
     sizes = {
         "chosen": None,
         "random, a fresh layer's size": weight.shape[1] ** -0.5,

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torchvision import transforms as tv
 
 from hc_lafter.clip.load import Clip
-from hc_lafter.clip.weights import weight_hash
 from hc_lafter.data.record import Dataset
-from hc_lafter.tuning.features import UNDECODABLE, resized_transform
+from hc_lafter.store import weight_hash
+from hc_lafter.tuning.features import decoded, resized_transform
 
 ROOM = 2 * 2**30  # bytes that `keep` may fill in each process
 
@@ -100,7 +100,7 @@ class Views(torch.utils.data.Dataset):
         seed: from 0.
         extra: name -> [B, ...]: labels, distributions, a teacher's logits.
         keep: hold decoded images in memory, and the views for which nothing random is drawn, up to `ROOM` bytes (in
-            each worker process anew). The items are the same.
+            each worker process again). The items are the same.
 
     Raises:
         ValueError: two things of one name, an extra tensor of another length, or, later, an image that cannot be
@@ -149,7 +149,7 @@ class Views(torch.utils.data.Dataset):
             for name, transform in self.transforms.items():
                 views[name] = self._views.get((index, name))
                 if views[name] is None:
-                    image = self._decode(index) if image is None else image
+                    image = decoded(self.dataset, index).image if image is None else image
                     views[name] = self._draw(name, transform, image, index)
         again = self._random and image is not None and index not in self._images
         if again and self._fits(4 * image.width * image.height):
@@ -162,17 +162,6 @@ class Views(torch.utils.data.Dataset):
         transforms = {name: str(transform) for name, transform in self.transforms.items()}
         parts = [self.dataset.fingerprint, str(transforms), str(self.seed), weight_hash(self.extra)]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-    def _decode(self, index: int) -> Image.Image:
-        try:
-            image = self.dataset[index].image
-            image.load()
-        except UNDECODABLE as error:
-            raise ValueError(
-                f"the image of record {self.dataset.ids[index]!r} in data set {self.dataset.name!r} cannot be decoded "
-                f"({type(error).__name__}: {error}): mend it or take it out."
-            ) from error
-        return image
 
     def _draw(self, name: str, transform: Callable[[Image.Image], Tensor], image: Image.Image, index: int) -> Tensor:
         of = (self.seed, self.epoch, index, zlib.crc32(name.encode()))

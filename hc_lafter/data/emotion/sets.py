@@ -1,34 +1,38 @@
-"""The published emotion sets as one data set type: what a spec names, told by its prefix or by its files.
+"""The published emotion sets: what a spec names, by its prefix or by its files.
 
 ``emoset:FOLDER``, ``fi:FOLDER`` and so on say what a folder is; without the prefix a folder is recognised where its
-files leave no doubt. The folder may also be the one above.
+files leave no doubt. The folder may also be the one above. A new set is a row of `SETS`.
+
+Classes are canonical names in one order per wheel (Mikels' as in EmoSet-118K's info.json, Ekman's as in Emotion6's
+header, with joy for happiness), whatever the release calls and numbers them. Published splits are used where there are
+any; a missing one is a seeded, stratified piece of train, never of test. Where the release has counts, a data set's
+``votes`` holds them and ``distributions`` their shares; where it has frequencies, there are no ``votes``.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from hc_lafter.data.emotion import faces, ldl, votes
-from hc_lafter.data.emotion import formats as labels
-from hc_lafter.data.own.folder import ImageFiles, Listing, list_images
+from hc_lafter.data.emotion import labels, votes
+from hc_lafter.data.listing import Listing, existing, folders
+from hc_lafter.data.own.folder import list_images
 from hc_lafter.refusals import nearest
 
 
 @dataclass(frozen=True)
 class _Format:
-    """``marks``: what it is told by, in words; ``fits``: whether a path has them; ``sure``: whether they are enough
-    without a prefix, for class folders named after emotions may be anybody's."""
+    """``marks``: what it is recognised by, in words; ``fits``: whether a path has them; ``certain``: whether they are
+    enough without a prefix, for class folders named after emotions may be anybody's."""
 
     title: str
     marks: str
     fits: Callable[[Path], bool]
     listing: Callable[[Path], Listing]
-    sure: Callable[[Path], bool] = lambda path: True
+    certain: Callable[[Path], bool] = lambda path: True
 
 
 def _called(*stems: str) -> Callable[[Path], bool]:
@@ -39,6 +43,16 @@ def _called(*stems: str) -> Callable[[Path], bool]:
         return any(name == stem or (len(stem) > 4 and name.startswith(stem)) for stem in stems)
 
     return test
+
+
+def _ldl(title: str) -> _Format:
+    return _Format(
+        title,
+        "ground_truth.txt with a column for each of Mikels' eight emotions",
+        votes.is_ldl,
+        partial(votes.list_ldl, title=title),
+        lambda path: votes.is_ldl(path) and votes.annotators(path) == votes.ANNOTATORS[title],
+    )
 
 
 SETS = {
@@ -56,20 +70,8 @@ SETS = {
         votes.is_emotion6,
         votes.list_emotion6,
     ),
-    "flickr_ldl": _Format(
-        "Flickr_LDL",
-        "ground_truth.txt with a column for each of Mikels' eight emotions",
-        ldl.is_ldl,
-        ldl.list_flickr_ldl,
-        lambda path: ldl.is_ldl(path) and ldl.annotators(path) == 11,
-    ),
-    "twitter_ldl": _Format(
-        "Twitter_LDL",
-        "ground_truth.txt with a column for each of Mikels' eight emotions",
-        ldl.is_ldl,
-        ldl.list_twitter_ldl,
-        lambda path: ldl.is_ldl(path) and ldl.annotators(path) == 8,
-    ),
+    "flickr_ldl": _ldl("Flickr_LDL"),
+    "twitter_ldl": _ldl("Twitter_LDL"),
     "artphoto": _Format(
         "ArtPhoto",
         "images named like amusement_0001.jpg",
@@ -81,11 +83,11 @@ SETS = {
     "fer2013": _Format(
         "FER2013",
         "a csv with the columns emotion and pixels, or train/angry and the like",
-        faces.is_fer2013,
-        faces.list_fer2013,
-        lambda path: faces.fer_table(path) is not None or _called("fer2013")(path),
+        labels.is_fer2013,
+        labels.list_fer2013,
+        lambda path: labels.fer_table(path) is not None or _called("fer2013")(path),
     ),
-    "rafdb": _Format("RAF-DB", "EmoLabel/list_patition_label.txt", faces.is_rafdb, faces.list_rafdb),
+    "rafdb": _Format("RAF-DB", "EmoLabel/list_patition_label.txt", labels.is_rafdb, labels.list_rafdb),
 }
 
 
@@ -122,22 +124,19 @@ def recognise(spec: str | Path) -> tuple[str, Path] | None:
     name, path = split_spec(spec)
     if name is None and not path.exists():
         return None  # whoever opens it says so
-    if not path.exists():
-        near = nearest(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
-        raise ValueError(f"{path} does not exist{near}: correct the path behind {name}.")
-    path = Path(os.path.abspath(path))
+    path = existing(path, f" behind {name}")
     sets = SETS if name is None else {name: SETS[name]}
-    for places in ([path], labels.folders(path)):
-        found = [(n, p) for p in places for n, f in sets.items() if (name or f.sure(p)) and f.fits(p)]
+    for places in ([path], folders(path)):
+        found = [(n, p) for p in places for n, f in sets.items() if (name or f.certain(p)) and f.fits(p)]
         if len(found) > 1:
             both = ", ".join(f"{n}:{p}" for n, p in found)
             raise ValueError(f"{path} holds more than one data set: name the one that you mean ({both}).")
         if found:
             return found[0]
-        unsure = next((p for p in places if name is None and ldl.is_ldl(p)), None)
-        if unsure is not None:
+        doubtful = next((p for p in places if name is None and votes.is_ldl(p)), None)
+        if doubtful is not None:
             raise ValueError(
-                f"{unsure} may be Flickr_LDL or Twitter_LDL: write flickr_ldl:{unsure} or twitter_ldl:{unsure}."
+                f"{doubtful} may be Flickr_LDL or Twitter_LDL: write flickr_ldl:{doubtful} or twitter_ldl:{doubtful}."
             )
     if name:
         fmt = SETS[name]
@@ -145,53 +144,20 @@ def recognise(spec: str | Path) -> tuple[str, Path] | None:
     return None
 
 
-def list_emotion_set(spec: str | Path) -> Listing:
-    """The images of a published set; no image is read.
+def list_data(spec: str | Path) -> Listing:
+    """What any spec of files names: a published emotion set, else a folder of class folders or a csv. Reads no image.
 
     Raises:
-        ValueError: as `recognise`; ``spec`` is none; a file of the set is not as it was published.
+        ValueError: as `recognise` and `own.folder.list_images`; a file of the set is not as it was published.
     """
-    found = recognise(spec)
+    found, (prefix, path) = recognise(spec), split_spec(spec)
     if found is None:
-        raise ValueError(f"{spec} is no emotion set that is known: write its name before it, one of {', '.join(SETS)}.")
+        return list_images(path)
     name, path = found
     listing = SETS[name].listing(path)
     if not listing.items:
         raise ValueError(f"{path} names no image of {SETS[name].title}: fetch its files again.")
-    if split_spec(spec)[0] is None:
-        listing = replace(listing, notes=(f"this is {listing.name}, told by {SETS[name].marks}.", *listing.notes))
+    if prefix is None:
+        note = f"this is {listing.name}, recognised by {SETS[name].marks}."
+        listing = replace(listing, notes=(note, *listing.notes))
     return listing
-
-
-def list_data(spec: str | Path) -> Listing:
-    """What any spec of files names: a published emotion set, else a folder of class folders or a csv.
-
-    Raises:
-        ValueError: as `list_emotion_set` and `folder.list_images`.
-    """
-    return list_emotion_set(spec) if recognise(spec) else list_images(split_spec(spec)[1])
-
-
-class EmotionSet(ImageFiles):
-    """A published emotion set; options and attributes as in `ImageFolder`.
-
-    Classes are canonical names in one order per wheel (Mikels' as in EmoSet-118K's info.json, Ekman's as in Emotion6's
-    header, with joy for happiness), whatever the release calls and numbers them. Published splits are used where there
-    are any; a missing one is a seeded, stratified piece of train, never of test. Where the release has
-    counts, ``votes`` holds them and ``distributions`` their shares; where it has frequencies, there are no ``votes``.
-    """
-
-    def _list(self, source: str | Path) -> Listing:
-        return list_emotion_set(source)
-
-
-def open_emotion_set(spec: str | Path, **options: Any) -> EmotionSet:
-    """The published emotion set that a folder is, or that ``emoset:FOLDER``, ``fi:FOLDER`` and so on name.
-
-    Args:
-        options: of `ImageFolder`: classes, seed, fractions, on_error, name, max_pixels, cache, workers, progress.
-
-    Raises:
-        ValueError: as `list_emotion_set`, or one sentence on the images; unreadable files: its subclass `BadImage`.
-    """
-    return EmotionSet(spec, **options)

@@ -1,32 +1,24 @@
 """Published emotion sets that keep what their annotators said: a listing with one distribution per image.
 
-Emotion6 (Peng et al., CVPR 2015) and Abstract (Machajdik and Hanbury, ACM MM 2010), and what `emotion.ldl` shares with
-them. C emotions; columns go by the name in the header.
+Emotion6 (Peng et al., CVPR 2015), Abstract (Machajdik and Hanbury, ACM MM 2010), Flickr_LDL and Twitter_LDL (Yang, Sun
+and Sun, AAAI 2017). C emotions; columns go by the name in the header.
 """
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from hc_lafter.data.emotion.formats import (
-    EIGHTY,
-    EKMAN,
-    EKMAN_WORDS,
-    MIKELS_WORDS,
-    emotion,
-    once,
-    read_json,
-    read_text,
-    subfolder,
-)
+from hc_lafter.data.emotion.ldl_mat import splits_of_mat
+from hc_lafter.data.emotion.names import EIGHTY, EKMAN, EKMAN_WORDS, MIKELS_WORDS, emotion
 from hc_lafter.data.emotion.wheels import MIKELS
-from hc_lafter.data.own.folder import Item, Listing
+from hc_lafter.data.listing import Item, Listing, once, read_json, read_rows, subfolder
+
+ANNOTATORS = {"Flickr_LDL": 11, "Twitter_LDL": 8}
 
 
 @dataclass(frozen=True)
@@ -35,56 +27,12 @@ class VoteRow:
 
     name: str
     path: Path
-    votes: Sequence[float]
+    votes: list[float]
     where: str
     split: str | None = None
 
 
-def vote_listing(
-    source: Path, rows: Iterable[VoteRow], classes: Sequence[str], *, notes: Iterable[str], name: str, ties: bool = True
-) -> Listing:
-    """Rows as items: the distribution is the votes' shares, the label the emotion with the most, the first of equals.
-
-    The counts stay beside the shares where the release has them: numbers that are not whole, or all sum to one, are
-    frequencies.
-
-    Args:
-        ties: whether images without one winner stay.
-
-    Raises:
-        ValueError: an emotion that wins no image; an image that is named twice.
-    """
-    rows = list(rows)
-    items, equal, total, notes = [], 0, len(rows), list(notes)
-    whole = all(float(vote).is_integer() for row in rows for vote in row.votes)
-    counted = whole and any(sum(row.votes) > 1 for row in rows)
-    for row in rows:
-        votes = np.asarray(row.votes, dtype=np.float64)
-        tied = int((votes == votes.max()).sum()) > 1
-        equal += tied
-        if ties or not tied:
-            label, shares = classes[int(votes.argmax())], tuple((votes / votes.sum()).tolist())
-            counts = tuple(map(int, row.votes)) if counted else None
-            items.append(Item(row.name, row.path, label, row.split, row.where, shares, counts))
-    if equal and ties:
-        notes.append(f"{equal} of {total} images have no single winner: the first in class order is their label.")
-    elif equal:
-        notes.append(f"{equal} of {total} images have no single winner and are left out.")
-    for c in classes:
-        if c not in {item.label for item in items}:
-            raise ValueError(
-                f"{source} has no image whose most votes go to {c!r}, so no classifier can learn it: complete the file."
-            )
-    shares = "annotators' frequencies"
-    if counted:
-        voters = sorted({sum(item.votes) for item in items})
-        shares = f"votes of {' to '.join(map(str, dict.fromkeys((voters[0], voters[-1]))))} annotators"
-    notes.append(f"training aims at the {shares}, and they score.")
-    how = {"name": name, "notes": tuple(notes), "fractions": EIGHTY, "shares": shares}
-    return Listing(source.parent, once(items, source), tuple(classes), **how)
-
-
-def numbers_of(cells: Sequence[str], where: str) -> list[float]:
+def _numbers(cells: Iterable[object], where: str) -> list[float]:
     """[C] votes, counts or probabilities.
 
     Raises:
@@ -99,20 +47,102 @@ def numbers_of(cells: Sequence[str], where: str) -> list[float]:
     return votes
 
 
-# ---------------------------------------------------------------- Emotion6
+def _read(
+    path: Path,
+    images: Path,
+    words: Mapping[str, str],
+    order: Sequence[str],
+    heads: str,
+    separator: str | None,
+    spare: int = 0,
+) -> tuple[tuple[str, ...], list[VoteRow]]:
+    """The emotions in the order of the table's columns, and its rows with votes in that of ``order``.
 
-_PROBABILITY = re.compile(r"\[?\s*prob\.?\s*([a-z]+)\s*]?", re.IGNORECASE)
+    Args:
+        heads: a pattern of the columns with votes, whose group is the emotion.
+        spare: columns that a row may have beyond those of the header.
+
+    Raises:
+        ValueError: a column of no emotion, or of one that another has too; a row with other columns or no votes.
+    """
+    (_, header), *rows = read_rows(path, separator, spare=spare)
+    columns: dict[str, int] = {}
+    for i, head in enumerate(header):
+        if i and (match := re.fullmatch(heads, head, re.IGNORECASE)):
+            name = emotion(match[1], words, f"a column of {path}")
+            if name in columns:
+                raise ValueError(f"{path} has two columns for {name} ({', '.join(header)}): fetch it again.")
+            columns[name] = i
+    if len(columns) < 2 or (order == MIKELS and len(columns) < len(MIKELS)):
+        raise ValueError(
+            f"{path} has the columns {', '.join(header)[:80]!r}, among them votes for {len(columns)} emotions: fetch "
+            "it again."
+        )
+    at = [columns[name] for name in order if name in columns]
+    named = [(where, cells[0].replace("\\", "/"), cells) for where, cells in rows]
+    found = [VoteRow(n, images / n, _numbers([cells[i] for i in at], where), where) for where, n, cells in named]
+    return tuple(columns), found
 
 
-def is_emotion6(root: Path) -> bool:
-    return (root / "Emotion6.json").is_file() or "[prob." in first_line(root / "ground_truth.txt")
+def _listing(
+    source: Path, rows: Sequence[VoteRow], classes: Sequence[str], notes: Sequence[str], name: str, ties: bool = True
+) -> Listing:
+    """Rows as items: the distribution is the votes' shares, the label the emotion with the most, the first of equals.
+
+    The counts stay beside the shares where the release has them: numbers that are not whole, or all sum to one, are
+    frequencies. ``ties``: whether images without one winner stay.
+
+    Raises:
+        ValueError: an emotion that wins no image; an image that is named twice.
+    """
+    votes = np.array([row.votes for row in rows])  # [B, C]
+    counted = bool((votes == np.rint(votes)).all() and (votes.sum(axis=1) > 1).any())
+    tied = (votes == votes.max(axis=1, keepdims=True)).sum(axis=1) > 1
+    items = [
+        Item(
+            row.name,
+            row.path,
+            classes[int(v.argmax())],
+            row.split,
+            row.where,
+            tuple((v / v.sum()).tolist()),
+            tuple(v.astype(int).tolist()) if counted else None,
+        )
+        for row, v, t in zip(rows, votes, tied, strict=True)
+        if ties or not t
+    ]
+    missing = [c for c in classes if c not in {item.label for item in items}]
+    if missing:
+        raise ValueError(
+            f"{source} has no image whose most votes go to {missing[0]!r}, so no classifier can learn it: complete the "
+            "file."
+        )
+    notes = list(notes)
+    if tied.any():
+        fate = ": the first in class order is their label." if ties else " and are left out."
+        notes.append(f"{tied.sum()} of {len(rows)} images have no single winner{fate}")
+    shares = "annotators' frequencies"
+    if counted:
+        voters = sorted({sum(item.votes) for item in items})
+        shares = f"votes of {' to '.join(map(str, dict.fromkeys((voters[0], voters[-1]))))} annotators"
+    notes.append(f"training aims at the {shares}, and they score.")
+    fields = {"name": name, "notes": tuple(notes), "fractions": EIGHTY, "shares": shares}
+    return Listing(source.parent, once(items, source), tuple(classes), **fields)
 
 
 def first_line(path: Path) -> str:
+    """Of a text file, "" where there is none."""
     if not path.is_file():
         return ""
     with path.open("rb") as file:
         return file.readline(4096).decode("utf-8-sig", "replace")
+
+
+# ---------------------------------------------------------------- Emotion6
+
+
+def is_emotion6(root: Path) -> bool:
+    return (root / "Emotion6.json").is_file() or "[prob." in first_line(root / "ground_truth.txt")
 
 
 def list_emotion6(root: Path) -> Listing:
@@ -120,44 +150,24 @@ def list_emotion6(root: Path) -> Listing:
 
     The label is the most probable emotion, neutral among them. The folder is none: it says what was searched for.
     """
-    path = root / "ground_truth.txt"
+    path, images, notes = root / "ground_truth.txt", subfolder(root, "images", "image"), []
     if "[prob." in first_line(path):
-        classes, rows, notes = _emotion6_text(root, path)
+        columns, rows = _read(path, images, EKMAN_WORDS, EKMAN, r"\[?\s*prob\.?\s*([a-z]+)\s*]?", "\t")
     else:
         path = root / "Emotion6.json"
-        classes, rows, notes = _emotion6_json(root, path)
-    sums = [sum(row.votes) for row in rows]
-    off = next((i for i, s in enumerate(sums) if abs(s - 1) > 0.02), None)  # they are rounded to some digits
-    if off is not None:
-        raise ValueError(f"{rows[off].where} has probabilities that sum to {sums[off]:.3g} and not to 1: correct it.")
-    listing = vote_listing(path, rows, classes, notes=notes, name="Emotion6")
+        columns, rows, notes = _emotion6_json(root, path, images)
+    for row in rows:
+        if abs(sum(row.votes) - 1) > 0.02:  # they are rounded to some digits
+            total = sum(row.votes)
+            raise ValueError(f"{row.where} has probabilities that sum to {total:.3g} and not to 1: correct it.")
+    listing = _listing(path, rows, [c for c in EKMAN if c in columns], notes, "Emotion6")
     folder = {item.id: EKMAN_WORDS.get(PurePosixPath(item.id).parent.name.lower()) for item in listing.items}
     other = sum(folder[item.id] not in (None, item.label) for item in listing.items)
-    told = f"the label is the most probable emotion, which for {other} of {len(rows)} images is not their folder's."
-    return replace(listing, notes=(told, *listing.notes))
+    note = f"the label is the most probable emotion, which for {other} of {len(rows)} images is not their folder's."
+    return replace(listing, notes=(note, *listing.notes))
 
 
-def _emotion6_text(root: Path, path: Path) -> tuple[tuple[str, ...], list[VoteRow], list[str]]:
-    header, *lines = read_text(path).splitlines()
-    columns = header.split("\t")
-    found = [(i, m[1]) for i, cell in enumerate(columns) if (m := _PROBABILITY.fullmatch(cell.strip()))]
-    if len(found) < 2:
-        raise ValueError(f"{path} is not separated by tabs ({header[:60]!r}): fetch it again.")
-    at = {emotion(word, EKMAN_WORDS, f"a column of {path}"): i for i, word in found}
-    classes, rows = tuple(c for c in EKMAN if c in at), []
-    for number, line in enumerate(lines, 2):
-        if not line.strip():
-            continue
-        cells, where = line.split("\t"), f"row {number} of {path}"
-        if len(cells) != len(columns):
-            raise ValueError(f"{where} has {len(cells)} columns, its header {len(columns)}: fetch it again.")
-        name = cells[0].strip().replace("\\", "/")
-        votes = numbers_of([cells[at[c]] for c in classes], where)
-        rows.append(VoteRow(name, subfolder(root, ("images", "image")) / name, votes, where))
-    return classes, rows, []
-
-
-def _emotion6_json(root: Path, path: Path) -> tuple[tuple[str, ...], list[VoteRow], list[str]]:
+def _emotion6_json(root: Path, path: Path, images: Path) -> tuple[tuple[str, ...], list[VoteRow], list[str]]:
     table = read_json(path)
     entries = table.values() if isinstance(table, dict) else [None]
     if not all(isinstance(entry, dict) and isinstance(entry.get("emotions"), dict) for entry in entries):
@@ -170,38 +180,79 @@ def _emotion6_json(root: Path, path: Path) -> tuple[tuple[str, ...], list[VoteRo
         if set(votes) != set(classes):
             odd = min(set(votes) ^ set(classes))
             raise ValueError(f"{where} and the first one do not have the same emotions ({odd!r}): complete them.")
-        numbers = numbers_of([votes[c] for c in classes], where)
+        numbers = _numbers([votes[c] for c in classes], where)
         dominant = EKMAN_WORDS.get(str(entry.get("dominant_emotion")).lower())
         other += dominant is not None and dict(zip(classes, numbers, strict=True)).get(dominant, 0) < max(numbers)
         name = name.replace("\\", "/")
-        place = root / name if (root / name).is_file() else subfolder(root, ("images", "image")) / name
-        rows.append(VoteRow(name, place, numbers, where))
+        rows.append(VoteRow(name, root / name if (root / name).is_file() else images / name, numbers, where))
     notes = [f"in {other} entries dominant_emotion is not the most probable one: it was not used."] if other else []
     return classes, rows, notes
 
 
 # ---------------------------------------------------------------- Abstract
 
-_TABLE = "ABSTRACT_groundTruth.csv"
-
 
 def is_abstract(root: Path) -> bool:
-    return (root / _TABLE).is_file()
+    return (root / "ABSTRACT_groundTruth.csv").is_file()
 
 
 def list_abstract(root: Path) -> Listing:
     """Abstract: votes per image, names in single quotes. Images without one winner are left out: 228 of 280 stay."""
-    path = root / _TABLE
-    heads, *lines = ([cell.strip().strip("'") for cell in row] for row in csv.reader(read_text(path).splitlines()))
-    columns = [emotion(word, MIKELS_WORDS, f"a column of {path}") for word in heads[1:]]
-    if sorted(columns) != sorted(MIKELS):
-        raise ValueError(f"{path} has the columns {heads[1:]}, not Mikels' eight emotions once each: fetch it again.")
-    order, rows = [columns.index(c) + 1 for c in MIKELS], []
-    for number, cells in enumerate(lines, 2):
-        where = f"row {number} of {path}"
-        if not any(cells):
-            continue
-        if len(cells) != len(heads):
-            raise ValueError(f"{where} has {len(cells)} columns, its header {len(heads)}: fetch it again.")
-        rows.append(VoteRow(cells[0], root / cells[0], numbers_of([cells[i] for i in order], where), where))
-    return vote_listing(path, rows, MIKELS, notes=(), name="Abstract", ties=False)
+    path = root / "ABSTRACT_groundTruth.csv"
+    _, rows = _read(path, root, MIKELS_WORDS, MIKELS, "(.*)", ",")
+    return _listing(path, rows, MIKELS, (), "Abstract", ties=False)
+
+
+# ---------------------------------------------------------------- Flickr_LDL, Twitter_LDL
+
+
+def is_ldl(root: Path) -> bool:
+    words = first_line(root / "ground_truth.txt").lower().split()
+    return len(words) > 8 and sum(w in MIKELS_WORDS for w in words) == 8
+
+
+def _read_ldl(root: Path) -> tuple[tuple[str, ...], list[VoteRow]]:
+    images = subfolder(root, "images", "image")
+    words = f"({'|'.join(MIKELS_WORDS)})"
+    return _read(root / "ground_truth.txt", images, MIKELS_WORDS, MIKELS, words, None, spare=1)
+
+
+def annotators(root: Path) -> int:
+    """How many voted, which tells the two apart: by the names of folder and .mat, else by the first image's votes."""
+    names = " ".join((root.name, *(p.name for p in root.glob("*.mat")))).lower()
+    known = [n for title, n in ANNOTATORS.items() if title.partition("_")[0].lower() in names]
+    if len(known) == 1:
+        return known[0]
+    _, rows = _read_ldl(root)
+    return round(sum(rows[0].votes)) if rows else 0
+
+
+def list_ldl(root: Path, title: str) -> Listing:
+    """``ground_truth.txt`` with the votes, ``images``, and perhaps ``*_config.mat``.
+
+    The .mat gives the division into train and test, provided that its votes are those of the text.
+
+    Raises:
+        ValueError: a row that is none; votes on which the two files disagree; a division that is none.
+    """
+    path = root / "ground_truth.txt"
+    columns, rows = _read_ldl(root)
+    wider = sum(len(cells) > len(MIKELS) + 1 for _, cells in read_rows(path, spare=1)[1:])
+    notes = [f"{wider} rows of {path.name} have a column without an emotion: dropped."] if wider else []
+    odd = [row for row in rows if sum(row.votes) != ANNOTATORS[title]]
+    if odd:
+        notes.append(
+            f"{len(odd)} of {len(rows)} images do not have {ANNOTATORS[title]} votes (first {odd[0].name}: "
+            f"{sum(odd[0].votes):g})."
+        )
+    files = sorted(root.glob("*_config.mat"))
+    if len(files) > 1:
+        raise ValueError(f"{root} has several divisions ({', '.join(f.name for f in files)}): keep one of the files.")
+    if files:
+        names = [PurePosixPath(row.name).name for row in rows]
+        votes = np.array([row.votes for row in rows])[:, [MIKELS.index(c) for c in columns]]
+        splits, note = splits_of_mat(files[0], path, columns, names, votes)
+        notes.append(note)
+        if splits:
+            rows = [replace(row, split=splits[name]) for row, name in zip(rows, names, strict=True)]
+    return _listing(path, rows, MIKELS, notes, title)

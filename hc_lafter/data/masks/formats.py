@@ -16,11 +16,10 @@ import numpy as np
 from PIL import Image
 
 from hc_lafter.data.decode import BadImage, read
-from hc_lafter.data.emotion.formats import read_text
+from hc_lafter.data.listing import existing, read_rows
 from hc_lafter.data.masks import names
-from hc_lafter.refusals import nearest
 
-_AGAIN = "fetch or convert it again"
+_COCO_PARTS = ("images/val2017", "annotations/val2017")
 
 
 @dataclass(frozen=True)
@@ -54,30 +53,21 @@ def list_voc(path: Path, aug: bool = False) -> MaskListing:
     As in mmsegmentation, train.txt takes its masks from SegmentationClass and only the added images from
     SegmentationClassAug; the additions are those of trainaug.txt, or of aug.txt where that is missing.
     """
-    folders = ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation", *(["SegmentationClassAug"] if aug else []))
-    root = locate(path, "PASCAL VOC 2012", ("VOC2012", "VOCdevkit/VOC2012"), folders)
-    lists = root / "ImageSets" / "Segmentation"
-    images, masks = root / "JPEGImages", root / "SegmentationClass"
-    pairs = _listed(lists / "train.txt", "train", images, masks)
-    if aug:
-        more = next((lists / n for n in ("trainaug.txt", "aug.txt") if (lists / n).is_file()), lists / "trainaug.txt")
-        known = {pair.id for pair in pairs}
-        added = _listed(more, "train", images, root / "SegmentationClassAug", finely=False)
-        pairs += [pair for pair in added if pair.id not in known]
-    pairs += _listed(lists / "val.txt", "test", images, masks)
     title = "PASCAL VOC 2012, augmented" if aug else "PASCAL VOC 2012"
+    more = ("SegmentationClassAug",) if aug else ()
+    root, pairs = _from_lists(path, "PASCAL VOC 2012", "VOC2012", "SegmentationClass", "ImageSets/Segmentation", more)
+    if aug:
+        lists, known = root / "ImageSets/Segmentation", {pair.id for pair in pairs if pair.split == "train"}
+        added = next((lists / n for n in ("trainaug.txt", "aug.txt") if (lists / n).is_file()), lists / "trainaug.txt")
+        masks = root / "SegmentationClassAug"
+        pairs += [p for p in _listed(added, "train", root / "JPEGImages", masks, finely=False) if p.id not in known]
     return MaskListing(root, title, once(pairs), dict(enumerate((names.BACKGROUND, *names.VOC))))
 
 
 def list_context(path: Path, order: str = "alphabetical") -> MaskListing:
     """PASCAL Context with 59 classes, on the images of VOC 2010; ``order``: what its PNGs number, see `names`."""
-    if order not in names.CONTEXT_ORDERS:
-        raise ValueError(f"order {order!r} is unknown: choose one of {', '.join(names.CONTEXT_ORDERS)}.")
-    folders = ("JPEGImages", "SegmentationClassContext", "ImageSets/SegmentationContext")
-    root = locate(path, "PASCAL Context", ("VOC2010", "VOCdevkit/VOC2010"), folders)
-    lists = root / "ImageSets" / "SegmentationContext"
-    places = root / "JPEGImages", root / "SegmentationClassContext"
-    pairs = [*_listed(lists / "train.txt", "train", *places), *_listed(lists / "val.txt", "test", *places)]
+    folders = ("SegmentationClassContext", "ImageSets/SegmentationContext")
+    root, pairs = _from_lists(path, "PASCAL Context", "VOC2010", *folders)
     numbers = dict(enumerate((names.BACKGROUND, *names.CONTEXT_ORDERS[order])))
     note = f"the values 1 to 59 of the masks are read in the order {order!r}, so that 2 is {numbers[2]!r}."
     return MaskListing(root, "PASCAL Context", once(pairs), numbers, (note,))
@@ -85,18 +75,18 @@ def list_context(path: Path, order: str = "alphabetical") -> MaskListing:
 
 def list_coco_stuff(path: Path) -> MaskListing:
     """COCO-Stuff 164k: ``*_labelTrainIds.png`` with 0 to 170 where there are any, else the raw maps with 0 to 181."""
-    root = _coco(path, "COCO-Stuff 164k", "coco_stuff164k")
+    root = locate(path, "COCO-Stuff 164k", ("coco_stuff164k",), _COCO_PARTS)
     converted = _has(root, "_labelTrainIds.png")
     pairs, notes = _coco_pairs(root, "_labelTrainIds.png" if converted else ".png")
     ids = range(171) if converted else names.COCO_RAW_IDS
-    told = "converted (*_labelTrainIds.png, 0 to 170)" if converted else "raw (0 to 181, of which 11 mean nothing)"
+    form = "converted (*_labelTrainIds.png, 0 to 170)" if converted else "raw (0 to 181, of which 11 mean nothing)"
     numbers = dict(zip(ids, names.COCO_STUFF, strict=True))
-    return MaskListing(root, "COCO-Stuff 164k", pairs, numbers, (f"the masks are {told}.", *notes))
+    return MaskListing(root, "COCO-Stuff 164k", pairs, numbers, (f"the masks are {form}.", *notes))
 
 
 def list_coco_object(path: Path) -> MaskListing:
     """COCO-Object: ``*_instanceTrainIds.png`` with background 0 and COCO's 80 things."""
-    root = _coco(path, "COCO-Object", "coco_object")
+    root = locate(path, "COCO-Object", ("coco_object",), _COCO_PARTS)
     if not _has(root, "_instanceTrainIds.png"):
         raise ValueError(
             f"{root / 'annotations'} has no *_instanceTrainIds.png below it: convert COCO's instances to masks first."
@@ -111,10 +101,7 @@ def locate(path: Path, title: str, below: Sequence[str], parts: Sequence[str]) -
     Raises:
         ValueError: there is none; where a folder above is the one, it is named.
     """
-    path = Path(os.path.abspath(path))
-    if not path.exists():
-        near = nearest(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
-        raise ValueError(f"{path} does not exist{near}: correct the path of {title}.")
+    path = existing(path, f" of {title}")
     places = [path, *(path / name for name in below)]
     lacking = {place: [part for part in parts if not (place / part).is_dir()] for place in places}
     best = min(places, key=lambda place: len(lacking[place]))
@@ -128,20 +115,30 @@ def locate(path: Path, title: str, below: Sequence[str], parts: Sequence[str]) -
     )
 
 
-def read_names(path: Path) -> list[str]:
-    """The image names of a list, one per line.
+def _from_lists(
+    path: Path, title: str, year: str, masks: str, lists: str, more: Sequence[str] = ()
+) -> tuple[Path, list[Pair]]:
+    """The folder of a set in the layout of PASCAL VOC, and the pairs of its train.txt and val.txt.
+
+    ``masks`` and ``lists`` are its folders of those, ``more`` others that it must have.
+    """
+    root = locate(path, title, (year, f"VOCdevkit/{year}"), ("JPEGImages", masks, lists, *more))
+    places = root / "JPEGImages", root / masks
+    train, val = (root / lists / f"{name}.txt" for name in ("train", "val"))
+    return root, [*_listed(train, "train", *places), *_listed(val, "test", *places)]
+
+
+def _listed(path: Path, split: str, images: Path, masks: Path, finely: bool = True) -> list[Pair]:
+    """The pairs of a list with one image name per line.
 
     Raises:
         ValueError: the list is missing, empty or no text, has more than a name in a line, or a name twice.
     """
-    lines = [(n, line.strip()) for n, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
-    for n, line in lines:
-        if len(line.split()) > 1 or "/" in line or "\\" in line:
-            raise ValueError(f"row {n} of {path} is {line!r} and no image name alone: fetch the list again.")
-    twice = [line for line, count in Counter(line for _, line in lines).items() if count > 1]
-    if twice:
-        raise ValueError(f"{path} names {twice[0]!r} twice: remove one of the two lines.")
-    return [line for _, line in lines]
+    stems = [cells[0] for _, cells in read_rows(path, width=1)]
+    for stem, count in Counter(stems).items():
+        if count > 1:
+            raise ValueError(f"{path} names {stem!r} twice: remove one of the two lines.")
+    return [Pair(s, split, images / f"{s}.jpg", masks / f"{s}.png", str(path), finely) for s in stems]
 
 
 def once(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
@@ -170,28 +167,18 @@ def read_indices(path: Path) -> np.ndarray:
         BadImage: missing, damaged, no PNG, or an image of colours or grey shades instead of indices.
     """
     data = read(path)
-    # Pillow meets bytes of any origin here and raises nearly any exception over them: the file is what is to be mended.
+    # Pillow meets bytes of any origin and raises nearly any exception over them: it is the file that is to be replaced.
     try:
         image = Image.open(io.BytesIO(data), formats=["PNG"])
         image.load()
     except Exception as error:
         found = f"is no whole PNG ({' '.join(str(error).split())[:80]})"
-        raise BadImage(str(path), found, _AGAIN) from error
+        raise BadImage(str(path), found, "fetch or convert it again") from error
     if image.mode not in ("P", "L") or (image.mode == "L" and data[24] != 8):  # byte 24: bits per value; Pillow
         bits = "" if image.mode != "L" else f" of {data[24]} bits"  # stretches fewer bits of grey over 0..255
         found = f"is an image of mode {image.mode}{bits}, but a mask holds indices (mode P, or L of 8 bits)"
         raise BadImage(str(path), found, "take the set's own PNG, before anything turned its indices into colours")
     return np.asarray(image)
-
-
-def _listed(path: Path, split: str, images: Path, masks: Path, finely: bool = True) -> list[Pair]:
-    return [
-        Pair(name, split, images / f"{name}.jpg", masks / f"{name}.png", str(path), finely) for name in read_names(path)
-    ]
-
-
-def _coco(path: Path, title: str, folder: str) -> Path:
-    return locate(path, title, (folder,), ("images/val2017", "annotations/val2017"))
 
 
 def _files(folder: Path, suffix: str) -> set[str]:

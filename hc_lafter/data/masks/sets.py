@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from hc_lafter.data.decode import MAX_PIXELS, RULES, BadImage, decode
+from hc_lafter.data.listing import stamp
 from hc_lafter.data.masks import formats, names
 from hc_lafter.data.record import IGNORE, SPLITS, Dataset, Record
 from hc_lafter.data.world import grammar, painter
 from hc_lafter.refusals import nearest
 
 VAL_SHARE = 0.1  # of the official train: 146 of VOC's 1,464 images
-BACKGROUNDS = ("ignore", "class")
 _INVALID = -1  # in a lookup table: a value that means nothing
 
 
@@ -50,6 +50,7 @@ SETS = {
     "context60_voc_first": _Set(partial(formats.list_context, order="voc_first"), "class"),
     "coco_stuff": _Set(formats.list_coco_stuff, None),
     "coco_object": _Set(formats.list_coco_object, "class"),
+    "coco_object80": _Set(formats.list_coco_object, "ignore"),
 }
 
 
@@ -83,7 +84,7 @@ def mask_split(name: str | None, dataset: Dataset) -> MaskSplit:
         if any(set(classes) == bare for classes, _ in names.MASK_SPLITS.values()):
             raise ValueError(
                 f"data set {dataset.name!r} has background as a class, which no published zero-shot split has: open it "
-                "with background='ignore'."
+                "by a prefix that ignores background, such as voc or context59."
             )
     if name is not None and not isinstance(name, str):
         raise ValueError(
@@ -93,10 +94,10 @@ def mask_split(name: str | None, dataset: Dataset) -> MaskSplit:
     if name is None and len(fitting) == 1:
         name = fitting[0]
     if name not in fitting:
-        what = "no split is given" if name is None else f"split {name!r} is not of this set"
+        cause = "no split is given" if name is None else f"split {name!r} is not of this set"
         offer = f"choose one of {', '.join(fitting)}" if fitting else "it has no named split, so score all its classes"
         near = nearest(name, fitting) if name else ""
-        raise ValueError(f"{what} for the {len(own)} mask classes of {dataset.name!r}{near}: {offer}.")
+        raise ValueError(f"{cause} for the {len(own)} mask classes of {dataset.name!r}{near}: {offer}.")
     unseen = names.MASK_SPLITS[name][1]
     return MaskSplit(name, tuple(c for c in own if c not in unseen), tuple(c for c in own if c in unseen))
 
@@ -129,7 +130,7 @@ def templates_of(dataset: Dataset) -> tuple[str, ...]:
     """Sentences to put a class's name into: the world's own, else CLIP's 80 of ImageNet (Radford et al., 2021)."""
     if tuple(dataset.mask_classes or ()) == painter.MASK_CLASSES:
         return grammar.CLASS_TEMPLATES
-    from open_clip import OPENAI_IMAGENET_TEMPLATES  # here: it brings all of open_clip along
+    from open_clip import OPENAI_IMAGENET_TEMPLATES  # not above: it brings all of open_clip along
 
     return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
 
@@ -142,13 +143,8 @@ class MaskFiles(Dataset):
 
     Args:
         spec: ``voc:FOLDER`` and so on, see `SETS`; the folder may also be the one above, such as VOCdevkit.
-        background: "ignore" (its pixels are 255: VOC20, Context 59) or "class" (index 0: VOC21, Context 60). Default:
-            as the prefix says.
-        order: of PASCAL Context's ids, "alphabetical" (mmsegmentation's converter) or "voc_first" (the set's own list).
-            Default: as the prefix says.
-        seed: of the division of the official train into our train and val.
-        val_share: of the official train that is our val; the masks drawn by the set's makers only, so that ``voc`` and
-            ``voc_aug`` have the same val.
+        seed: of the division of the official train into our train and val, which is `VAL_SHARE` of the masks that the
+            set's own makers have drawn, so that ``voc`` and ``voc_aug`` have the same val.
         complete: refuse the set where a listed file is missing; False: meet it when it is asked for.
 
     Attributes:
@@ -156,38 +152,16 @@ class MaskFiles(Dataset):
         notes: what was decided on the user's behalf, one sentence each.
 
     Raises:
-        ValueError: one sentence with the file, what is wrong and the mend; of a missing file its subclass `BadImage`.
+        ValueError: one sentence with the file, what is wrong and what to do; of a missing file its subclass `BadImage`.
     """
 
     classes: tuple[str, ...] = ()
 
-    def __init__(
-        self,
-        spec: str | Path,
-        *,
-        background: str | None = None,
-        order: str | None = None,
-        seed: int = 0,
-        val_share: float = VAL_SHARE,
-        complete: bool = True,
-    ):
-        prefix, path = split_spec(spec)
-        self.background = SETS[prefix].background if background is None else background
-        if background is not None and SETS[prefix].background is None:
-            raise ValueError(f"{prefix} has no background: leave background={background!r} out.")
-        if self.background not in (*BACKGROUNDS, None):
-            raise ValueError(f"background is {background!r}: choose 'ignore' or 'class'.")
-        if order is not None and not prefix.startswith("context"):
-            raise ValueError(f"{prefix} has one order of classes: leave order={order!r} out.")
-        if not 0 <= val_share < 1:
-            raise ValueError(f"val_share is {val_share}: give a share of train from 0 to below 1.")
-        self.listing = SETS[prefix].listing(path) if order is None else formats.list_context(path, order)
-        usual = self.background == SETS[prefix].background  # a number must not pass for one of the other protocol
-        self.name = (
-            prefix if usual else f"{prefix}, background {'counted' if self.background == 'class' else 'ignored'}"
-        )
+    def __init__(self, spec: str | Path, *, seed: int = 0, complete: bool = True):
+        self.name, path = split_spec(spec)
+        self.listing, background = SETS[self.name].listing(path), SETS[self.name].background
         pairs, numbers = self.listing.pairs, self.listing.numbers
-        self.mask_classes = tuple(n for n in numbers.values() if n != names.BACKGROUND or self.background == "class")
+        self.mask_classes = tuple(n for n in numbers.values() if n != names.BACKGROUND or background == "class")
         self._lookup = np.full(256, _INVALID, dtype=np.int16)  # value in the file -> mask index
         for value, name in numbers.items():
             self._lookup[value] = self.mask_classes.index(name) if name in self.mask_classes else IGNORE
@@ -195,15 +169,15 @@ class MaskFiles(Dataset):
         self.ids = [pair.id for pair in pairs]
         self.labels = np.full(len(pairs), -1, dtype=np.int64)
         self.splits = np.array([pair.split for pair in pairs])
-        self._hold_out(seed, val_share)
-        self._stamps = [(_stamp(pair.image), _stamp(pair.mask)) for pair in pairs]
+        self._hold_out(seed)
+        self._stamps = [(stamp(pair.image), stamp(pair.mask)) for pair in pairs]
         if complete:
             self._refuse_missing()
 
-    def _hold_out(self, seed: int, share: float) -> None:
+    def _hold_out(self, seed: int) -> None:
         fine = [i for i, pair in enumerate(self.listing.pairs) if pair.split == "train" and pair.finely]
         ranked = sorted(fine, key=lambda i: hashlib.sha256(f"{seed} {self.ids[i]}".encode()).digest())
-        number = max(1, round(share * len(fine))) if share and fine else 0
+        number = max(1, round(VAL_SHARE * len(fine))) if fine else 0
         if number and number == (self.splits == "train").sum():
             raise ValueError(
                 f"{self.listing.source} lists {len(fine)} image for train, too few to hold some out for val: fetch the "
@@ -211,14 +185,14 @@ class MaskFiles(Dataset):
             )
         self.splits = self.splits.astype(f"<U{max(map(len, SPLITS))}")
         self.splits[ranked[:number]] = "val"
-        told = {
+        treatment = {
             "ignore": "background pixels are ignored.",
             "class": "background is a class (index 0).",
             None: "the set has no background.",
         }
         self.notes = (
             *self.listing.notes,
-            told[self.background],
+            treatment[SETS[self.name].background],
             f"val, to choose on, is {number} of the {len(fine)} images of the official train (seed {seed}); test is "
             "the official val, since the set has no public test masks.",
         )
@@ -227,8 +201,8 @@ class MaskFiles(Dataset):
         gone = [
             (path, pair)
             for pair, stamps in zip(self.listing.pairs, self._stamps, strict=True)
-            for path, stamp in zip((pair.image, pair.mask), stamps, strict=True)
-            if stamp is None
+            for path, known in zip((pair.image, pair.mask), stamps, strict=True)
+            if known is None
         ]
         if gone:
             path, pair = gone[0]
@@ -239,9 +213,9 @@ class MaskFiles(Dataset):
         """Raises `BadImage`: a file is missing, damaged or changed since the opening; a mask that fits no image."""
         index = int(index)
         pair = self.listing.pairs[index]
-        for path, stamp in zip((pair.image, pair.mask), self._stamps[index], strict=True):
-            if stamp is not None and stamp != _stamp(path):
-                raise BadImage(str(path), "has changed since the data set was opened", "open the data set anew")
+        for path, known in zip((pair.image, pair.mask), self._stamps[index], strict=True):
+            if known is not None and known != stamp(path):
+                raise BadImage(str(path), "has changed since the data set was opened", "open the data set again")
         image, values = decode(pair.image), formats.read_indices(pair.mask)
         if values.shape != (image.height, image.width):
             height, width = values.shape
@@ -291,12 +265,3 @@ def is_mask_spec(spec: str | Path) -> bool:
     """Whether a spec starts with one of the prefixes in `SETS`; a path that exists is a path, colon or not."""
     prefix, colon, _ = str(spec).partition(":")
     return bool(colon) and prefix.lower().replace("-", "_") in SETS and not Path(spec).exists()
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Size in bytes and time of change in ns, or None where there is no such file."""
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return None
-    return stat.st_size, stat.st_mtime_ns

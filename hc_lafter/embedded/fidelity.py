@@ -1,9 +1,9 @@
-"""How like a real CLIP the embedded one is: ``python -m hc_lafter.fidelity [NAME=MODEL.safetensors ...] --out DIR``.
+"""How like a real CLIP the embedded one is: ``hc-lafter fidelity [NAME=MODEL.safetensors ...] --out DIR``.
 
 A stand-in has to have the shape of what it stands for: describe a picture well, hear of emotions seldom, be lifted by
 labels. `fidelity.yaml` holds the facts, their bands and what was published of real CLIPs; here they are measured, for
 one training seed or several, on a world that neither training nor any choice has touched. ``fidelity.json`` keeps the
-numbers; `hc_lafter.fidelity_card` makes card and figure of it alone.
+numbers; card and figure are made of it alone.
 
 n images, L layers, C emotions, K mask classes, N patches, W tower width, D embedding size, R resamples, S label draws.
 """
@@ -17,8 +17,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
-from importlib.resources import files
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +28,34 @@ from scipy.stats import rankdata
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hc_lafter.analysis import segmentation, statistics, tokens
-from hc_lafter.analysis.probe import linear_probe, zero_shot_logits
+from hc_lafter.analysis import segmentation, statistics
+from hc_lafter.analysis.probe import linear_probe
+from hc_lafter.analysis.tokens import summarise_norms, token_norms
 from hc_lafter.clip.descriptions import BUNDLED, load_descriptions
 from hc_lafter.clip.load import Clip, load_clip
-from hc_lafter.clip.text import EMOTION_TEMPLATES, class_embeddings, encode_texts
-from hc_lafter.clip.vit import project, value_path
+from hc_lafter.clip.text import encode_texts
+from hc_lafter.clip.vit import project
 from hc_lafter.data.record import SPLITS
 from hc_lafter.data.world import grammar, painter, scene
 from hc_lafter.data.world.dataset import World, visible_classes
-from hc_lafter.fidelity_card import verdict, write_card, write_figure
+from hc_lafter.embedded.cards import read, verdict, write_card
+from hc_lafter.embedded.figure import write_figure
+from hc_lafter.embedded.measure import (
+    CHUNK,
+    CLASSES,
+    average_precision,
+    emotion_text,
+    found,
+    maps,
+    named,
+    object_text,
+    visible,
+)
 from hc_lafter.files import processor, versions, write_whole
 from hc_lafter.systems.masks import enlarge, mask_logits
 from hc_lafter.systems.sc_clip import PRESETS, SCClip, SCClipConfig, Taps
 from hc_lafter.tuning.features import tap
-from hc_lafter.tuning.segmenting import patch_shares
+from hc_lafter.tuning.masks import patch_shares
 
 # Notebooks draw their world from seed 0, pretraining from 1000, and decisions of its development were made on 2000.
 WORLD_SEED = 3000
@@ -52,7 +64,6 @@ PATCH_CS = (1e-3, 1e-2, 1e-1, 1.0)
 SHOTS = (1, 2, 4, 8, 16, 32, 64, 250)  # labels per class; the whole pool comes last
 ATTRIBUTES = ("setting", "tone", "sky", "back", "weather")
 FOREGROUND = tuple(name for name in scene.TABLES["front"] if name != "none")
-IGNORE = segmentation.IGNORE
 
 
 @dataclass(frozen=True)
@@ -108,7 +119,7 @@ class Held:
         self.part = {split: np.flatnonzero(self.world.splits == split) for split in SPLITS}
         bar = tqdm(range(len(self.world)), desc="drawing the held-out world", unit="image")
         self.masks = np.stack([self.world[i].mask for i in bar])
-        self.visible = np.array([np.isin(painter.MASK_CLASSES, visible_classes(mask)) for mask in self.masks])
+        self.visible = visible(self.masks)
         self.captions = [self._caption(i) for i in self.part["test"][: sizes.captions]]
 
     def _caption(self, index: int) -> str:
@@ -116,8 +127,8 @@ class Held:
         rng = np.random.default_rng(self.world._keys[index])
         drawn, colours = scene.draw_scene(rng), painter.draw_colours(rng)
         wording = np.random.default_rng((self.world.seed, 9, index))
-        visible = visible_classes(self.masks[index])
-        return grammar.caption(visible, drawn.attributes, colours, wording, drop=0.0, whole=True)[0]
+        shown = visible_classes(self.masks[index])
+        return grammar.caption(shown, drawn.attributes, colours, wording, drop=0.0, whole=True)[0]
 
     @cached_property
     def dense(self) -> dict[str, np.ndarray]:
@@ -153,11 +164,11 @@ def encode(clip: Clip, held: Held) -> Encoded:
     for split, at in [*held.dense.items(), (None, plain)]:
         if not len(at):
             continue
-        found = tap(clip, world.subset(at), layers=every, patches=split is not None, batch_size=32)
-        cls[at], final[at] = found.cls, found.final
+        tapped = tap(clip, world.subset(at), layers=every, patches=split is not None, batch_size=32)
+        cls[at], final[at] = tapped.cls, tapped.final
         if split is not None:
-            patches[split] = found.patches if split == "test" else found.patches[:, -2:].clone()
-            grid = found.grid
+            patches[split] = tapped.patches if split == "test" else tapped.patches[:, -2:].clone()
+            grid = tapped.grid
     return Encoded(cls, final, patches, grid)
 
 
@@ -177,65 +188,51 @@ def measure(clip: Clip, held: Held, *, descriptions: str) -> dict[str, Any]:
     Raises:
         ValueError: sizes too small for an interval or a probe, or descriptions that cannot be read.
     """
-    seen = encode(clip, held)
+    seen, sizes, test = encode(clip, held), held.sizes, held.part["test"]
     shared = project(clip.visual, seen.cls).numpy()
     out: dict[str, Any] = {"measured": {}, "chosen": {}}
-    bar = tqdm(total=5, desc=f"measuring {clip.name}", unit="part")
-    for part in (
-        partial(_by_names, clip, held, shared, descriptions),
-        partial(_by_labels, held, shared),
-        partial(_attributes, held, seen.cls[:, -1].numpy()),
-        partial(_retrieval, clip, held, seen.final),
-        partial(_masks, clip, held, seen),
-    ):
-        part(out)
-        bar.update()
-    bar.close()
-    out.pop("right")
+    zero_shot = _by_names(clip, held, shared, descriptions, out)
+    _by_labels(held, shared, zero_shot, out)
+    _attributes(held, seen.cls[:, -1].numpy(), out)
+    out["measured"]["retrieval"] = _mean(found(clip, seen.final[test], held.captions), sizes)  # F5
+    _masks(clip, held, seen, out)
     return out
 
 
 # --- emotions, asked by name and read with labels ---
 
 
-def _by_names(clip: Clip, held: Held, shared: np.ndarray, descriptions: str, out: dict) -> None:
-    """F1, F7 and the zero-shot half of F6; shared is [B, L, D]."""
+def _by_names(clip: Clip, held: Held, shared: np.ndarray, descriptions: str, out: dict) -> np.ndarray:
+    """F1, F7 and the zero-shot half of F6; shared is [B, L, D]. Returns where the last layer was right, [n] bool."""
     test, classes, sizes = held.part["test"], held.world.classes, held.sizes
-    truth = held.labels[test]
-
-    def right(x: np.ndarray, text: Tensor) -> np.ndarray:
-        return zero_shot_logits(x, text, 1.0).argmax(1) == truth
-
-    by_name = class_embeddings(clip, classes, EMOTION_TEMPLATES)
-    layers = np.stack([right(shared[test, i], by_name) for i in range(clip.layers)])
+    truth, last, by_name = held.labels[test], shared[test, -1], emotion_text(clip)
+    layers = np.stack([named(shared[test, i], by_name, truth) for i in range(clip.layers)])
     prose = encode_texts(clip, classes, "descriptions", descriptions=load_descriptions(descriptions, classes))
-    told = right(shared[test, -1], prose.means())
-    bare = right(shared[test, -1], encode_texts(clip, classes, "names").means())
-    out["right"] = layers[-1]  # `_by_labels` compares with it
+    by_prose = named(last, prose.means(), truth)
+    bare = named(last, encode_texts(clip, classes, "names").means(), truth)
     out["measured"] |= {
         "zero-shot": _mean(layers[-1], sizes),
-        "descriptions": _mean(told, sizes),
+        "descriptions": _mean(by_prose, sizes),
         "names": _mean(bare, sizes),
-        "descriptions - names": _difference(told, bare, sizes),
+        "descriptions - names": _difference(by_prose, bare, sizes),
         **_by_depth("zero-shot", layers, sizes),
     }
     out["layers"] = {"zero-shot": [asdict(_mean(row, sizes)) for row in layers]}
+    return layers[-1]
 
 
-def _by_labels(held: Held, shared: np.ndarray, out: dict) -> None:
-    """F2, F3 and the probe half of F6; shared is [B, L, D]."""
-    sizes, labels = held.sizes, held.labels
+def _by_labels(held: Held, shared: np.ndarray, zero: np.ndarray, out: dict) -> None:
+    """F2, F3 and the probe half of F6; shared is [B, L, D], zero [n] bool of `_by_names`."""
+    sizes, labels, classes = held.sizes, held.labels, len(held.world.classes)
     train, val, test = (held.part[split] for split in SPLITS)
-    rest = (np.concatenate([val, test]), len(held.world.classes))
 
     def right(at: np.ndarray, layer: int = -1) -> np.ndarray:
-        (both, classes), x = rest, shared[:, layer]
-        v, t = both[: len(val)], both[len(val) :]
-        found = linear_probe(x[at], labels[at], x[v], labels[v], x[t], cs=CS, classes=classes)
-        return found.prediction == labels[t]
+        x = shared[:, layer]
+        probe = linear_probe(x[at], labels[at], x[val], labels[val], x[test], cs=CS, classes=classes)
+        return probe.prediction == labels[test]
 
     draws = [_in_turn(labels[train], np.random.default_rng((WORLD_SEED, 8, d))) for d in range(sizes.draws)]
-    least = min(np.bincount(labels[train], minlength=rest[1]))
+    least = min(np.bincount(labels[train], minlength=classes))
     shots = [k for k in SHOTS if k <= least]
     if not shots:
         raise ValueError(f"{len(train)} training images leave a class without a label: give more, 8,000 say.")
@@ -243,10 +240,9 @@ def _by_labels(held: Held, shared: np.ndarray, out: dict) -> None:
     fits = [right(train[draws[d] < k]) for k, d in jobs]
     whole = right(train)
     curve = np.concatenate([np.reshape(fits, (len(shots), sizes.draws, -1)), np.tile(whole, (1, sizes.draws, 1))])
-    at = [*map(float, shots), len(train) / rest[1]]
+    at = [*map(float, shots), len(train) / classes]
     weights = _resample(len(test), sizes.draws, sizes.resamples)
     means = np.stack([_means(rows, weights) for rows in curve], axis=1)  # [R, points]
-    zero = out["right"]
     zeros = _means(zero[None], (np.ones((sizes.resamples, 1)), weights[1]))
     crossings = [crossing(at, *row) for row in zip(means, zeros, strict=True)]
     value = crossing(at, curve.mean(axis=(1, 2)), zero.mean())
@@ -314,16 +310,16 @@ def _by_depth(reader: str, right: np.ndarray, sizes: Sizes) -> dict[str, Estimat
 def _attributes(held: Held, cls: np.ndarray, out: dict) -> None:
     """F4 on the last layer's CLS [B, W]. An expression is asked of pictures with a person that can be seen."""
     sizes = held.sizes
-    person = held.visible[:, painter.MASK_CLASSES.index("person")]
+    person = held.visible[:, CLASSES.index("person")]
 
     def fit(y: np.ndarray, among: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
         train, val, test = (at[among[at]] for at in (held.part[split] for split in SPLITS))
         train = train[: sizes.attributes]
-        found = linear_probe(cls[train], y[train], cls[val], y[val], cls[test], cs=CS, classes=classes)
-        return found.probabilities, y[test]
+        probe = linear_probe(cls[train], y[train], cls[val], y[val], cls[test], cs=CS, classes=classes)
+        return probe.probabilities, y[test]
 
-    told = {name: [a[name] for a in held.world.attributes] for name in (*ATTRIBUTES, "face")}
-    for name, values in tqdm(told.items(), desc="attributes", unit="probe", leave=False):
+    for name in tqdm((*ATTRIBUTES, "face"), desc="attributes", unit="probe", leave=False):
+        values = [attributes[name] for attributes in held.world.attributes]
         known, y = np.unique(values, return_inverse=True)
         among = person & (np.array(values) != "none") if name == "face" else np.ones(len(y), bool)
         probabilities, truth = fit(y, among, len(known))
@@ -331,40 +327,17 @@ def _attributes(held: Held, cls: np.ndarray, out: dict) -> None:
         out["measured"][key] = _mean(probabilities.argmax(1) == truth, sizes)
 
     _, images = _resample(len(held.part["test"]), 1, sizes.resamples)
-    found, drawn = [], []
+    whole, drawn = [], []
     for name in tqdm(FOREGROUND, desc="foreground objects", unit="probe", leave=False):
-        present = held.visible[:, painter.MASK_CLASSES.index(name)]
+        present = held.visible[:, CLASSES.index(name)]
         if any(len(np.unique(present[at])) < 2 for at in (held.part["train"][: sizes.attributes], held.part["test"])):
             continue  # never seen, or always: no precision
         probabilities, truth = fit(present.astype(np.int64), np.ones(len(present), bool), 2)
-        found.append(average_precision(probabilities[:, 1], truth, np.ones((1, len(truth))))[0])
+        whole.append(average_precision(probabilities[:, 1], truth, np.ones((1, len(truth))))[0])
         drawn.append(average_precision(probabilities[:, 1], truth, images))
-    if not found:
+    if not whole:
         raise ValueError("no foreground object is in some of the pictures and not in others: give more images.")
-    out["measured"]["foreground"] = _percentiles(np.mean(found), np.nanmean(drawn, axis=0), images.shape[1])
-
-
-def average_precision(score: np.ndarray, truth: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """[R] average precision of scores [n] for truths [n] in {0, 1}, image i counted weight[r, i] times.
-
-    scikit-learn's ``average_precision_score`` with sample weights, for many weights at once; NaN without positives.
-    Two images of one score are taken in their order, which scikit-learn takes together.
-    """
-    order = np.argsort(-score, kind="stable")
-    w, hit = weight[:, order].astype(np.float64), truth[order].astype(np.float64)
-    hits = w * hit
-    precision = np.cumsum(hits, axis=1) / np.maximum(np.cumsum(w, axis=1), 1e-12)
-    total = hits.sum(axis=1)
-    return np.divide((hits * precision).sum(axis=1), total, out=np.full(len(w), np.nan), where=total > 0)
-
-
-def _retrieval(clip: Clip, held: Held, final: Tensor, out: dict) -> None:
-    """F5: is a picture's own full caption the nearest of all?"""
-    image = torch.nn.functional.normalize(final[held.part["test"][: len(held.captions)]], dim=-1)
-    nearest = (image @ clip.encode_text(held.captions).T).argmax(1).numpy()
-    # Two pictures may have the same sentence: either is right.
-    right = [held.captions[i] == held.captions[j] for i, j in enumerate(nearest)]
-    out["measured"]["retrieval"] = _mean(right, held.sizes)
+    out["measured"]["foreground"] = _percentiles(np.mean(whole), np.nanmean(drawn, axis=0), images.shape[1])
 
 
 # --- masks ---
@@ -372,51 +345,40 @@ def _retrieval(clip: Clip, held: Held, final: Tensor, out: dict) -> None:
 
 def _masks(clip: Clip, held: Held, seen: Encoded, out: dict) -> None:
     """F8 to F11."""
-    sizes, names, k = held.sizes, painter.MASK_CLASSES, len(painter.MASK_CLASSES)
-    objects = class_embeddings(clip, [grammar.SYNONYMS[name][0] for name in names], grammar.CLASS_TEMPLATES)
-    known = torch.tensor([names.index(name) for name in painter.SEEN])
+    sizes, objects, grid, at = held.sizes, object_text(clip), seen.grid, held.dense["test"]
+    known = torch.tensor([CLASSES.index(name) for name in painter.SEEN])
     layer, weight, bias = _patch_probe(clip, held, seen, out)
     released = SCClipConfig(**{**asdict(PRESETS["ViT-B-16"]), "k": 30 / 196})  # its 30 of 196 as a share, for any grid
     settings = {"SC-CLIP, released": released, "SC-CLIP, recalibrated": PRESETS["embedded"]}
     systems = {name: SCClip(clip.visual, objects, config) for name, config in settings.items()}
     kinds = ("value path", "plain", "oracle", *systems, "value path among seen", "patch probe")
-    score = {name: segmentation.MaskScore(names, painter.UNSEEN) for name in kinds}
-    every, at, grid = range(1, clip.layers + 1), held.dense["test"], seen.grid
-    for start in tqdm(range(0, len(at), 100), desc="masks", unit="x100", leave=False):
-        some = slice(start, start + 100)
-        patches, where = seen.patches["test"][some], at[some]
+    score = {name: segmentation.MaskScore(CLASSES, painter.UNSEEN) for name in kinds}
+    for start in tqdm(range(0, len(at), CHUNK), desc="masks", unit=f"x{CHUNK}", leave=False):
+        patches, where = seen.patches["test"][start : start + CHUNK], at[start : start + CHUNK]
         mask = torch.from_numpy(held.masks[where])
         size = tuple(mask.shape[1:])
-        taps = Taps(
-            dict(zip(every, seen.cls[where].unbind(1), strict=True)),
-            dict(zip(every, patches.unbind(1), strict=True)),
-            grid,
-            size,
-        )
-        values = project(clip.visual, value_path(clip.visual, patches[:, -2]))
-        logits = {
-            "value path": mask_logits(values, objects, grid, size),
+        cls, tokens = (dict(enumerate(x.unbind(1), start=1)) for x in (seen.cls[where], patches))  # by layer
+        logits = maps(clip, patches[:, -2], mask, objects, grid) | {
             "plain": mask_logits(project(clip.visual, patches[:, -1]), objects, grid, size),
-            "oracle": enlarge(patch_shares(mask, grid, k), size),
-            **{name: system.head(taps).logits for name, system in systems.items()},
+            **{name: system.head(Taps(cls, tokens, grid, size)).logits for name, system in systems.items()},
         }
-        for name, maps in logits.items():
-            score[name].update(maps.argmax(1), mask)
+        for name, scores in logits.items():
+            score[name].update(scores.argmax(1), mask)
         # On the same footing: pixels of seen classes, each named by one of them.
-        hidden = torch.where(torch.isin(mask, known.to(mask.dtype)), mask, IGNORE)
+        hidden = torch.where(torch.isin(mask, known.to(mask.dtype)), mask, segmentation.IGNORE)
         labelled = (patches[:, layer].double() @ weight.T + bias).mT.unflatten(2, grid)
         score["value path among seen"].update(known[logits["value path"][:, known].argmax(1)], hidden)
         score["patch probe"].update(known[enlarge(labelled, size).argmax(1)], hidden)
 
     unseen = score["value path"].unseen
-    sure = {"resamples": sizes.resamples, "rng_seed": WORLD_SEED}
+    bootstrap = {"resamples": sizes.resamples, "rng_seed": WORLD_SEED}
     on_seen = segmentation.measure("seen", unseen)
 
     def of(name: str, kind="miou") -> Estimate:
-        return _plain(segmentation.interval_of(score[name].counts, kind, **sure))
+        return _plain(segmentation.interval_of(score[name].counts, kind, **bootstrap))
 
     def less(a: str, b: str, kind="miou") -> Estimate:
-        return _plain(segmentation.paired_of(score[a].counts, score[b].counts, kind, **sure))
+        return _plain(segmentation.paired_of(score[a].counts, score[b].counts, kind, **bootstrap))
 
     out["measured"] |= {
         **{name: of(name) for name in ("value path", "plain", "oracle", *systems)},
@@ -430,10 +392,10 @@ def _masks(clip: Clip, held: Held, seen: Encoded, out: dict) -> None:
         "recalibrated - value path": less("SC-CLIP, recalibrated", "value path"),
     }
     iou = score["value path"].compute()["iou"]
-    out["iou"] = {name: None if math.isnan(v) else float(v) for name, v in zip(names, iou, strict=True)}
+    out["iou"] = {name: None if math.isnan(v) else float(v) for name, v in zip(CLASSES, iou, strict=True)}
 
-    norms = tokens.token_norms(seen.patches["test"][:, -1:])  # [n, 1, N]
-    largest = float(tokens.summarise_norms(norms, multiple=3.0).largest_over_median[0])
+    norms = token_norms(seen.patches["test"][:, -1:])  # [n, 1, N]
+    largest = float(summarise_norms(norms, multiple=3.0).largest_over_median[0])
     within = norms[:, 0].max(axis=1) / np.median(norms[:, 0], axis=1)
     out["measured"]["largest norm"] = Estimate(largest, math.nan, math.nan, len(norms), "nothing")
     out["measured"]["largest norm in a picture"] = _mean(within, sizes)
@@ -445,11 +407,11 @@ def _patch_probe(clip: Clip, held: Held, seen: Encoded, out: dict) -> tuple[int,
     Returns:
         the layer (-1 the last, -2 the one before it) and C that validation patches chose: weight [24, W], bias [24].
     """
-    known = {painter.MASK_CLASSES.index(name): i for i, name in enumerate(painter.SEEN)}
+    known = {CLASSES.index(name): i for i, name in enumerate(painter.SEEN)}
 
     def labelled(split: str) -> tuple[Tensor, np.ndarray, np.ndarray]:
         mask = torch.from_numpy(held.masks[held.dense[split]])
-        most = patch_shares(mask, seen.grid, len(painter.MASK_CLASSES)).argmax(1).flatten(1).numpy()
+        most = patch_shares(mask, seen.grid, len(CLASSES)).argmax(1).flatten(1).numpy()
         keep = np.isin(most, list(known))
         return seen.patches[split], keep, np.array([known[c] for c in most[keep]])
 
@@ -457,20 +419,20 @@ def _patch_probe(clip: Clip, held: Held, seen: Encoded, out: dict) -> tuple[int,
     best = None
     for layer in (-1, -2):
         x, v = train[:, layer][keep].numpy(), val[:, layer][val_keep].numpy()
-        found = linear_probe(x, y, v, val_y, v[:1], cs=PATCH_CS, classes=len(known))
-        accuracy = found.val_accuracy[found.c]
+        probe = linear_probe(x, y, v, val_y, v[:1], cs=PATCH_CS, classes=len(known))
+        accuracy = probe.val_accuracy[probe.c]
         if best is None or accuracy > best[0]:
-            best = accuracy, layer, found
-    accuracy, layer, found = best
+            best = accuracy, layer, probe
+    accuracy, layer, probe = best
     # A class without a patch has bias -inf, which an enlargement would turn into NaN.
-    bias = np.where(np.isfinite(found.bias), found.bias, -1e6)
+    bias = np.where(np.isfinite(probe.bias), probe.bias, -1e6)
     out["chosen"]["patch probe"] = {
         "layer": clip.layers + 1 + layer,
-        "C": found.c,
+        "C": probe.c,
         "patches": len(y),
         "accuracy on validation patches": accuracy,
     }
-    return layer, torch.from_numpy(found.weight), torch.from_numpy(bias)
+    return layer, torch.from_numpy(probe.weight), torch.from_numpy(bias)
 
 
 # --- intervals ---
@@ -489,7 +451,7 @@ def _difference(a, b, sizes: Sizes) -> Estimate:
 
 
 def _resample(n: int, draws: int, resamples: int) -> tuple[np.ndarray, np.ndarray]:
-    """[R, S] shares of each draw and [R, n] how often each image comes, both drawn anew with replacement.
+    """[R, S] shares of each draw and [R, n] how often each image comes, both drawn with replacement.
 
     Of S draws S - 1 are taken, as `hc_lafter.analysis.statistics.interval` does for seeds and for its reason.
     """
@@ -535,14 +497,14 @@ def fidelity(
         ValueError: as `measure`.
     """
     descriptions = descriptions or default_descriptions()
-    spec = yaml.safe_load((files(__package__) / "fidelity.yaml").read_text(encoding="utf-8"))
+    spec = yaml.safe_load(Path(__file__).with_name("fidelity.yaml").read_text(encoding="utf-8"))
     bands = {key: m["band"] for fact in spec["facts"] for key, m in fact["measures"].items()}
     held, models = Held(sizes, seed), {}
     for name, clip in clips.items():
-        found = measure(clip, held, descriptions=descriptions)
-        measured = {key: asdict(e) for key, e in found.pop("measured").items()}
+        shown = measure(clip, held, descriptions=descriptions)
+        measured = {key: asdict(e) for key, e in shown.pop("measured").items()}
         judged = {key: verdict(measured[key]["value"], band) for key, band in bands.items()}
-        models[name] = {"weight_hash": clip.weight_hash, "measured": measured, "verdicts": judged, **found}
+        models[name] = {"weight_hash": clip.weight_hash, "measured": measured, "verdicts": judged, **shown}
     kept = {
         "world_seed": seed,
         "held_out": seed == WORLD_SEED,
@@ -569,46 +531,45 @@ def _finite(value: Any) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: measure, write, print the verdicts; 0, or 2 where the user is to mend something."""
-    parser = argparse.ArgumentParser(prog="python -m hc_lafter.fidelity", description=__doc__.split("\n")[0])
+    """Command line: measure, write, print the verdicts; 0, or 2 where the user has something to correct."""
+    parser = argparse.ArgumentParser(prog="hc-lafter fidelity", description=__doc__.split("\n")[0])
     parser.add_argument(
         "models", nargs="*", metavar="NAME=MODEL", help="a file or anything load_clip takes (default: embedded)"
     )
     parser.add_argument("--out", type=Path, default=Path("fidelity"), help="folder (default: %(default)s)")
     parser.add_argument("--descriptions", help='"world", "mikels" or a JSON file in LaFTer\'s form')
-    parser.add_argument(
-        "--seed", type=int, default=WORLD_SEED, help="of the world; 2000 while deciding (default: 3000)"
-    )
-    parser.add_argument("--card", action="store_true", help="only card and figure anew, from --out's fidelity.json")
+    parser.add_argument("--seed", type=int, default=WORLD_SEED, help="of the world; decide on 2000 (default: 3000)")
+    parser.add_argument("--card", action="store_true", help="only write card and figure of --out's fidelity.json again")
     for name, default in asdict(Sizes()).items():
         parser.add_argument(f"--n-{name}", type=int, default=default, metavar="N", help=f"(default: {default})")
     given = parser.parse_args(arguments)
     try:
         if not given.card:
-            clips = {}
-            for word in given.models or ["embedded=embedded"]:
-                name, _, model = word.partition("=")
-                if not name or not model or name in clips:
-                    raise ValueError(
-                        f"{word!r} is no NAME=MODEL with a name of its own: write seed0=model.safetensors."
-                    )
-                clips[name] = load_clip(model)
-            begun = time.perf_counter()
+            clips, begun = _clips(given.models or ["embedded=embedded"]), time.perf_counter()
             sizes = Sizes(**{name: getattr(given, f"n_{name}") for name in asdict(Sizes())})
             facts = fidelity(clips, sizes, seed=given.seed, descriptions=given.descriptions)
             facts["seconds"] = round(time.perf_counter() - begun)
             write_whole(given.out / "fidelity.json", json.dumps(facts, indent=1) + "\n")
         write_card(given.out)
         write_figure(given.out)
-        facts = json.loads((given.out / "fidelity.json").read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    for name, model in facts["models"].items():
-        missed = [key for key, said in model["verdicts"].items() if said == "missed"]
+    for name, model in read(given.out)["models"].items():
+        missed = [key for key, verdict in model["verdicts"].items() if verdict == "missed"]
         print(f"{name}: {'every band met' if not missed else 'missed: ' + '; '.join(missed)}")
-    print(f"{given.out} holds fidelity.json, FIDELITY_CARD.md, fidelity.png and fidelity.svg")
+    print(f"{given.out} holds fidelity.json, FIDELITY_CARD.md and fidelity.png")
     return 0
+
+
+def _clips(words: Sequence[str]) -> dict[str, Clip]:
+    clips: dict[str, Clip] = {}
+    for word in words:
+        name, _, model = word.partition("=")
+        if not name or not model or name in clips:
+            raise ValueError(f"{word!r} is not NAME=MODEL with a name of its own: write seed0=model.safetensors.")
+        clips[name] = load_clip(model)
+    return clips
 
 
 if __name__ == "__main__":

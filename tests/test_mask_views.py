@@ -1,11 +1,9 @@
-"""Images with masks as batches, one tuning run, masks scored: against slow re-computations."""
+"""Images with masks as batches, masks scored: against slow re-computations."""
 
 from __future__ import annotations
 
 import pickle
-from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -18,16 +16,16 @@ from hc_lafter.clip.vit import project, value_path, walk
 from hc_lafter.data.record import Dataset, Record
 from hc_lafter.data.world import grammar, painter
 from hc_lafter.data.world.dataset import World
-from hc_lafter.suite.study import Study
 from hc_lafter.systems import Masks
-from hc_lafter.systems.cascade_clip import CascadeCLIP, CascadeCLIPConfig
-from hc_lafter.systems.hybrid_cascade import DenseHybridCascade, HybridCascadeConfig
-from hc_lafter.systems.zero_shot import ZeroShotMasks
-from hc_lafter.tuning import segmenting as masks
-from hc_lafter.tuning.regimes import SeenMasks, SeenPixels
-from hc_lafter.tuning.training import Phase, fit
+from hc_lafter.systems.dense_hybrid import DenseHybridCascade
+from hc_lafter.systems.hybrid_cascade import HybridCascadeConfig
+from hc_lafter.systems.regimes import SeenPixels
+from hc_lafter.systems.value_path import ValuePath, ValuePathConfig
+from hc_lafter.tuning import masks
+from hc_lafter.tuning.material import opened_masks
+from hc_lafter.tuning.setting import Setting
+from hc_lafter.tuning.training import fit
 
-ROOT = Path(__file__).parents[1]
 NAMES = painter.MASK_CLASSES
 
 
@@ -64,21 +62,6 @@ def clip():
 @pytest.fixture(scope="module")
 def text(clip):
     return class_embeddings(clip, [grammar.SYNONYMS[name][0] for name in NAMES], grammar.CLASS_TEMPLATES)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def as_before():
-    with plt.rc_context(), torch.random.fork_rng(devices=[]):
-        yield
-    torch.set_deterministic_debug_mode("default")
-
-
-@pytest.fixture
-def study(tmp_path):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HC_LAFTER_OUTPUT", str(tmp_path))
-        patch.setenv("HC_LAFTER_CACHE", str(tmp_path / "cache"))
-        yield Study("05-cascade-vs-hybrid", "smoke", root=ROOT, device="cpu", n_train=12, n_val=12, n_test=12)
 
 
 # --- views ---
@@ -176,7 +159,7 @@ def test_zero_shot_masks_are_cosines_of_the_value_path(clip, text):
         tokens = value_path(clip.visual, walked.patch_taps[0]) if values else walked.patch_taps[0]
         cosines = F.cosine_similarity(project(clip.visual, tokens)[:, :, None], text[None, None], dim=-1)
         maps = F.interpolate(cosines.transpose(1, 2).unflatten(-1, (8, 8)), size=(64, 64), mode="bilinear")
-        torch.testing.assert_close(ZeroShotMasks(clip.visual, text, values=values)(images).logits, maps)
+        torch.testing.assert_close(ValuePath(clip.visual, text, ValuePathConfig(values=values))(images).logits, maps)
 
 
 # --- the hybrid's head on patches ---
@@ -208,7 +191,7 @@ def test_the_dense_hybrid_learns_seen_pixels_and_keeps_its_texts(clip, text):
     assert names == {"adapters", "fusion", "nga"}
     world = World(12, 0, 0)
     views = masks.MaskViews(world, clip, size=(64, 64))
-    phases = [Phase(*row) for row in system.schedule(6)]
+    phases = system.schedule(6)
     history = fit(system, views, SeenPixels(), phases, batch_size=12, seed=0, progress=False)
     assert history.steps[-1]["task"] < 0.8 * history.steps[0]["task"]
     assert torch.equal(system.head.classifier, before)
@@ -235,61 +218,18 @@ def test_seen_pixels_reads_no_unseen_label():
     assert nothing == 0
 
 
-# --- a run ---
-
-
-def cascade(clip, text, seed=0) -> CascadeCLIP:
-    seen = torch.tensor([name not in painter.UNSEEN for name in NAMES])
-    return CascadeCLIP(clip.visual, text, seen, CascadeCLIPConfig(tokens=2, lr=2e-3), seed=seed)
-
-
-def tuned(study, clip, text, system, seed=0):
-    data = masks.open_masks(study, clip)
-    train = masks.MaskViews(data.subset(masks.draw(data, "train", 8, seed)), clip, size=(64, 64))
-    judges = masks.MaskViews(data.subset(masks.draw(data, "val", 4, 0)), clip, short=64)
-
-    def validate(module):
-        def scores(images):
-            return module.decide(module(images).logits)
-
-        return masks.score_masks(scores, judges, unseen=painter.UNSEEN, batch_size=4, progress=False)
-
-    return masks.tune_masks(
-        study, system, train, SeenMasks(True), system.schedule(2, transductive=True), name="cascade", seed=seed,
-        validate=validate, judges=judges.fingerprint, batch_size=4, progress=False,
-    )  # fmt: skip
-
-
-def test_a_run_chooses_by_seen_classes_alone_and_goes_on_from_its_checkpoint(study, clip, text):
-    first = tuned(study, clip, text, system := cascade(clip, text))
-    assert [row["phase"] for row in first.epochs] == ["seen pixels", "own labels for the unseen"]
-    assert first.best_epoch == 1 + int(np.argmax([row["seen"] for row in first.epochs]))
-    assert all(0 <= row["unseen"] <= 1 for row in first.epochs)
-    assert len(list((study.cache / "runs").glob("*.safetensors"))) == 1
-    again = tuned(study, clip, text, other := cascade(clip, text))
-    assert again == first
-    for a, b in zip(system.parameters(), other.parameters(), strict=True):
-        assert torch.equal(a, b)
-    tuned(study, clip, -text, cascade(clip, -text))  # other texts, which no optimiser sees: another run
-    assert len(list((study.cache / "runs").glob("*.safetensors"))) == 2
-
-
-def test_draws_are_repeated_and_of_their_split(study, clip):
-    data = masks.open_masks(study, clip)
+def test_draws_are_repeated_and_of_their_split():
+    data = World(12, 12, 12)
     one, two = masks.draw(data, "train", 8, 0), masks.draw(data, "train", 8, 1)
     assert np.array_equal(one, masks.draw(data, "train", 8, 0)) and not np.array_equal(one, two)
     assert set(data.splits[one]) == {"train"} and len(set(one)) == 8
 
 
-def test_a_data_set_without_masks_is_refused(tmp_path, clip):
+def test_a_data_set_without_masks_is_refused(tmp_path):
     for label in ("joy", "fear"):
         (tmp_path / "mine" / label).mkdir(parents=True)
         for i in range(6):
             pixels = np.random.default_rng(i + 10 * len(label)).integers(0, 255, (16, 16, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "mine" / label / f"{i}.png")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HC_LAFTER_OUTPUT", str(tmp_path))
-        patch.setenv("HC_LAFTER_CACHE", str(tmp_path / "cache"))
-        study = Study("05-cascade-vs-hybrid", "smoke", root=ROOT, device="cpu", mask_data=str(tmp_path / "mine"))
     with pytest.raises(ValueError, match=r"mask_data is .*mine.*has no masks: give the world or, say, voc:FOLDER"):
-        masks.open_masks(study, clip)
+        opened_masks(Setting(mask_data=str(tmp_path / "mine"), cache=tmp_path / "cache"))

@@ -17,11 +17,11 @@ from hc_lafter.data import open_data
 from hc_lafter.data.masks.names import VOC
 from hc_lafter.data.masks.sets import mask_split, names_of, templates_of
 from hc_lafter.systems.cascade_clip import CascadeCLIP, CascadeCLIPConfig, account
+from hc_lafter.systems.regimes import SeenMasks
 from hc_lafter.systems.sc_clip import SCClip, preset
 from hc_lafter.systems.windows import sliding
-from hc_lafter.tuning import segmenting
-from hc_lafter.tuning.regimes import SeenMasks
-from hc_lafter.tuning.training import Phase, fit
+from hc_lafter.tuning import masks
+from hc_lafter.tuning.training import fit
 
 pytestmark = pytest.mark.slow
 
@@ -70,9 +70,9 @@ def test_cascade_clip_learns_on_voc_and_is_judged_at_the_masks_own_size(clip, vo
     system = CascadeCLIP(clip.visual, text, seen, CascadeCLIPConfig())
     assert round(account(system)["released trainable"] / 1e6, 2) == 40.09
     frozen = {name: value.clone() for name, value in system.visual.named_parameters()}
-    views = segmenting.MaskViews(voc.split("train"), clip, size=(96, 96))
+    views = masks.MaskViews(voc.split("train"), clip, size=(96, 96))
     history = fit(
-        system, views, SeenMasks(transductive=True), [Phase(*row) for row in system.schedule(2, transductive=True)],
+        system, views, SeenMasks(transductive=True), system.schedule(2, transductive=True),
         batch_size=4, seed=0, progress=False, train_mode=True,
     )  # fmt: skip
     losses = [row["loss"] for row in history.steps]
@@ -82,8 +82,8 @@ def test_cascade_clip_learns_on_voc_and_is_judged_at_the_masks_own_size(clip, vo
     def windows(images):
         return sliding(lambda crop: system.decide(system(crop).logits), images, crop=96, stride=64)
 
-    exam = segmenting.MaskViews(voc.split("test"), clip, short=112)
-    found = segmenting.score_masks(windows, exam, unseen=split.unseen, batch_size=4, progress=False)
+    exam = masks.MaskViews(voc.split("test"), clip, short=112)
+    found = masks.score_masks(windows, exam, unseen=split.unseen, batch_size=4, progress=False)
     pixels = sum(int((voc.split("test")[i].mask != 255).sum()) for i in range(10))
     assert found.counts.shape == (10, 20, 3) and found.counts[..., 2].sum() == found.counts[..., 1].sum() == pixels
     estimate = interval_of(found.counts, measure("miou"), resamples=100, rng_seed=0)
@@ -93,14 +93,14 @@ def test_cascade_clip_learns_on_voc_and_is_judged_at_the_masks_own_size(clip, vo
 def test_sc_clip_has_the_releases_settings_for_this_tower_and_takes_every_shape(clip, voc, text):
     system = SCClip(clip.visual, text, preset(clip.name))
     assert system.config == preset("ViT-B-16") and system.layers == list(range(4, 12))
-    exam = segmenting.MaskViews(voc.split("test"), clip, short=224)
+    exam = masks.MaskViews(voc.split("test"), clip, short=224)
     with torch.inference_mode():
         item = exam[0]  # 250 x 180: 14 x 19 patches
         out = system(item["student"][None], keep=True)
     assert out.grid == (item["student"].shape[1] // 16, item["student"].shape[2] // 16) and out.grid[0] != out.grid[1]
     patches = out.grid[0] * out.grid[1]
     assert out.steps["outliers"].sum() == int(np.ceil(0.05 * (patches - 1))) and out.logits.isfinite().all()
-    found = segmenting.score_masks(
+    found = masks.score_masks(
         lambda x: system(x).logits, exam, unseen=mask_split(None, voc).unseen, batch_size=4, progress=False
     )
     assert found.counts[..., 2].sum() > 0 and np.isfinite(found.compute()["miou"])

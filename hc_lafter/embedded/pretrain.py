@@ -1,4 +1,4 @@
-"""Makes the embedded CLIP again: ``python -m hc_lafter.pretrain [--size smoke|cpu|gpu] [--out DIR]``.
+"""Makes the embedded CLIP again: ``hc-lafter pretrain [--size smoke|cpu|gpu] [--out DIR]``.
 
 A small CLIP (Radford et al., ICML 2021) on the embedded world, from captions alone. Beside the contrastive loss the
 whole picture is held against short phrases, each one fact of its captions (a sigmoid per pair, several of them true:
@@ -14,8 +14,9 @@ import argparse
 import json
 import math
 import os
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -26,25 +27,20 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .clip.load import Clip, WordTokenizer, build_embedded, load_clip, save_clip
-from .clip.text import EMOTION_TEMPLATES, class_embeddings
-from .clip.vit import project, through, value_path, walk
-from .clip.weights import weight_hash
-from .data.world import grammar, painter, scene
-from .data.world.dataset import World, visible_classes
-from .files import file_hash, processor, versions, write_whole
-from .model_card import model_card
-from .tuning import checkpoint
-from .tuning.features import resized_transform
+from hc_lafter.clip.load import Clip, WordTokenizer, build_embedded, load_clip, save_clip
+from hc_lafter.clip.vit import project, through, value_path, walk
+from hc_lafter.clip.weights import weight_hash
+from hc_lafter.data.world import grammar, painter, scene
+from hc_lafter.data.world.dataset import visible_classes
+from hc_lafter.embedded.cards import write_model_card
+from hc_lafter.embedded.measure import HEADLINE, HELD_OUT, evaluate
+from hc_lafter.files import file_hash, processor, versions, write_whole
+from hc_lafter.tuning import checkpoint
 
 DATA_SEED = 1000  # the shipped CLIP's own world; notebooks draw theirs from seed 0
-# What `evaluate` looks at by default: a world of its own, so that no choice made by it touches a notebook's test split.
-HELD_OUT = {"seed": 2000, "split": "test", "scenes": 2000}
-HEADLINE = ("zero-shot top-1", "R@1 of 500", "object mAP", "mIoU", "mIoU seen", "mIoU unseen")
 
 
 @dataclass(frozen=True)
@@ -234,14 +230,14 @@ def draw_batch(pool: Pool, recipe: Recipe, step: int, size: int) -> Batch:
         )
         texts.append(text)
         known[b] = _KIND["class"] | _KIND["tone"]
-        told = [("class", name) for name in visible] + [("tone", attributes["tone"])]
+        true = [("class", name) for name in visible] + [("tone", attributes["tone"])]
         if "person" not in visible or face:
             known[b] |= _KIND["face"]
-            told += [("face", attributes["face"])] if "person" in visible else []
+            true += [("face", attributes["face"])] if "person" in visible else []
         if not close:
             known[b] |= _KIND["weather"] | _KIND["setting"]
-            told += [("weather", attributes["weather"]), ("setting", attributes["setting"])]
-        facts[b, [_AT[fact] for fact in told if rng.random() >= recipe.fact_dropout]] = True
+            true += [("weather", attributes["weather"]), ("setting", attributes["setting"])]
+        facts[b, [_AT[fact] for fact in true if rng.random() >= recipe.fact_dropout]] = True
     return Batch(torch.from_numpy(images).permute(0, 3, 1, 2), texts, torch.from_numpy(facts), torch.from_numpy(known))
 
 
@@ -467,13 +463,7 @@ def _steps(
                 "coverage": coverage,
                 "partial": partial,
             }
-            weights = {
-                "contrast": 1.0,
-                "phrases": recipe.phrases,
-                "coverage": recipe.coverage,
-                "partial": recipe.partial,
-            }
-            loss = sum(weights[name] * value for name, value in losses.items())
+            loss = sum(getattr(recipe, name, 1.0) * value for name, value in losses.items())  # contrast: weight 1
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"the loss became {loss.item()} at step {step}: lower lr ({recipe.lr}).")
             for optimiser in optimisers:
@@ -490,93 +480,6 @@ def _steps(
                 bar.set_postfix(row)
                 row["images_per_s"] = round((step + 1 - start) * recipe.batch / (time.perf_counter() - begun), 1)
             yield step, row
-
-
-# --- measuring ---
-
-
-@torch.inference_mode()
-def evaluate(
-    clip: Clip,
-    n: int = HELD_OUT["scenes"],
-    *,
-    seed: int = HELD_OUT["seed"],
-    side: int | None = None,
-    batch: int = 32,
-) -> dict[str, float]:
-    """The numbers of the model card, on the test split of a world that training never saw. All are fractions.
-
-    Args:
-        clip: what to measure.
-        n: test scenes; retrieval takes the first 500 of them.
-        seed: of the world.
-        side: pixels of the pictures; None for the tower's own. Positions are interpolated to another one.
-
-    Returns:
-        ``zero-shot top-1`` (the votes' label; class names in `text.EMOTION_TEMPLATES`), ``R@1 of 500`` (picture to
-        caption, full views), ``object mAP`` (presence of each thing, by the picture's cosine with its phrase), and of
-        the value path ``mIoU``, ``mIoU seen``, ``mIoU unseen``, ``IoU <class>`` (argmax over all mask classes, logits
-        bilinear to the picture; seen and unseen as `painter` splits them for the systems that learn from masks: this
-        training saw no mask of either); ``oracle mIoU``, if each patch told
-        what share of its pixels each class has. A class that is neither there nor predicted does not count.
-    """
-    side = side or clip.image_size
-    world = World(0, 0, n, side=side, seed=seed)
-    visual, device = clip.visual, clip.model.logit_scale.device
-    names, k = painter.MASK_CLASSES, len(painter.MASK_CLASSES)
-    emotions = class_embeddings(clip, world.classes, EMOTION_TEMPLATES)
-    objects = class_embeddings(clip, [grammar.SYNONYMS[name][0] for name in names], grammar.CLASS_TEMPLATES)
-    images, captions, presence = [], [], np.zeros((n, k), bool)
-    confusion, oracle = np.zeros((k, k), np.int64), np.zeros((k, k), np.int64)
-    transform = resized_transform(clip, (side, side))
-    for start in tqdm(range(0, n, batch), desc=f"measuring at {side} px", unit="batch"):
-        records = [world[i] for i in range(start, min(n, start + batch))]
-        masks = torch.from_numpy(np.stack([r.mask for r in records]))
-        seen_through = walk(
-            visual,
-            torch.stack([transform(r.image) for r in records]).to(device),
-            layers=(clip.layers - 1,),
-            patches=True,
-        )
-        images.append(F.normalize(seen_through.final.float(), dim=-1).cpu())
-        values = project(visual, value_path(visual, seen_through.patch_taps[0])).float().cpu()
-        logits = F.normalize(values, dim=-1) @ objects.T
-        for kind, scores in ((confusion, logits), (oracle, _patch_shares(masks, seen_through.grid, k))):
-            maps = scores.transpose(1, 2).reshape(len(records), k, *seen_through.grid)
-            predicted = F.interpolate(maps, size=(side, side), mode="bilinear").argmax(1)
-            kind += np.bincount((masks.long() * k + predicted).ravel().numpy(), minlength=k * k).reshape(k, k)
-        captions += [r.captions[0] for r in records[: max(0, 500 - start)]]
-        presence[start : start + len(records)] = [[name in visible_classes(r.mask) for name in names] for r in records]
-    image = torch.cat(images)
-    found = (image @ emotions.T).argmax(1).numpy() == world.labels
-    ranks = (image[: len(captions)] @ clip.encode_text(captions).cpu().T).argmax(1).numpy()
-    scores = (image @ objects.T).numpy()
-    things = [i for i in map(names.index, painter.THINGS) if presence[:, i].any()]
-    iou, best = _iou(confusion), _iou(oracle)
-    unseen = np.isin(names, painter.UNSEEN)
-    return {
-        "zero-shot top-1": float(found.mean()),
-        "R@1 of 500": float((ranks == np.arange(len(ranks))).mean()),
-        "object mAP": float(np.mean([average_precision_score(presence[:, i], scores[:, i]) for i in things])),
-        "mIoU": float(np.nanmean(iou)),
-        "mIoU seen": float(np.nanmean(iou[~unseen])),
-        "mIoU unseen": float(np.nanmean(iou[unseen])),
-        "oracle mIoU": float(np.nanmean(best)),
-        **{f"IoU {name}": float(value) for name, value in zip(names, iou, strict=True) if np.isfinite(value)},
-    }
-
-
-def _patch_shares(masks: torch.Tensor, grid: tuple[int, int], k: int) -> torch.Tensor:
-    """[B, N, K] what share of each patch's pixels each class has: what a perfect patch classifier would say."""
-    one_hot = F.one_hot(masks.long(), k).permute(0, 3, 1, 2).float()
-    return F.adaptive_avg_pool2d(one_hot, grid).flatten(2).transpose(1, 2)
-
-
-def _iou(confusion: np.ndarray) -> np.ndarray:
-    """[K] intersection over union from a confusion matrix [truth, prediction]; NaN for a class that is in neither."""
-    hit = np.diag(confusion)
-    union = confusion.sum(0) + confusion.sum(1) - hit
-    return np.where(union, hit / np.maximum(union, 1), np.nan)
 
 
 # --- shipping ---
@@ -605,7 +508,7 @@ def hardware(device: str) -> dict[str, str | int | None]:
 def ship(clip: Clip, recipe: Recipe, made: dict, out: Path) -> dict:
     """Write ``model.safetensors`` (half precision), ``model.json`` and ``MODEL_CARD.md`` into `out`; returns the json.
 
-    What is measured is the file as written, loaded anew.
+    What is measured is the file as written, loaded again.
 
     Args:
         clip: what `train` returns, on the CPU.
@@ -638,30 +541,13 @@ def ship(clip: Clip, recipe: Recipe, made: dict, out: Path) -> dict:
     }
     facts = json.loads(json.dumps(facts))  # as a reader of the file will see it
     write_whole(out / "model.json", json.dumps(facts, indent=1) + "\n")
-    write_card(out)
+    write_model_card(out)
     return facts
 
 
-def write_card(folder: Path) -> None:
-    """Write a model's ``MODEL_CARD.md`` from its ``model.json`` alone.
-
-    Raises:
-        ValueError: there is no ``model.json`` in the folder, or it is not one of `ship`'s.
-    """
-    source = folder / "model.json"
-    try:
-        text = model_card(json.loads(source.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{source} is no description of a model ({type(error).__name__}: {error}): name the folder of one "
-            "that this command has made."
-        ) from error
-    write_whole(folder / "MODEL_CARD.md", text)
-
-
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: train, measure, write."""
-    parser = argparse.ArgumentParser(description="Make the embedded CLIP again.")
+    parser = argparse.ArgumentParser(prog="hc-lafter pretrain", description="Make the embedded CLIP again.")
     parser.add_argument("--size", choices=SIZES, default="cpu", help="cpu: one to three hours on two cores")
     parser.add_argument("--out", type=Path, default=Path("embedded-clip"), help="folder for the weights and their card")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -669,33 +555,31 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--force", action="store_true", help="overwrite the model in the folder")
     parser.add_argument("--card", type=Path, metavar="DIR", help="only write DIR's MODEL_CARD.md from its model.json")
-    a = parser.parse_args()
-    if a.card:
-        try:
-            return write_card(a.card)
-        except ValueError as error:
-            raise SystemExit(str(error)) from None
-    if any((a.out / name).exists() for name in ("model.safetensors", "model.json")) and not a.force:
-        raise SystemExit(f"{a.out} already holds a model: choose another folder with --out, or overwrite with --force.")
-    try:
-        a.out.mkdir(parents=True, exist_ok=True)  # now, and not after an hour
-    except OSError as error:
-        raise SystemExit(f"{a.out} cannot be a folder ({error.strerror}): choose another one with --out.") from None
+    a = parser.parse_args(arguments)
     recipe, stopped = replace(SIZES[a.size], seed=a.seed), a.out / "checkpoint.safetensors"
     begun = time.perf_counter()
     try:
-        clip, told = train(recipe, device=a.device, workers=a.workers, checkpoint_at=stopped)
-    except ValueError as error:  # of the checkpoint
-        raise SystemExit(str(error)) from None
+        if a.card:
+            write_model_card(a.card)
+            return 0
+        if any((a.out / name).exists() for name in ("model.safetensors", "model.json")) and not a.force:
+            raise ValueError(f"{a.out} already holds a model: choose another folder with --out, or add --force.")
+        a.out.mkdir(parents=True, exist_ok=True)  # now, and not after an hour
+        clip, making = train(recipe, device=a.device, workers=a.workers, checkpoint_at=stopped)
+    except OSError as error:
+        parser.exit(2, f"{a.out} cannot be written to ({error.strerror}): choose another folder with --out.\n")
+    except ValueError as error:
+        parser.exit(2, f"{error}\n")
     seconds = round(time.perf_counter() - begun)
-    made = {"seconds": seconds, "device": a.device, "hardware": hardware(a.device), **told}
-    facts = ship(clip.to("cpu"), recipe, made, a.out)
+    making = {"seconds": seconds, "device": a.device, "hardware": hardware(a.device), **making}
+    facts = ship(clip.to("cpu"), recipe, making, a.out)
     stopped.unlink(missing_ok=True)
     for name in HEADLINE:
         print(f"{name:18s} {facts['measured_64px'][name]:.3f}")
     print(f"{a.out} holds the weights, model.json and MODEL_CARD.md: load_clip({str(a.out / 'model.safetensors')!r})")
-    print(f"Does it stand in for a real CLIP? python -m hc_lafter.fidelity {a.out / 'model.safetensors'}")
+    print(f"Does it stand in for a real CLIP? hc-lafter fidelity made={a.out / 'model.safetensors'}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""The command line: ``hc-lafter COMMAND``, or ``python -m hc_lafter COMMAND``. Belongs to no room.
+
+A command is the ``main(argv)`` of a module, imported only when it is asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from hc_lafter import __version__
+from hc_lafter.refusals import nearest
+
+# name -> module with a main(argv), words put before the user's, help
+COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "run": ("hc_lafter.suite.chain", (), "run the notebooks, all of them or some"),
+    "check": ("hc_lafter.suite.chain", ("--check",), "run them afresh elsewhere and compare with the results there"),
+    "runs": ("hc_lafter.suite.plans", (), "compute, or list, the training that a profile's notebooks read"),
+    "doctor": ("hc_lafter.data.doctor", (), "say what is wrong with a folder of images, or a published set"),
+    "figures": ("hc_lafter.suite.figures", (), "collect figures for a paper: format, width, folder"),
+    "claims": ("hc_lafter.suite.claims", (), "judge the claims from a profile's results"),
+    "report": ("hc_lafter.suite.report", (), "make one page of the executed notebook 09"),
+    "pretrain": ("hc_lafter.embedded.pretrain", (), "make the embedded CLIP again (hours)"),
+    "fidelity": ("hc_lafter.embedded.fidelity", (), "measure in what a small CLIP resembles a real one"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Hand the words after a command's name to it and return its exit status."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser("hc-lafter", description="What are the layers of CLIP good for?")
+    parser.epilog = "hc-lafter COMMAND --help prints what a command takes; it changes nothing."
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, (*_, text) in COMMANDS.items():
+        commands.add_parser(name, help=text, add_help=False)
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        near = nearest(words[0], COMMANDS)
+        parser.error(f"command {words[0]!r} is unknown{near}: choose one of {', '.join(COMMANDS)}.")
+    parser.parse_args(words[:1])  # ends here on --help, --version and where there is no command
+    module, before, _ = COMMANDS[words[0]]
+    return import_module(module).main([*before, *words[1:]]) or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

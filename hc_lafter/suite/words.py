@@ -1,0 +1,45 @@
+"""Records in words: numbers, intervals and names as one reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def number(value: float, unit: str, *, sign: bool = False) -> str:
+    """A number as one reads it: fractions as per cent (or points), counts whole, others to three digits."""
+    plus = "+" if sign else ""
+    if unit == "fraction":
+        text = f"{100 * value:{plus}.1f}"
+    elif abs(value) >= 1000 or (unit == "count" and float(value).is_integer()):
+        text = f"{value:{plus},.0f}"
+    else:
+        text = f"{value:{plus}#.3g}".rstrip(".")
+    return text.replace("-", "−", 1) if text[:1] == "-" else text
+
+
+def span(row: Mapping[str, Any], *, unit: bool = True) -> str:
+    """A record's value with its interval and unit: ``55.5 [53.2, 57.8] %``; of a difference ``+4.2 [...] points``."""
+    sign = bool(row.get("minus")) and row["unit"] == "fraction"
+    ends = [] if row["low"] is None or row["low"] == row["high"] else [row["low"], row["high"]]
+    value, *ends = (number(x, row["unit"], sign=sign) for x in (row["value"], *ends))
+    text = f"{value} [{', '.join(ends)}]" if ends else value
+    word = {"fraction": "points" if sign else "%", "count": "", "unitless": ""}.get(row["unit"], row["unit"])
+    return f"{text} {word}".rstrip() if unit else text
+
+
+def name(row: Mapping[str, Any]) -> str:
+    """A system with its regime, as tables name it; that masks were learned inductively is the rule and not said."""
+    return ", ".join(filter(None, (row["system"], (row.get("regime") or "").replace("inductive", ""))))
+
+
+def label(row: Mapping[str, Any]) -> str:
+    """What was measured: ``LaFTer, supervised minus zero-shot, top-1 accuracy``."""
+    return ", ".join((f"{name(row)} minus {row['minus']}" if row.get("minus") else name(row), row["metric"]))
+
+
+def required(kind: str, bounds: list[float], unit: str) -> str:
+    """What a check asks for, in the unit of `span`: ``at least 2``."""
+    scale = 100 if unit == "fraction" else 1
+    words = [f"{scale * b:,.0f}" if abs(b) >= 1000 else f"{scale * b:.4g}" for b in bounds]
+    return f"{kind.replace('_', ' ')} {' and '.join(words)}".replace("-", "−")

@@ -1,0 +1,65 @@
+"""The command line and the public names."""
+
+import importlib
+import inspect
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import hc_lafter
+from hc_lafter.__main__ import COMMANDS, main
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def test_help_of_all_imports_nothing_slow():
+    code = "import sys; from hc_lafter.__main__ import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+    code += "print([name for name in ('torch', 'pandas', 'matplotlib', 'papermill') if name in sys.modules])"
+    for words in (["--help"], ["run", "--help"], ["check", "--help"], ["docter"], []):
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=REPOSITORY)
+        assert done.stdout.splitlines()[-1] == "[]", words
+        if words == ["docter"]:
+            assert "'docter' is unknown (did you mean 'doctor'?): choose one of run, check" in done.stderr
+        if words == ["--help"]:
+            assert all(f"\n    {name} " in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_each_changes_nothing(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HC_LAFTER_OUTPUT", str(tmp_path))
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0 and "usage: " in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_words_reach_the_command(capsys):
+    assert main(["run", "--list", "--only", "01"]) == 0
+    assert capsys.readouterr().out.startswith("01-feature-tapping")
+    assert main(["check", "--only", "no-such"]) == 2
+    assert "notebook 'no-such' is not there" in capsys.readouterr().err
+
+
+def test_run_all_and_the_console_script_are_the_same_command():
+    done = subprocess.run([sys.executable, "run_all.py", "--help"], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0 and "usage: hc-lafter run" in done.stdout
+    scripts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    module, _, function = scripts["hc-lafter"].partition(":")
+    assert getattr(importlib.import_module(module), function) is main
+
+
+def test_public_names_are_imported_when_asked_for():
+    code = (
+        "import sys, hc_lafter\nassert set(hc_lafter.__all__) <= set(dir(hc_lafter))\nsys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
+    for name in hc_lafter.__all__:
+        found = getattr(hc_lafter, name)
+        assert callable(found) or inspect.ismodule(found)
+        assert len(inspect.getdoc(found).split()) > 15, name
+    with pytest.raises(AttributeError, match="has no attribute 'load_clib'"):
+        hc_lafter.load_clib  # noqa: B018

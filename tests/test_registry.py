@@ -1,0 +1,93 @@
+"""The registry: every system's entry, and a system that another package adds."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from plugin import SCALAR_MIX, installed
+
+from hc_lafter import systems
+from hc_lafter.systems import Start, System
+from hc_lafter.systems.base import REGIMES
+
+C, D = 5, 16
+
+
+@pytest.fixture(scope="module")
+def start() -> Start:
+    from open_clip.transformer import VisionTransformer
+
+    torch.manual_seed(0)
+    tower = VisionTransformer(image_size=32, patch_size=8, width=24, layers=12, heads=3, mlp_ratio=2.0, output_dim=D)
+    text = torch.randn(C, D)
+    return Start(tower.eval(), "embedded", text, 20.0, classifier=text, seen=torch.arange(C) > 0)
+
+
+@pytest.mark.parametrize("entry", systems.registry().values(), ids=systems.registry())
+def test_an_entry_keeps_its_promises(entry, start):
+    """It is built from its own settings, answers in its own form, and its phases train its groups."""
+    config = entry.configure()
+    assert is_dataclass(config) and all(hasattr(config, f.name) for f in fields(config))
+    assert re.fullmatch("#[0-9A-F]{6}", entry.colour) and entry.sources and set(entry.regimes) <= set(REGIMES)
+    if hasattr(config, "heads"):
+        config = entry.configure(heads=4)
+    module = entry.build(start, config, 0).eval()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        logits = module(images).logits
+        if entry.reads == "taps":
+            taps = torch.randn(2, len(config.layers), D)
+            assert module(taps).logits.shape == (2, C)
+    assert logits.shape == ((2, C, 32, 32) if entry.reads == "masks" else (2, C))
+    if set(entry.regimes) != {"no training"} and entry.fit is None:
+        groups = {group["name"] for group in module.parameter_groups()}
+        phases = module.schedule(8)
+        assert sum(p.epochs for p in phases) == 8 and groups == {name for p in phases for name in p.trains}
+
+
+def test_names_are_found_and_near_ones_offered():
+    assert systems.find("LaFTer").name == "LaFTer"
+    with pytest.raises(ValueError, match=r"system 'LaFter' is unknown .did you mean 'LaFTer'"):
+        systems.find("LaFter")
+    with pytest.raises(ValueError, match="reads 'pixels' in the regimes supervised: choose one of taps"):
+        System("x", "#000000", "pixels", ("supervised",), dict, lambda *_: None, ())
+
+
+def run(folder: Path, code: str) -> subprocess.CompletedProcess:
+    path = os.pathsep.join([str(folder), *sys.path])
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}
+    )
+
+
+def test_a_file_of_another_package_is_a_system(tmp_path):
+    assert len(SCALAR_MIX.splitlines()) <= 52
+    code = (
+        "import json; from hc_lafter import systems; from hc_lafter.suite import plans, plots\n"
+        "from hc_lafter.suite.study import Study\n"
+        "jobs = [job for job in plans.benchmark(Study('04-full-training', 'smoke'))]\n"
+        "print(json.dumps([list(systems.registry()), plots.colour('scalar mix'), jobs]))"
+    )
+    found = run(installed(tmp_path), code)
+    assert found.returncode == 0, found.stderr
+    names, colour, jobs = json.loads(found.stdout)
+    assert names[-1] == "scalar mix" and colour == "#7F7F00" and ["scalar mix", "supervised"] in jobs
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [("x = 1\n", "the entry point scalar_mix has no SPEC: end the module in SPEC = System"),
+     (SCALAR_MIX.replace('"scalar mix"', '"LaFTer"'), "two systems are called 'LaFTer': rename the one in scalar_mix")],
+)  # fmt: skip
+def test_entries_that_cannot_be_are_refused(tmp_path, source, sentence):
+    (installed(tmp_path) / "scalar_mix.py").write_text(source, encoding="utf-8")
+    found = run(tmp_path, "from hc_lafter import systems; systems.registry()")
+    assert found.returncode and sentence in found.stderr

@@ -1,0 +1,368 @@
+"""Runs: what decides one, what chooses its epoch, what is found again, who computes. Systems of the tests' own, too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hc_lafter import systems
+from hc_lafter.data.world.dataset import World
+from hc_lafter.systems import Output, Phase, System
+from hc_lafter.systems.cascade_clip import CascadeCLIPConfig
+from hc_lafter.systems.hybrid_cascade import HybridCascadeConfig
+from hc_lafter.systems.lafter import LaFTerConfig
+from hc_lafter.systems.losses import distillation
+from hc_lafter.systems.mean_of_layers import MeanOfLayersConfig
+from hc_lafter.tuning import runs
+from hc_lafter.tuning.material import Material, gather
+from hc_lafter.tuning.runs import Run, compute, get
+from hc_lafter.tuning.setting import Setting
+
+LAYERS = (5, 6, 9, 12)
+SIZES = {"n_train": 24, "n_val": 24, "epochs": 3, "batch_size": 8}
+HYBRID = HybridCascadeConfig(stages=((5, 6), (9, 12)), lr=0.01, nga_lr=0.01)
+MEAN = MeanOfLayersConfig(LAYERS, lr=0.01)
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory) -> Setting:
+    sizes = {"n_train": 40, "n_val": 24, "n_test": 24, "batch_size": 20}
+    return Setting(**sizes, seeds=(0, 1), text_steps=20, text_noise=(0.0,), cache=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def material(setting):
+    return gather(setting)
+
+
+def hybrid(setting, **changes) -> Run:
+    return replace(Run("HybridCascade-LaFTer", "supervised", 0, setting, HYBRID, **SIZES), **changes)
+
+
+def mean_of_layers(setting, **changes) -> Run:
+    return replace(Run("mean of layers", "supervised", 0, setting, MEAN, **SIZES), **changes)
+
+
+def same(a: runs.Result, b: runs.Result) -> bool:
+    arrays = a.arrays.keys() == b.arrays.keys() and all(np.array_equal(a.arrays[k], b.arrays[k]) for k in a.arrays)
+    tensors = a.tensors.keys() == b.tensors.keys() and all(torch.equal(a.tensors[k], b.tensors[k]) for k in a.tensors)
+    return a.history == b.history and arrays and tensors
+
+
+# --- what chooses, and what is never read ---
+
+
+@dataclass(frozen=True)
+class DialConfig:
+    layers: tuple[int, ...] = (12,)
+
+
+class Dial(nn.Module):
+    """One number, and the class that it is nearest to is the answer for every image: each epoch says another class."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config, self.at = config, nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        return Output(-((torch.arange(8.0) - self.at) ** 2).expand(len(x), 8))
+
+    def parameter_groups(self):
+        return [{"name": "dial", "params": [self.at], "lr": 0.25, "weight_decay": 0.0}]
+
+    def schedule(self, epochs):
+        return [Phase("turn", epochs, ("dial",))]
+
+
+DIAL = System("dial", "#000000", "taps", ("supervised",), DialConfig, lambda start, config, seed: Dial(config), ())
+
+
+@dataclass(frozen=True)
+class Turn:
+    """AdamW then goes up by its rate at each step: by 1 per epoch of four batches."""
+
+    def __call__(self, system, batch):
+        return {"task": -system.at}
+
+
+@pytest.fixture
+def dial(monkeypatch):
+    monkeypatch.setattr(runs, "find", lambda name: DIAL if name == "dial" else systems.find(name))
+    monkeypatch.setattr(runs, "regime_terms", lambda *_, **__: Turn())
+
+
+@pytest.mark.parametrize("watched", [0, 24])
+@pytest.mark.parametrize(
+    ("val", "best"), [([5, 5, 2, 4], 5), ([1, 1, 2, 4], 1), ([2, 4, 7, 7], 2), ([3, 3, 3, 5], 3), ([0, 0, 7, 7], 1)]
+)
+def test_the_epoch_is_chosen_on_validation_alone(setting, material, dial, val, best, watched):
+    """On the test images epoch 4 is right in half of the cases, and never the best of val."""
+    labels = material.labels.clone()
+    for split, classes in (("val", val), ("test", [4, 4, 1, 5])):
+        labels[material.part[split]] = torch.tensor(classes).repeat_interleave(6)
+    run = Run("dial", "supervised", 0, setting, None, n_train=32, n_val=24, epochs=5, batch_size=8, n_watched=watched)
+    found = compute(run, material=replace(material, labels=labels))
+    assert [row["accuracy"] for row in found.history.epochs] == [val.count(e) / 4 for e in range(1, 6)]
+    assert found.history.best_epoch == best and round(found.tensors["at"].item()) == best
+    assert (found.test.argmax(axis=1) == best).all() and found.test.shape == (24, 8)
+    seen = [row.get("test accuracy") for row in found.history.epochs]
+    assert seen == ([0.25, 0.0, 0.0, 0.5, 0.25] if watched else [None] * 5)
+
+
+@pytest.fixture
+def same_draws(material, monkeypatch):
+    """Images are drawn with the shares of the true labels, whatever a material's labels say."""
+    draw = Material.draw
+    monkeypatch.setattr(Material, "draw", lambda self, *of: draw(material, *of))
+
+
+def test_nothing_but_the_drawn_images_and_validation_decides_a_run(setting, material, same_draws):
+    """Poison all else: test features, test labels, votes and labels of images that were not drawn, and what scores."""
+    kept = np.concatenate([material.draw(24, 0), material.part["val"]])
+    poisoned = np.setdiff1d(np.arange(88), kept)
+    shared, labels, soft = material.shared.clone(), material.labels.clone(), material.soft.clone()
+    shared[poisoned], labels[poisoned], soft[poisoned] = float("nan"), 0, float("nan")
+    truth = np.full_like(material.truth, np.nan)
+    other = replace(material, shared=shared, labels=labels, soft=soft, truth=truth)
+    clean, dirty = (compute(hybrid(setting), material=m) for m in (material, other))
+    assert clean.history == dirty.history
+    assert all(torch.equal(clean.tensors[name], dirty.tensors[name]) for name in clean.tensors)
+    assert not np.isnan(clean.test).any() and np.isnan(dirty.test).all()
+
+
+def test_label_free_tuning_reads_no_training_label(setting, material, same_draws):
+    labels, soft = material.labels.clone(), material.soft.clone()
+    labels[material.part["train"]], soft[material.part["train"]] = 3, float("nan")
+    run = mean_of_layers(setting, regime="label-free")
+    assert same(*(compute(run, material=m) for m in (material, replace(material, labels=labels, soft=soft))))
+
+
+def test_taps_and_plain_images_tune_alike(setting, material, monkeypatch):
+    """A frozen tower: cached features are a shortcut and nothing else. Test logits are in the order of the split."""
+    tapped = compute(hybrid(setting, seed=1), material=material)
+    images = replace(systems.find("HybridCascade-LaFTer"), reads="images")
+    monkeypatch.setattr(runs, "find", lambda name: images)
+    walked = compute(hybrid(setting, seed=1), material=material)
+    assert np.abs(tapped.test - tapped.arrays["test before"]).max() > 0.01  # there was something to learn
+    for a, b in zip(tapped.history.steps, walked.history.steps, strict=True):
+        assert a == pytest.approx(b, abs=1e-4)
+    assert tapped.history.epochs == walked.history.epochs and tapped.history.best_epoch == walked.history.best_epoch
+    np.testing.assert_allclose(tapped.test, walked.test, atol=1e-4)
+    module = tapped.module()
+    with torch.inference_mode():
+        views = [material.clip.transform(material.dataset[int(i)].image)[None] for i in material.part["test"]]
+        alone = torch.cat([module(view).logits for view in views])
+    np.testing.assert_allclose(tapped.test, alone.numpy(), atol=1e-4)
+
+
+def test_a_tower_is_tuned_with_its_moving_teacher(setting, material):
+    """LaFTer as released, on strong views, its epoch chosen on few validation images; the material's tower stays."""
+    before = {name: p.clone() for name, p in material.clip.visual.named_parameters()}
+    config = LaFTerConfig(tokens=2, lr=5e-3)
+    run = Run("LaFTer", "label-free", 0, setting, config, n_train=16, n_val=9, epochs=3, batch_size=8, view="strong")
+    found = compute(run, material=material)
+    assert all(torch.equal(p, before[name]) for name, p in material.clip.visual.named_parameters())
+    assert {"prompts", "classifier", "visual.ln_pre.weight"} <= found.tensors.keys()
+    assert not torch.equal(found.tensors["visual.ln_pre.weight"], before["ln_pre.weight"])
+    on_val = (found.val.argmax(1) == material.labels[material.draw(9, 0, "val")].numpy()).mean()
+    assert found.history.epochs[found.history.best_epoch - 1]["accuracy"] == pytest.approx(on_val)
+    fast = replace(run, config=replace(config, lr=5e-2))
+    moving, still = (compute(replace(fast, moving_teacher=m), material=material) for m in (True, False))
+    assert moving.history.steps[0] == still.history.steps[0] and moving.history != still.history
+
+
+def test_the_frozen_feature_is_there_for_distillation(setting, material):
+    run = hybrid(setting, config=replace(HYBRID, distillation=0.5), n_train=8)
+    start = runs.start_of(run, material)
+    images = material.draw(8, 0)
+    with torch.no_grad():
+        says = run.entry.build(start, run.settings, 0)(material.taps(LAYERS, images)).features
+    first = distillation(says, material.shared[images, -1]).item()
+    assert compute(run, material=material).history.steps[0]["distillation"] == pytest.approx(first, rel=1e-5)
+
+
+def test_the_linear_probe_and_what_needs_no_training_are_runs_too(setting, material):
+    truth = material.labels[material.part["test"]].numpy()
+    for name, regime in (
+        ("zero-shot", "no training"),
+        ("text classifier", "no training"),
+        ("linear probe", "supervised"),
+    ):
+        found = compute(Run(name, regime, 0, setting, n_train=40 * (regime == "supervised")), material=material)
+        assert found.history.steps == [] and found.test.shape == (24, 8)
+        assert (found.test.argmax(1) == truth).mean() > 1 / 8
+        rebuilt = material.logits(found.module(), material.part["test"], [12]).numpy()
+        np.testing.assert_array_equal(rebuilt, found.test)
+
+
+def test_masks_choose_by_the_seen_classes_alone(setting):
+    config = CascadeCLIPConfig(tokens=2, lr=2e-3, margin=0.0)
+    run = Run("Cascade-CLIP", "transductive", 0, setting, config, n_train=8, n_val=4, n_test=4, epochs=2, batch_size=4)
+    found = compute(run)
+    epochs = found.history.epochs
+    assert [row["phase"] for row in epochs] == ["seen pixels", "own labels for the unseen"]
+    assert found.history.best_epoch == 1 + int(np.argmax([row["seen"] for row in epochs]))
+    assert all(0 <= row["unseen"] <= 1 for row in epochs) and found.arrays["counts"].shape[::2] == (4, 3)
+
+
+def test_a_regime_that_a_system_lacks_is_refused(setting):
+    with pytest.raises(ValueError, match="zero-shot has no regime 'supervised': choose one of no training"):
+        compute(Run("zero-shot", "supervised", 0, setting))
+    with pytest.raises(ValueError, match=r"system 'lafter' is unknown .did you mean 'LaFTer'.*: choose of"):
+        compute(Run("lafter", "supervised", 0, setting))
+
+
+# --- the store ---
+
+
+def test_whatever_decides_a_run_decides_its_key(setting):
+    first = mean_of_layers(setting)
+    changes = [
+        {"seed": 1}, {"lam": 0.0}, {"regime": "label-free"}, {"n_train": 8}, {"n_val": 5}, {"n_test": 12},
+        {"epochs": 4}, {"batch_size": 12}, {"view": "strong"}, {"classifier": "templates"}, {"target": "wheel"},
+        {"moving_teacher": False}, {"n_watched": 4}, {"config": replace(MEAN, lr=0.02)},
+        {"system": "text classifier, tuned"}, {"setting": replace(setting, precision="bf16")},
+        {"setting": replace(setting, n_train=41)}, {"setting": replace(setting, seeds=(1, 2))},
+    ]  # fmt: skip
+    keys = [replace(first, **change).key for change in changes]
+    assert len({first.key, *keys}) == len(changes) + 1
+    elsewhere = replace(setting, cache=Path("elsewhere"), workers=3)
+    assert replace(first, setting=elsewhere).key == first.key == mean_of_layers(setting).key
+
+
+def test_what_was_computed_is_found_again(setting, tmp_path, monkeypatch):
+    setting = replace(setting, cache=tmp_path)
+    asked = [mean_of_layers(setting, seed=s) for s in (0, 1, 0)]
+    first = get(asked, scheduler="none", progress=False)
+    assert first[0] is not first[1] and same(first[0], first[2])
+    assert len(list((tmp_path / "runs").iterdir())) == 2  # no checkpoint stays
+    assert runs.missing([*asked, hybrid(setting)]) == [hybrid(setting)]
+    monkeypatch.setattr(runs, "compute", None)
+    again = get(asked, scheduler="none", progress=False)
+    assert all(same(a, b) and a.seconds == b.seconds for a, b in zip(first, again, strict=True))
+    file = next((tmp_path / "runs").glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(ValueError, match=rf"{file.name} is damaged .*: delete it, and run again"):
+        get(asked, scheduler="none", progress=False)
+
+
+def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint(setting, tmp_path, monkeypatch):
+    run = mean_of_layers(replace(setting, cache=tmp_path / "whole"))
+    whole = get([run], scheduler="none", progress=False)[0]
+    cut = mean_of_layers(replace(setting, cache=tmp_path / "cut"))
+    fit, steps = runs.fit, []
+
+    def counted(*args, **kwargs):
+        history = fit(*args, **kwargs)
+        steps.append(len(history.steps))
+        return history
+
+    def stopped(system, data, terms, phases, **kwargs):
+        return fit(system, data, terms, phases, **kwargs | {"validate": Stop(kwargs["validate"])})
+
+    class Stop:
+        def __init__(self, validate):
+            self.validate, self.asked = validate, 0
+
+        def __call__(self, module):
+            self.asked += 1
+            if self.asked == 3:
+                raise KeyboardInterrupt
+            return self.validate(module)
+
+    monkeypatch.setattr(runs, "fit", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        get([cut], scheduler="none", progress=False)
+    assert [p.suffix for p in (tmp_path / "cut" / "runs").iterdir()] == [".checkpoint"]
+    monkeypatch.setattr(runs, "fit", counted)
+    assert same(get([cut], scheduler="none", progress=False)[0], whole)
+
+
+@pytest.mark.slow
+def test_two_workers_compute_what_one_process_does_and_a_failure_stops_nobody(setting, tmp_path):
+    """The store's files are the same but for the seconds; a run that raises is named, and the others are kept."""
+    kept = {}
+    for name, scheduler in (("here", "none"), ("workers", None)):
+        of = replace(setting, cache=tmp_path / name)
+        plan = [mean_of_layers(of, seed=s, n_train=n) for s in (0, 1) for n in (8, 24)] + [hybrid(of)]
+        plan.append(Run("LaFTer", "supervised", 0, of, LaFTerConfig(tokens=2), **SIZES))
+        bad = mean_of_layers(of, classifier="nonsense")
+        if scheduler is None:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(runs, "_WORTH_WORKERS", 0.0)
+                with pytest.raises(ValueError, match=r"1 of 7 runs failed, first mean of layers, .*: classifier 'nons"):
+                    get([*plan, bad], progress=False)
+        kept[name] = get(plan, scheduler="none", progress=False)
+        assert len(list((of.cache / "runs").glob("*.safetensors"))) == 6
+    assert all(same(a, b) for a, b in zip(kept["here"], kept["workers"], strict=True))
+
+
+# --- a system that is used ---
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "deeper").mkdir()
+    for i, record in enumerate(World(0, 0, 3, seed=5)):
+        record.image.save(folder / ("deeper" if i else "") / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("LaFTer", {"tokens": 2}), ("HybridCascade-LaFTer", {}), ("linear probe", {}), ("zero-shot", {})],
+)
+def test_a_trained_system_is_a_file_that_names_pictures(tmp_path, material, pictures, name, settings):
+    trained = runs.tune(
+        name, material.clip, material.dataset, epochs=3, batch_size=20, progress=False, cache=tmp_path, **settings
+    )
+    path = systems.save(trained, tmp_path / "mine.safetensors")
+    again = systems.load(path)
+    assert (again.system, again.config, again.classes) == (name, trained.config, material.classes) and again.source
+    table = again.predict(pictures, progress=False)
+    assert list(table.columns) == ["path", "class", *material.classes] and len(table) == 3
+    assert sorted(Path(p).name for p in table["path"]) == ["0.png", "1.png", "2.png"]
+    shares = table[list(material.classes)].to_numpy()
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
+    assert list(table["class"]) == [material.classes[i] for i in shares.argmax(axis=1)]
+    before = trained.predict(list(table["path"]), progress=False)
+    np.testing.assert_allclose(shares, before[list(material.classes)].to_numpy(), atol=1e-6)
+    size = sum(t.nbytes for t in material.clip.visual.state_dict().values())
+    assert path.stat().st_size < 0.2 * size  # the CLIP is not in it
+
+
+def test_masks_of_pictures_are_png_files(tmp_path, material, pictures):
+    trained = runs.tune("value path", material.clip, material.dataset, progress=False, cache=tmp_path)
+    path = systems.save(trained, tmp_path / "masks.safetensors")
+    with pytest.raises(ValueError, match="value path answers with masks: give a folder for them"):
+        systems.load(path).predict(pictures, progress=False)
+    table = systems.load(path).predict(pictures, masks=tmp_path / "masks", progress=False)
+    from PIL import Image
+
+    for file, sample in zip(table["mask"], table[list(trained.classes)].to_numpy(), strict=True):
+        values = np.asarray(Image.open(file))
+        assert values.shape == (64, 64) and np.isclose(sample.sum(), 1)
+        np.testing.assert_allclose(np.bincount(values.ravel(), minlength=len(sample)) / values.size, sample, atol=1e-6)
+
+
+def test_what_cannot_be_used_is_refused(tmp_path, material, pictures):
+    from hc_lafter.clip.load import build_embedded
+
+    trained = runs.tune("zero-shot", material.clip, material.dataset, progress=False, cache=tmp_path)
+    path = systems.save(trained, tmp_path / "mine.safetensors")
+    with pytest.raises(ValueError, match=r"mine.safetensors was tuned on the CLIP embedded .*, and this one"):
+        systems.load(path, build_embedded(seed=3))
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(ValueError, match="there are no pictures to ask about"):
+        systems.load(path).predict(tmp_path / "nothing", progress=False)
+    with pytest.raises(ValueError, match=r"LaFTer has no setting 'token' .did you mean 'tokens'"):
+        runs.tune("LaFTer", material.clip, material.dataset, token=3)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"mine.safetensors is damaged"):
+        systems.load(path)
