@@ -308,3 +308,18 @@ def test_ratio_over_seeds_is_a_paired_t_interval_on_logarithms():
     for wrong in ([1.0], [1.0, 2.0], [1.0, 0.0, 2.0], [1.0, float("nan"), 2.0]):
         with pytest.raises(ValueError, match="a ratio over seeds"):
             statistics.ratio_over_seeds(a, wrong)
+
+
+def test_gap_of_independent_estimates_is_the_normal_theory_one():
+    """For symmetric intervals the square-and-add rule is the root of the sum of squares."""
+    a, b = statistics.Estimate(0.8, 0.77, 0.83, 100, 3), statistics.Estimate(0.5, 0.46, 0.54, 50, 3)
+    got = statistics.gap(a, b)
+    np.testing.assert_allclose([got["value"], got["low"], got["high"]], [0.3, 0.25, 0.35])
+    assert (got["n"], got["seeds"]) == (50, 3)
+
+
+def test_flipped_keeps_the_verdict():
+    falls = {"a": -np.arange(20.0), "b": -np.arange(20.0) - 1}
+    table = statistics.differences(falls, [("a", "b")], **QUICK)
+    back = statistics.flipped(table).iloc[0]
+    assert (back["value"], back.low, back.high, back.verdict) == (-1, -1, -1, "better")
