@@ -329,3 +329,18 @@ def test_crossed_draws_of_one_quantity_are_those_of_the_interval():
     draws = statistics.crossed_draws(values, resamples=4000, rng_seed=0)[:, 0]
     one = statistics.interval(values[0], resamples=4000, rng_seed=0)
     assert np.quantile(draws, [0.025, 0.975]) == pytest.approx([one.low, one.high], abs=0.02)
+
+
+def test_gap_of_independent_estimates_is_the_normal_theory_one():
+    """For symmetric intervals the square-and-add rule is the root of the sum of squares."""
+    a, b = statistics.Estimate(0.8, 0.77, 0.83, 100, 3), statistics.Estimate(0.5, 0.46, 0.54, 50, 3)
+    got = statistics.gap(a, b)
+    np.testing.assert_allclose([got["value"], got["low"], got["high"]], [0.3, 0.25, 0.35])
+    assert (got["n"], got["seeds"]) == (50, 3)
+
+
+def test_flipped_keeps_the_verdict():
+    falls = {"a": -np.arange(20.0), "b": -np.arange(20.0) - 1}
+    table = statistics.differences(falls, [("a", "b")], **QUICK)
+    back = statistics.flipped(table).iloc[0]
+    assert (back["value"], back.low, back.high, back.verdict) == (-1, -1, -1, "better")

@@ -211,7 +211,7 @@ def _compute_all(runs: Sequence[Run], scheduler: str | None, progress: bool) -> 
         if wanted == "none" or (few and not wanted):
             for run in runs:
                 bar.set_postfix_str(str(run))
-                made[run] = compute(run, progress=progress)
+                made[run] = compute(run, progress=progress and len(runs) < 3)  # of many one bar is enough
                 bar.update()
         else:
             with _client(wanted, len(runs)) as client:
