@@ -8,12 +8,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
+from hc_lafter.analysis.metrics import softmax64
 from hc_lafter.data.emotion.wheels import MIKELS
+from hc_lafter.files import write_whole
 from hc_lafter.suite.profiles import parse_value
 from hc_lafter.suite.study import Study
 from hc_lafter.systems import System, find, registry
@@ -315,6 +318,25 @@ def hits(material: Material, found: Sequence[Result], name: str = "test") -> np.
         right = [r.arrays[name].argmax(-1) == labels[images(material, r.run, split)] for r in found]
         return np.stack(right) if len(right) > 1 else right[0]
     return outputs(found, name).argmax(-1) == labels[images(material, found[0].run, split)]
+
+
+def save_predictions(study: Study, material: Material, found: Mapping[Any, Sequence[Result]]) -> Path:
+    """``predictions.parquet`` beside ``metrics.json``: what every run says of every test image.
+
+    A row per system, regime, seed and image: its id, its label, and a probability for each class (softmax of the
+    logits), as `hc_lafter.systems.Trained.predict` gives them.
+    """
+    tables = []
+    for result in (result for row in found.values() for result in row):
+        at = images(material, result.run, "test")
+        table = pd.DataFrame(softmax64(result.test).astype("float32"), columns=material.classes)
+        run, ids = result.run, np.asarray(material.dataset.ids)
+        named = {"system": run.system, "regime": run.regime, "seed": run.seed, "id": ids[at]}
+        tables.append(table.assign(**named, label=np.asarray(material.classes)[material.labels[at]]))
+    table = pd.concat(tables)
+    order = [*table.columns[len(material.classes) :], *material.classes]
+    path = study.results / "predictions.parquet"
+    return write_whole(path, lambda temporary: table[order].to_parquet(temporary, index=False, compression="zstd"))
 
 
 def tidy(table: pd.DataFrame) -> pd.DataFrame:
