@@ -12,6 +12,7 @@ import hashlib
 import inspect
 import json
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -206,7 +207,8 @@ def _compute_all(runs: Sequence[Run], scheduler: str | None, progress: bool) -> 
     runs = sorted(runs, key=lambda run: -run.cost)
     wanted = scheduler or os.environ.get("HC_LAFTER_SCHEDULER")
     few = sum(run.cost for run in runs) < _WORTH_WORKERS or len(runs) < 2 or any(r.setting.cache is None for r in runs)
-    bar = tqdm(total=len(runs), desc="runs", unit="run", leave=False, disable=not (progress and runs))
+    pace = 0.1 if sys.stderr.isatty() else 30  # seconds: a log gets a line now and then
+    bar = tqdm(total=len(runs), desc="runs", unit="run", leave=False, mininterval=pace, disable=not (progress and runs))
     with bar:
         if wanted == "none" or (few and not wanted):
             for run in runs:
