@@ -276,6 +276,20 @@ def spans(value, draws) -> pd.DataFrame:
     return pd.DataFrame({"value": value, "low": np.minimum(low, value), "high": np.maximum(high, value)})
 
 
+def crossed_draws(values: np.ndarray, *, resamples: int, rng_seed: int) -> np.ndarray:
+    """[resamples, K] means of K quantities [K, S, n]: S - 1 seeds and n images drawn, crossed, the same for all K.
+
+    As ``interval`` draws for one of them, where the reasons stand; here their draws stay together, for what follows of
+    several at once.
+    """
+    _, seeds, n = values.shape
+    rng, found = np.random.default_rng(rng_seed), []
+    for _ in range(resamples):
+        some = values[:, rng.integers(seeds, size=seeds - 1)]
+        found.append(some[..., rng.integers(n, size=n)].mean(axis=(1, 2)))
+    return np.stack(found)
+
+
 def rank_correlation(a, b) -> np.ndarray:
     """Spearman's rho over the last axis of [..., K] and [..., K]; 0 where one side is the same throughout."""
     a, b = (stats.rankdata(v, axis=-1) - (np.shape(v)[-1] + 1) / 2 for v in (a, b))

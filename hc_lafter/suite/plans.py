@@ -216,10 +216,18 @@ def labels(study: Study) -> dict[tuple[str, int], list[Run]]:
     return {(name, n): row(study, name, "supervised", n_train=n) for name in names for n in sizes} | untuned
 
 
+def alignment(study: Study) -> dict[tuple[int, float], list[Run]]:
+    """06: a stage of a middle layer and the deepest, sigma held at 1 and at 2: (middle layer, sigma) -> runs."""
+    *middle, deepest = settings_of(study, find(HYBRID)).layers
+    held = {"starts": "templates", "nga_lr": 0.0}
+    return {(m, s): hybrid(study, stages=((m, deepest),), sigma=s, **held) for m in middle for s in (1.0, 2.0)}
+
+
 NOTEBOOKS: dict[str, Callable[[Study], list[Run]]] = {
     "02-nga-weights": lambda study: _flat(*nga(study).values()),
     "04-full-training": lambda study: _flat(benchmark(study)),
     "05-cascade-vs-hybrid": lambda study: [*_flat(mask_systems(study)), *row(study, HYBRID, "supervised")],
+    "06-cka-alignment": lambda study: _flat(alignment(study)),
     "08-ablations": lambda study: _flat(*ablations(study).values(), labels(study), token_sweep(study)),
 }
 

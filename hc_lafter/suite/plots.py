@@ -515,15 +515,19 @@ def compared(table, against, groups=None, *, xlabel: str = "", levels=None, titl
 # --- curves ---
 
 
-def band(ax: Axes, at: Sequence[float], value, low, high, *, colour: str, line: str = "o-", label: str = "") -> Axes:
-    """A line through values [n] over ``at`` [n], its interval a band."""
+def band(ax: Axes, at, value, low=None, high=None, *, colour: str, line: str = "o-", label: str = "") -> Axes:
+    """A line through values [n] over ``at`` [n], its interval a band; ``value`` may be a table with all three."""
+    if isinstance(value, pd.DataFrame):
+        value, low, high = value["value"], value["low"], value["high"]
     ax.fill_between(at, low, high, color=colour, alpha=0.18, linewidth=0)
     ax.plot(at, value, line, color=colour, label=label)
     return ax
 
 
-def layer_curve(ax: Axes, layers, value, low, high, *, system: str, label: str = "", percent: bool = True) -> Axes:
-    """A quantity per layer with its interval as a band; L values each, fractions (shown as they are: not percent)."""
+def layer_curve(
+    ax: Axes, layers, value, low=None, high=None, *, system: str, label: str = "", percent: bool = True
+) -> Axes:
+    """A quantity per layer with its interval as a `band`; L values each, fractions (shown as they are: not percent)."""
     line = f"o{LINES.get(system, '-')}"
     band(ax, layers, value, low, high, colour=colour(system), line=line, label=label or system)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
