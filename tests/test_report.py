@@ -201,6 +201,8 @@ def test_what_cascade_clip_trains_is_found_with_any_clip(tmp_path, clip):
     results = keep(tmp_path, "05-cascade-vs-hybrid", masks)
     assert comparing.advice(results)["costs"].tolist() == ["1,428,742 parameters trained"]
     assert comparing.costs(results).loc[0, f"trained, {clip}"] == "1,428,742"
+    keep(tmp_path, "05-cascade-vs-hybrid", [masks[1] | {"seeds": None}])  # nothing counted, no seeds
+    assert comparing.advice(Results(tmp_path))["costs"].tolist() == ["nothing to train"]
     keep(tmp_path, "05-cascade-vs-hybrid", masks[1:2] + masks[4:])
     assert comparing.advice(Results(tmp_path))["costs"].tolist() == ["nothing to train"]
 

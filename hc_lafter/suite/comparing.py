@@ -41,10 +41,10 @@ def rows(results: Results, notebook: str, file: str = "metrics.json", *, all_tow
         records, _ = results.rows(notebook, file)
     except Missing:
         records = []
-    made = [
-        r | {key: r.get(key) or "" for key in NAMES} | {"name": name(r), "text": span(r, unit=False)} for r in records
-    ]
-    table = pd.DataFrame(made, columns=[*NAMES, "name", "text", "value", "low", "high", "n", "seeds", "unit"])
+    table = pd.DataFrame(records, columns=[*NAMES, "value", "low", "high", "n", "seeds", "unit"])
+    names = table[[*NAMES]].astype(object)
+    table[[*NAMES]] = names.where(names.notna(), "")
+    table["name"], table["text"] = [name(r) for r in records], [span(r, unit=False) for r in records]
     table = table[table["split"].isin(["test", "none", "timing"])].astype({"n": "Int64", "seeds": "Int64"})
     return table if all_towers else table[~table["dataset"].str.endswith("/random")]
 
@@ -112,14 +112,13 @@ def layers(results: Results) -> pd.DataFrame:
 
 def costs(results: Results) -> pd.DataFrame:
     """What a system costs beside the tower, counted and timed on the same images (notebook 05)."""
-    lines: dict[str, dict[str, str]] = {}
-    for row in pd.concat([_systems(results, MASKS), rows(results, MASKS, "timings.json")]).to_dict("records"):
-        kind, _, of = row["metric"].partition(", ")  # of a tower, or of a batch
-        if kind in COSTS:
-            heading, factor, digits = COSTS[kind]
-            line = lines.setdefault(row["system"], {"system": row["system"]})
-            line[heading.format(of)] = f"{row['value'] * factor:,.{digits}f}"
-    return pd.DataFrame(list(lines.values())).fillna("")
+    found = pd.concat([_systems(results, MASKS), rows(results, MASKS, "timings.json")])
+    found = found[found["metric"].str.split(", ").str[0].isin(COSTS)]
+    kinds = [metric.partition(", ") for metric in found["metric"]]  # of a tower, or of a batch
+    looks = [COSTS[kind] for kind, *_ in kinds]
+    heads = {"".join(k): head.format(k[2]) for k, (head, *_) in zip(kinds, looks, strict=True)}
+    text = [f"{v * factor:,.{digits}f}" for v, (_, factor, digits) in zip(found["value"], looks, strict=True)]
+    return _wide(found.assign(text=text), heads, ["system"])
 
 
 def tuning_costs(results: Results) -> pd.DataFrame:
@@ -195,25 +194,22 @@ def _line(results: Results, task: str, row: Mapping[str, Any], why: str) -> dict
 def _cost(results: Results, row: Mapping[str, Any]) -> str:
     """What a system takes: parameters and training of notebook 04 or 05, time of a forward pass beside the tower's."""
     system, parts = row["system"], []
-    for notebook in (FULL, MASKS):
+    for notebook, nothing in ((FULL, "the classifier alone is trained"), (MASKS, "nothing to train")):
         found, timed = _systems(results, notebook), rows(results, notebook, "timings.json")
-        found, timed = found[found["system"] == system], timed[timed["system"] == system]
-        of_this_tower = found["metric"].str.startswith("trained, ") & ~found["metric"].str.endswith("/random")
-        trained = found[of_this_tower | (found["metric"] == TRAINED_HERE)]["value"].max()
-        if trained > 0 and not parts:
-            timed = timed[timed["unit"].isin(["seconds", "MiB"]) & ~timed["metric"].str.startswith("forward, ")]
-            took = [f"{t.value:.3g} {t.unit} ({t.metric})" for t in timed.itertuples()]
-            parts = [f"{number(trained, 'count')} parameters trained", *took]
-        elif trained == 0 and not parts:
-            parts = ["the classifier alone is trained" if notebook == FULL else "nothing to train"]
+        here = found["metric"].str.startswith("trained, ") & ~found["metric"].str.endswith("/random")
+        trained = found[(found["system"] == system) & (here | (found["metric"] == TRAINED_HERE))]["value"].max()
+        timed = timed[(timed["system"] == system) & ~timed["metric"].str.startswith("forward, ")]
+        took = [f"{t.value:.3g} {t.unit} ({t.metric})" for t in timed.itertuples() if t.unit in ("seconds", "MiB")]
+        if trained >= 0:  # where nothing was counted it is no number
+            parts = [f"{number(trained, 'count')} parameters trained", *took] if trained else [nothing]
+            break
     if not parts:  # several seeds: something was trained
-        parts = ["what it trains was not counted"] if row["seeds"] > 1 else ["nothing to train"]
+        several = pd.notna(row["seeds"]) and row["seeds"] > 1
+        parts = ["what it trains was not counted" if several else "nothing to train"]
     passes = rows(results, MASKS, "timings.json")
     passes = passes[passes["metric"].str.startswith("forward, ")].set_index("system")["value"]
     ratios = rows(results, SC_CLIP, "timings.json")
     ratios = ratios[ratios["metric"] == "time / encode_image"].set_index("system")["value"]
-    if system in passes and "the tower alone" in passes:
-        parts.append(f"a forward pass takes {passes[system] / passes['the tower alone']:.2f} times the tower's")
-    elif system in ratios:
-        parts.append(f"a forward pass takes {ratios[system]:.2f} times the tower's")
-    return "; ".join(parts)
+    slower = (passes / passes["the tower alone"] if "the tower alone" in passes else passes[:0]).get(system)
+    slower = ratios.get(system) if slower is None else slower
+    return "; ".join([*parts, *([] if slower is None else [f"a forward pass takes {slower:.2f} times the tower's"])])

@@ -75,12 +75,11 @@ def _sample(results: claims.Results, notebook: str, metric: str) -> str:
 
 
 def _claims(records: list[dict]) -> pd.DataFrame:
-    lines = []
-    for record in records:
-        verdict = f"{ledger.SIGNS[record['verdict']][0]} {record['verdict']}"
-        line = {"": record["id"], "claim": record["statement"], "verdict": verdict}
-        lines.append(line | {"measured": ledger.measured(record)})
-    return pd.DataFrame(lines)
+    signed = [f"{ledger.SIGNS[record['verdict']][0]} {record['verdict']}" for record in records]
+    found = pd.DataFrame(records)[["id", "statement"]].assign(
+        verdict=signed, measured=list(map(ledger.measured, records))
+    )
+    return found.rename(columns={"id": "", "statement": "claim"})
 
 
 def updated(readme: str, table: str) -> str:

@@ -109,9 +109,8 @@ def published(results: Results) -> list[str]:
         theirs = pd.DataFrame.from_dict(given["rows"], "index", columns=given["columns"]).rename_axis("system")
         caption = f"Published. {given['setting']} Numbers: {given['metric']}."
         theirs = table(theirs.reset_index(), caption)
-        sections.append(
-            _part("published", given["title"], theirs, given["source"], _ours(results, **given["measured"]))
-        )
+        ours = _ours(results, **given["measured"])
+        sections.append(_part("published", given["title"], theirs, given["source"], ours))
     return sections
 
 
