@@ -264,12 +264,12 @@ def compare(committed: Sequence[Mapping[str, Any]], fresh: Sequence[Mapping[str,
     """What two runs' metrics do not agree on, within `TOLERANCES`.
 
     Args:
-        committed, fresh: tidy records as `hc_lafter.suite.study.metric` makes them.
+        committed, fresh: tidy records as `hc_lafter.suite.records.metric` makes them.
 
     Returns:
         One line per difference, and the number of records that are equal to the last digit.
     """
-    from hc_lafter.suite.study import KEY  # here, since it brings torch along
+    from hc_lafter.suite.records import KEY
 
     old, new = ({tuple(row.get(part) for part in KEY): row for row in rows} for rows in (committed, fresh))
     lines, equal = [], 0
