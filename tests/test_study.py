@@ -456,3 +456,15 @@ def test_code_hash_is_of_what_computes(tmp_path, file, counts):
     before = code_hash(tmp_path)
     write_whole(tmp_path / file, "two")
     assert (code_hash(tmp_path) != before) == counts
+
+
+def test_the_verdict_is_that_of_the_last_run(place, capsys):
+    one = Study(NAME, "smoke")
+    one.verdict()
+    one.say("Layer 12 is best.")
+    one.say("Layer 12 is best.")  # a cell that runs twice says it once
+    one.add([ROW | {"value": 0.5, "seeds": 1}])
+    one.finish()
+    assert (one.results / "verdict.md").read_text(encoding="utf-8") == "- Layer 12 is best.\n"
+    assert json.loads((one.results / "metrics.json").read_text(encoding="utf-8"))[0]["seeds"] is None
+    assert "Layer 12 is best." in capsys.readouterr().out

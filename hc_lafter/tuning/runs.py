@@ -211,7 +211,7 @@ def _compute_all(runs: Sequence[Run], scheduler: str | None, progress: bool) -> 
         if wanted == "none" or (few and not wanted):
             for run in runs:
                 bar.set_postfix_str(str(run))
-                made[run] = compute(run, progress=progress)
+                made[run] = compute(run, progress=progress and len(runs) < 3)  # of many one bar is enough
                 bar.update()
         else:
             with _client(wanted, len(runs)) as client:
@@ -306,12 +306,19 @@ def compute(
     """
     if run.regime not in run.entry.regimes:
         raise ValueError(f"{run.system} has no regime {run.regime!r}: choose one of {', '.join(run.entry.regimes)}.")
+    kept = None if material is not None or scenes is not None else _path(run)
+    if kept is None:
+        return _computed(run, None, material, scenes, progress)
+    with store.locked(kept):  # whoever wants the same run waits, and reads
+        return _read(run, kept) if kept.is_file() else _computed(run, kept, material, scenes, progress)
+
+
+def _computed(run: Run, kept: Path | None, material: Material | None, scenes: Dataset | None, progress: bool) -> Result:
     _threads(run.setting)
     began = time.perf_counter()
     clip = opened(run.setting)[0] if material is None else material.clip
     if any(hasattr(run.settings, name) for name in ("layers", "segments")):
         check_depth(clip)
-    kept = None if material is not None or scenes is not None else _path(run)
     if run.entry.reads == "masks":
         scenes = opened_masks(run.setting) if scenes is None else scenes
         system, arrays, history = _masks(run, clip, scenes, start_of(run, material, scenes), kept, progress)
