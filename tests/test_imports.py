@@ -20,7 +20,7 @@ BENEATH = {
     "embedded": {"suite", "tuning", "systems", "clip", "data", "analysis"},
 }
 # the package itself and what every room may use; they use none
-NO_ROOM = {"", "__main__", "files", "refusals", "store"}
+NO_ROOM = {"", "__main__", "commands", "files", "refusals", "store"}
 
 
 def modules(package: Path) -> dict[str, Path]:

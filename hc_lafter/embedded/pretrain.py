@@ -10,7 +10,6 @@ classes). No loss sees a pixel label, an emotion's label or a distribution. Patc
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -30,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from hc_lafter import commands
 from hc_lafter.clip.load import Clip, WordTokenizer, build_embedded, load_clip, save_clip
 from hc_lafter.clip.vit import project, through, value_path, walk
 from hc_lafter.clip.weights import weight_hash
@@ -547,15 +547,9 @@ def ship(clip: Clip, recipe: Recipe, made: dict, out: Path) -> dict:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: train, measure, write."""
-    parser = argparse.ArgumentParser(prog="hc-lafter pretrain", description="Make the embedded CLIP again.")
-    parser.add_argument("--size", choices=SIZES, default="cpu", help="cpu: one to three hours on two cores")
-    parser.add_argument("--out", type=Path, default=Path("embedded-clip"), help="folder for the weights and their card")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that paint the scenes")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--force", action="store_true", help="overwrite the model in the folder")
-    parser.add_argument("--card", type=Path, metavar="DIR", help="only write DIR's MODEL_CARD.md from its model.json")
+    parser = commands.pretrain()
     a = parser.parse_args(arguments)
+    a.device = a.device or ("cuda" if torch.cuda.is_available() else "cpu")
     recipe, stopped = replace(SIZES[a.size], seed=a.seed), a.out / "checkpoint.safetensors"
     begun = time.perf_counter()
     try:

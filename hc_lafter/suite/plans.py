@@ -5,7 +5,6 @@ A plan is a function of a study alone. Rows of a table are named; each row is a 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
+from hc_lafter import commands
 from hc_lafter.data.emotion.wheels import MIKELS
 from hc_lafter.suite.profiles import parse_overrides
 from hc_lafter.suite.study import Study
@@ -248,13 +248,7 @@ def compute(profile: str, overrides: Mapping[str, Any], notebooks: Sequence[str]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m hc_lafter runs``: compute a profile's runs without a notebook, or list them."""
-    parser = argparse.ArgumentParser(prog="hc-lafter runs", description=main.__doc__)
-    parser.add_argument("--profile", default="default", metavar="P", help="default, smoke, full")
-    parser.add_argument("--param", nargs="+", default=[], metavar="KEY=VALUE", help="values of the profile given anew")
-    parser.add_argument("--only", nargs="+", metavar="NN", help="the runs of these notebooks alone")
-    parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster; 'none' computes in this process")
-    parser.add_argument("--list", action="store_true", help="print what is there and what is missing; compute nothing")
-    given = parser.parse_args(argv)
+    given = commands.runs().parse_args(argv)
     overrides = parse_overrides(given.param)
     names = [name for name in NOTEBOOKS if not given.only or name[:2] in given.only or name in given.only]
     rows = []
