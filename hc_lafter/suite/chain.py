@@ -39,6 +39,7 @@ from tqdm import tqdm
 from hc_lafter.files import write_whole
 from hc_lafter.suite.paths import Places, find_root
 from hc_lafter.suite.profiles import load_profile, parse_overrides, profile_names
+from hc_lafter.suite.records import key_of
 from hc_lafter.suite.runner import Notebook, NotebookFailed, Run, find_chain, find_one
 
 # notebook -> notebooks whose files it reads, all with lower numbers; one that is not named here needs none
@@ -101,7 +102,9 @@ def main(
         if options.list:
             for notebook in selected:
                 state = "up to date" if run.up_to_date(notebook) else "to run"
-                print(f"{notebook.name:24} {state:10} {notebook.title}{_after(run, notebook)}")
+                needed = ", ".join(other.number for other in run.needed(notebook))
+                after = f" (needs {needed})" if needed else ""
+                print(f"{notebook.name:24} {state:10} {notebook.title}{after}")
             return 0
         signal.signal(signal.SIGTERM, _terminate)
         return check(run, selected, options) if options.check else work(run, selected, options)
@@ -118,11 +121,6 @@ def main(
 
 def _terminate(*_: object) -> None:
     raise Terminated
-
-
-def _after(run: Run, notebook: Notebook) -> str:
-    needed = ", ".join(other.number for other in run.needed(notebook))
-    return f" (needs {needed})" if needed else ""
 
 
 def prepare(options: argparse.Namespace, root: Path, needs: Mapping[str, Sequence[str]]) -> tuple[Run, list[Notebook]]:
@@ -259,9 +257,7 @@ def compare(committed: Sequence[Mapping[str, Any]], fresh: Sequence[Mapping[str,
     Returns:
         One line per difference, and the number of records that are equal to the last digit.
     """
-    from hc_lafter.suite.records import KEY
-
-    old, new = ({tuple(row.get(part) for part in KEY): row for row in rows} for rows in (committed, fresh))
+    old, new = ({key_of(row): row for row in rows} for rows in (committed, fresh))
     lines, equal = [], 0
     for key in dict.fromkeys([*old, *new]):
         name = " / ".join(part for part in key if part)
