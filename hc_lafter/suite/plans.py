@@ -88,6 +88,12 @@ def mask_systems(study: Study) -> dict[tuple[str, str], list[Run]]:
     return found
 
 
+def whole_images(study: Study) -> dict[tuple[str, str], list[Run]]:
+    """05: rows of 04, beside which the mask systems name whole images; one run where nothing is trained."""
+    keys = (HYBRID, "supervised"), ("linear probe", "supervised"), ("zero-shot", "no training")
+    return {key: row(study, *key)[: None if key[1] != "no training" else 1] for key in keys}
+
+
 def nga(study: Study) -> dict[str, Rows]:
     """02: the kinds of NGA, and sigma held at several widths, from a classifier that was trained on templates."""
     entry = find(HYBRID)
@@ -229,7 +235,7 @@ def alignment(study: Study) -> dict[tuple[int, float], list[Run]]:
 NOTEBOOKS: dict[str, Callable[[Study], list[Run]]] = {
     "02-nga-weights": lambda study: _flat(*nga(study).values()),
     "04-full-training": lambda study: _flat(benchmark(study)),
-    "05-cascade-vs-hybrid": lambda study: [*_flat(mask_systems(study)), *row(study, HYBRID, "supervised")],
+    "05-cascade-vs-hybrid": lambda study: _flat(mask_systems(study), whole_images(study)),
     "06-cka-alignment": lambda study: _flat(alignment(study)),
     "08-ablations": lambda study: _flat(*ablations(study).values(), labels(study), token_sweep(study)),
 }
