@@ -17,7 +17,7 @@ import pandas as pd
 from hc_lafter.analysis.metrics import softmax64
 from hc_lafter.data.emotion.wheels import MIKELS
 from hc_lafter.files import write_whole
-from hc_lafter.suite.profiles import parse_value
+from hc_lafter.suite.profiles import parse_overrides
 from hc_lafter.suite.study import Study
 from hc_lafter.systems import System, find, registry
 from hc_lafter.systems.hybrid_cascade import HybridCascadeConfig
@@ -264,10 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster; 'none' computes in this process")
     parser.add_argument("--list", action="store_true", help="print what is there and what is missing; compute nothing")
     given = parser.parse_args(argv)
-    overrides = {}
-    for pair in given.param:
-        key, _, text = pair.partition("=")
-        overrides[key] = parse_value(key, text)
+    overrides = parse_overrides(given.param)
     names = [name for name in NOTEBOOKS if not given.only or name[:2] in given.only or name in given.only]
     rows = []
     for name in names:
