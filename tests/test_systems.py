@@ -87,7 +87,7 @@ def test_the_tower_is_a_frozen_copy(visual, classifier, images):
     before = {k: v.clone() for k, v in visual.state_dict().items()}
     system = LaFTer(visual, classifier, LaFTerConfig(tokens=3))
     assert not any(p.requires_grad for p in system.visual.parameters())
-    assert parameters(system)[1] == 3 * W + C * D
+    assert parameters(system).trained == 3 * W + C * D + 26 * 2 * W  # prompts, classifier, 26 LayerNorms
     optimiser = torch.optim.AdamW(system.parameter_groups(), lr=1.0)
     for group in system.parameter_groups():
         for p in group["params"]:

@@ -20,7 +20,7 @@ from hc_lafter.systems.hybrid_cascade import HybridCascadeConfig
 from hc_lafter.systems.mean_of_layers import MeanOfLayersConfig
 from hc_lafter.systems.nga import KINDS
 from hc_lafter.tuning.material import opened
-from hc_lafter.tuning.runs import Run, get, missing
+from hc_lafter.tuning.runs import Run, get, missing, settings_for
 
 Rows = dict[str, list[Run]]
 HYBRID = "HybridCascade-LaFTer"
@@ -28,7 +28,7 @@ HYBRID = "HybridCascade-LaFTer"
 
 def settings_of(study: Study, entry: System, **changes: Any) -> Any:
     """A system's settings under a profile: rates times ``rate`` unless they are a release's own, tokens, grids of C."""
-    p, config = study.profile, entry.configure()
+    p, config = study.profile, settings_for(entry, study.setting)
     names = {f.name for f in fields(config)}
     follow: dict[str, Any] = {}
     for name in ("lr", "nga_lr"):
