@@ -318,6 +318,7 @@ def test_terms(visual, classifier, images):
         (lambda v, c: MultiLayerLaFTer(v, c, MultiLayerConfig(segments=((1, 2), (4,)))), "leave no layer out"),
         (lambda v, c: MultiLayerLaFTer(v, c, MultiLayerConfig(segments=((11, 12, 13),))), "layers 1 to 12"),
         (lambda v, c: MultiLayerLaFTer(v, c, MultiLayerConfig(pooled="max")), "pooled 'max' is unknown"),
+        (lambda v, c: Supervised(1.1), "lam is 1.1, but the distribution's share"),
     ],
 )
 def test_refusals(visual, classifier, make, words):
