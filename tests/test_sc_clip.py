@@ -364,7 +364,7 @@ def test_a_tower_without_preset():
         ({"fusion": (4, 3)}, r"fusion=\(4, 3\) ends before it begins"),
         ({"beta": 1.0}, "beta=1.0 is no cosine that could leave a link"),
         ({"beta": -1.1}, "beta=-1.1 is no cosine"),
-        ({"scores": "vv"}, "scores='vv' are unknown: choose one of kk, qk"),
+        ({"scores": "vv"}, "scores 'vv' is unknown: choose one of kk, qk"),
     ],
 )
 def test_settings_that_cannot_be(visual, texts, change, sentence):

@@ -137,6 +137,19 @@ class System:
         return replace(self, name=name, settings={**self.settings, **settings}, **changes)
 
 
+def choose(name: str, value: str, known: Sequence[str]) -> None:
+    """Raises ValueError: the setting ``name`` has a value that is not known."""
+    if value not in known:
+        raise ValueError(f"{name} {value!r} is unknown: choose one of {', '.join(known)}.")
+
+
+def choose_layers(name: str, groups: Sequence[Sequence[int]], visual: nn.Module) -> None:
+    """Raises ValueError: the setting ``name`` has an empty group of layers, or layers that the tower lacks."""
+    depth = len(visual.transformer.resblocks)
+    if not groups or not all(groups) or any(not 1 <= layer <= depth for group in groups for layer in group):
+        raise ValueError(f"{name} {groups} must each hold layers of this tower, from 1 to {depth}.")
+
+
 def frozen(visual: nn.Module, *, copied: bool = False) -> nn.Module:
     """The tower in eval mode and without gradients: shared, or ``copied`` for a system that trains parts of it."""
     return (copy.deepcopy(visual) if copied else visual).eval().requires_grad_(False)

@@ -21,7 +21,18 @@ from torch import Tensor, nn
 
 from hc_lafter.analysis.costs import parameters
 from hc_lafter.clip.vit import Prompts, walk
-from hc_lafter.systems.base import Group, Masks, Phase, System, frozen, parameter_groups, prompt_tokens, split_epochs
+from hc_lafter.systems.base import (
+    Group,
+    Masks,
+    Phase,
+    System,
+    choose,
+    choose_layers,
+    frozen,
+    parameter_groups,
+    prompt_tokens,
+    split_epochs,
+)
 from hc_lafter.systems.nga import NGA
 
 PROJECTIONS = ("random", "tower")
@@ -84,8 +95,7 @@ class CascadeCLIP(nn.Module):
         seed: of all initial values.
 
     Raises:
-        ValueError: levels that do not fit the tower, an unknown kind of projection, D that the heads do not divide, or
-            shapes of text and seen that do not agree.
+        ValueError: levels that do not fit the tower, an unknown kind of projection, or heads that do not divide D.
     """
 
     def __init__(
@@ -98,17 +108,11 @@ class CascadeCLIP(nn.Module):
         seed: int = 0,
     ):
         super().__init__()
-        (width, dim), depth, layers = visual.proj.shape, len(visual.transformer.resblocks), config.layers
-        if not layers or not all(config.levels) or any(not 1 <= layer <= depth for layer in layers):
-            raise ValueError(f"levels {config.levels} must each hold layers of this tower, from 1 to {depth}.")
-        if config.projections not in PROJECTIONS:
-            raise ValueError(f"projections {config.projections!r} are unknown: choose one of {', '.join(PROJECTIONS)}.")
+        (width, dim), depth = visual.proj.shape, len(visual.transformer.resblocks)
+        choose_layers("levels", config.levels, visual)
+        choose("projections", config.projections, PROJECTIONS)
         if dim % config.heads:
             raise ValueError(f"{config.heads} heads do not divide the embedding size {dim}: choose a divisor.")
-        if text.ndim != 2 or text.shape[1] != dim or seen.shape != text.shape[:1] or not seen.any():
-            raise ValueError(
-                f"text {list(text.shape)} and seen {list(seen.shape)} must be [C, {dim}] and [C] with a seen class."
-            )
         self.config, self.visual, self.depth = config, frozen(visual), depth
         self.register_buffer("text", F.normalize(text.detach().float(), dim=-1))
         self.register_buffer("seen", seen.detach().bool())
@@ -116,7 +120,7 @@ class CascadeCLIP(nn.Module):
         self.prompts = nn.ParameterList(prompt_tokens(config.tokens, visual, generator) for _ in range(depth))
         self.prompt_proj = _linear(width, width, generator, (2 / width) ** 0.5)  # He et al., fan out
         self.prompt_norm = nn.LayerNorm(width, eps=1e-6) if config.double_norm else nn.Identity()
-        early = [str(layer) for layer in layers if layer != depth]
+        early = [str(layer) for layer in config.layers if layer != depth]
         self.norms = nn.ModuleDict({layer: nn.LayerNorm(width) for layer in early})
         self.projections = nn.ParameterDict()
         for layer in early:

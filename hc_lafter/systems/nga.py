@@ -18,6 +18,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from hc_lafter.systems.base import choose
+
 KINDS = ("gaussian", "gaussian_per_layer", "free", "mean", "last")
 
 # The largest 1 / sigma^2 used, exp(60) = 1e26 or sigma = 1e-13: its products with the squared distances of any stage
@@ -68,8 +70,7 @@ class NGA(nn.Module):
 
     def __init__(self, depth: int, kind: str = "gaussian", sigma: float = 1.0):
         super().__init__()
-        if kind not in KINDS:
-            raise ValueError(f"NGA kind {kind!r} is unknown: choose one of {', '.join(KINDS)}.")
+        choose("NGA kind", kind, KINDS)
         if not 0 < sigma < math.inf:
             raise ValueError(f"sigma is {sigma}, but a width must be above 0 and finite, such as 1.0.")
         self.depth, self.kind = depth, kind

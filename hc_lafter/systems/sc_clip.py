@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from hc_lafter.analysis.lof import lof, outliers
 from hc_lafter.clip.vit import last_block, last_heads, last_out, project, walk
-from hc_lafter.systems.base import Group, Masks, System, frozen
+from hc_lafter.systems.base import Group, Masks, System, choose, frozen
 from hc_lafter.systems.masks import PROTOCOLS, mask_logits
 
 STEPS = ("repair", "aggregate", "attention", "aggregate_again", "fuse")
@@ -185,8 +185,7 @@ class SCClip(nn.Module):
             raise ValueError(f"SC-CLIP's fusion={config.fusion} ends before it begins: give the lower layer first.")
         if not -1 <= config.beta < 1:
             raise ValueError(f"SC-CLIP's beta={config.beta} is no cosine that could leave a link: give -1 <= beta < 1.")
-        if config.scores not in SCORES:
-            raise ValueError(f"SC-CLIP's scores={config.scores!r} are unknown: choose one of {', '.join(SCORES)}.")
+        choose("scores", config.scores, SCORES)
         self.register_buffer("class_text", F.normalize(class_text, dim=-1))
         self.register_buffer("owner", owner)
 

@@ -36,7 +36,7 @@ from hc_lafter.data.masks.sets import mask_split, names_of, templates_of
 from hc_lafter.data.record import Dataset
 from hc_lafter.files import own_code, versions
 from hc_lafter.refusals import nearest
-from hc_lafter.systems import find, module_of
+from hc_lafter.systems import find
 from hc_lafter.systems.base import Start, System
 from hc_lafter.systems.regimes import regime_terms
 from hc_lafter.systems.trained import Trained
@@ -110,7 +110,7 @@ class Run:
         value["setting"] = {k: v for k, v in value["setting"].items() if k not in ("cache", "workers")}
         value |= {"weights": clip.weight_hash, "activation": clip.activation, "code": own_code()}
         value["data"] = _fingerprint(self.setting, self.entry.reads == "masks")
-        value |= {"module": hashlib.sha256(inspect.getsource(module_of(self.system)).encode()).hexdigest()}
+        value |= {"module": hashlib.sha256(inspect.getsource(inspect.getmodule(self.entry.build)).encode()).hexdigest()}
         return hashlib.sha256(json.dumps([value, versions()], sort_keys=True).encode()).hexdigest()
 
     @property
