@@ -99,7 +99,7 @@ def cached(
     if folder is None:
         return key, make()
     path = Path(folder) / f"{key}.safetensors"
-    with _locked(path):
+    with locked(path):
         if path.exists():
             try:
                 tensors, metadata = read(path)
@@ -135,8 +135,14 @@ def _checksum(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Alone with an entry. The lock's file may stay behind: deleting it under another process would make two locks."""
+def locked(path: Path) -> Iterator[None]:
+    """Alone with a file among processes, for as long as the context lasts.
+
+    The lock's own file may stay behind: deleting it under another process would make two locks.
+
+    Raises:
+        OSError: the folder cannot be written, or its file system has no locks.
+    """
     lock = FileLock(path.with_suffix(".lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

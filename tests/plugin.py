@@ -45,7 +45,11 @@ class ScalarMix(nn.Module):
 
 
 SPEC = System(
-    name="scalar mix", colour="#7F7F00", reads="taps", regimes=("supervised",), config=ScalarMixConfig,
+    name="scalar mix",
+    colour="#7F7F00",
+    reads="taps",
+    regimes=("supervised",),
+    config=ScalarMixConfig,
     build=lambda start, config, seed: ScalarMix(start.visual, start.classifier, config),
     sources=("Peters et al., NAACL 2018, section 3.2",),
 )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import average_precision_score, precision_score, recall_score
 from sklearn.neighbors import LocalOutlierFactor
 
-from hc_lafter.analysis.lof import lof, neighbourhood, outliers
+from hc_lafter.analysis import planting
+from hc_lafter.analysis.lof import detection, lof, neighbourhood, outliers
 
 TOLERANCE = 1e-5  # absolute; scores are about 1, those far above 1 are compared relatively
 
@@ -177,3 +179,23 @@ def test_what_cannot_be_scored():
     for contamination in (1.0, -0.1):
         with pytest.raises(ValueError, match=f"contamination is {contamination}"):
             outliers(torch.randn(1, 9), contamination)
+
+
+def test_detection_is_scikit_learns():
+    generator = torch.Generator().manual_seed(0)
+    scores, planted = torch.rand(3, 40, generator=generator), torch.rand(3, 40, generator=generator) < 0.2
+    found = detection(scores, planted, 0.1)
+    for i in range(3):
+        flagged = scores[i] > scores[i].quantile(0.9)
+        assert found["average precision"][i] == pytest.approx(average_precision_score(planted[i], scores[i]))
+        assert found["precision"][i] == pytest.approx(precision_score(planted[i], flagged))
+        assert found["recall"][i] == pytest.approx(recall_score(planted[i], flagged))
+
+
+def test_planted_damage_is_where_it_was_asked_for():
+    (at,) = planting.places([(2, 16)], 0.2, seed=1)
+    assert at.sum(1).tolist() == [3, 3] and torch.equal(at, planting.places([(2, 16)], 0.2, seed=1)[0])
+    tokens, images = torch.ones(2, 16, 8), torch.zeros(2, 3, 8, 8)
+    assert torch.equal((planting.moved(tokens, at, 1.0, seed=0) != tokens).any(2), at)
+    changed = planting.blended(images, at, 2, 1.0, seed=0) != images
+    assert torch.equal(changed[:, 0].unfold(1, 2, 2).unfold(2, 2, 2).flatten(3).all(3).flatten(1), at)

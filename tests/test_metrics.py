@@ -14,6 +14,7 @@ from hc_lafter.analysis.metrics import (
     per_class,
     softmax64,
     temperature,
+    tempered,
 )
 
 TRUTH = np.array([0, 0, 0, 1, 1, 2])
@@ -161,3 +162,10 @@ def test_refuses_what_are_no_probabilities_or_logits():
         calibration(z, y)
     with pytest.raises(ValueError, match="not finite"):
         temperature(np.where(z > 3, np.inf, z), y)
+
+
+def test_each_run_is_tempered_by_itself():
+    (a, truth), (b, _) = draws(500, scale=2.0), draws(500, scale=0.5)
+    both = tempered(np.stack([a, b]), np.stack([a, b]), truth)
+    np.testing.assert_array_equal(both[0], softmax64(a / temperature(a, truth)))
+    np.testing.assert_array_equal(both[1], tempered(b, b, truth))

@@ -10,6 +10,7 @@ from matplotlib.colors import to_hex, to_rgb
 
 from hc_lafter.analysis.statistics import Comparison
 from hc_lafter.suite import plots
+from hc_lafter.systems import find
 
 # What the eye makes of linear RGB: as it is, without long and without middle cones (Machado et al., IEEE TVCG 2009).
 EYES = {
@@ -85,10 +86,10 @@ def test_difference_puts_the_first_row_on_top(ax):
     assert list(ax.lines[4].get_xdata()) == [0, 0]  # the line of no difference
 
 
-def test_a_colour_is_the_systems_whatever_follows_its_name(monkeypatch):
-    monkeypatch.setattr(plots, "_registered", lambda: {"own": "#123456", "LaFTer": "#000000"})
-    said = [plots.colour(name) for name in ("LaFTer", "LaFTer, supervised", "own", "own, tuned", "layer 5")]
-    assert said == [plots.PALETTE["LaFTer"]] * 2 + ["#123456"] * 2 + [plots.NEUTRAL]
+def test_a_colour_is_the_systems_whatever_follows_its_name():
+    lafter, prompts = (find(name).colour for name in ("LaFTer", "HybridCascade-LaFTer, prompts"))
+    names = ("LaFTer", "LaFTer, supervised", "HybridCascade-LaFTer, prompts", "layer 5")
+    assert [plots.colour(name) for name in names] == [lafter, lafter, prompts, plots.NEUTRAL]
 
 
 @pytest.mark.parametrize(

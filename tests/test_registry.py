@@ -15,10 +15,12 @@ import torch
 from plugin import SCALAR_MIX, installed
 
 from hc_lafter import systems
+from hc_lafter.data.world.dataset import World
 from hc_lafter.systems import Start, System
 from hc_lafter.systems.base import REGIMES
 
 C, D = 5, 16
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,7 @@ def run(folder: Path, code: str) -> subprocess.CompletedProcess:
 
 
 def test_a_file_of_another_package_is_a_system(tmp_path):
-    assert len(SCALAR_MIX.splitlines()) <= 52
+    assert len(SCALAR_MIX.splitlines()) <= 60
     code = (
         "import json; from hc_lafter import systems; from hc_lafter.suite import plans, plots\n"
         "from hc_lafter.suite.study import Study\n"
@@ -82,6 +84,10 @@ def test_a_file_of_another_package_is_a_system(tmp_path):
     assert names[-1] == "scalar mix" and colour == "#7F7F00" and ["scalar mix", "supervised"] in jobs
 
 
+def test_the_readme_shows_that_file():
+    assert f"```python\n{SCALAR_MIX}```" in README
+
+
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [("x = 1\n", "the entry point scalar_mix has no SPEC: end the module in SPEC = System"),
@@ -91,3 +97,17 @@ def test_entries_that_cannot_be_are_refused(tmp_path, source, sentence):
     (installed(tmp_path) / "scalar_mix.py").write_text(source, encoding="utf-8")
     found = run(tmp_path, "from hc_lafter import systems; systems.registry()")
     assert found.returncode and sentence in found.stderr
+
+
+def test_five_lines_of_the_readme_train_lafter_on_a_folder_and_name_a_picture(tmp_path):
+    """Run as printed, in a folder that holds ``photos`` and ``new``."""
+    lines = re.search(r"```python\n(from hc_lafter import load_clip.*?)```", README, re.DOTALL)[1]
+    assert len([line for line in lines.splitlines() if line]) == 5
+    world = World(60, 0, 1, seed=8)
+    for i, record in enumerate(world):
+        place = tmp_path / ("new" if record.split == "test" else f"photos/{record.label_name}") / f"{i}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        record.image.save(place)
+    found = subprocess.run([sys.executable, "-c", lines], cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert "60.png" in found.stdout and "path" in found.stdout and (tmp_path / "lafter.safetensors").is_file()

@@ -308,3 +308,39 @@ def test_ratio_over_seeds_is_a_paired_t_interval_on_logarithms():
     for wrong in ([1.0], [1.0, 2.0], [1.0, 0.0, 2.0], [1.0, float("nan"), 2.0]):
         with pytest.raises(ValueError, match="a ratio over seeds"):
             statistics.ratio_over_seeds(a, wrong)
+
+
+def test_rank_correlation_is_spearmans_and_nothing_where_nothing_varies():
+    a, b = np.random.default_rng(0).normal(size=(2, 5, 9)).round(1)  # ties
+    want = [stats.spearmanr(x, y).statistic for x, y in zip(a, b, strict=True)]
+    assert statistics.rank_correlation(a, b) == pytest.approx(want)
+    assert statistics.rank_correlation(np.ones(4), np.arange(4.0)) == 0
+
+
+def test_spans_hold_their_values():
+    draws = np.random.default_rng(1).normal(size=(4000, 2))
+    table = statistics.spans([0.0, 9.0], draws)
+    assert table.high[1] == 9.0 and table.low[0] == pytest.approx(-1.96, abs=0.1)
+    assert (table.low <= table.value).all() and (table.value <= table.high).all()
+
+
+def test_crossed_draws_of_one_quantity_are_those_of_the_interval():
+    values = np.random.default_rng(2).integers(0, 2, size=(1, 3, 60)).astype(float)
+    draws = statistics.crossed_draws(values, resamples=4000, rng_seed=0)[:, 0]
+    one = statistics.interval(values[0], resamples=4000, rng_seed=0)
+    assert np.quantile(draws, [0.025, 0.975]) == pytest.approx([one.low, one.high], abs=0.02)
+
+
+def test_gap_of_independent_estimates_is_the_normal_theory_one():
+    """For symmetric intervals the square-and-add rule is the root of the sum of squares."""
+    a, b = statistics.Estimate(0.8, 0.77, 0.83, 100, 3), statistics.Estimate(0.5, 0.46, 0.54, 50, 3)
+    got = statistics.gap(a, b)
+    np.testing.assert_allclose([got["value"], got["low"], got["high"]], [0.3, 0.25, 0.35])
+    assert (got["n"], got["seeds"]) == (50, 3)
+
+
+def test_flipped_keeps_the_verdict():
+    falls = {"a": -np.arange(20.0), "b": -np.arange(20.0) - 1}
+    table = statistics.differences(falls, [("a", "b")], **QUICK)
+    back = statistics.flipped(table).iloc[0]
+    assert (back["value"], back.low, back.high, back.verdict) == (-1, -1, -1, "better")

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hc_lafter.analysis.statistics import rank_correlation
+
 METHODS = ("released", "exact")
 # Squared distances come from |x|^2 + |y|^2 - 2xy.
 _CANCELS = 0.04  # d^2 / |x|^2, below which float32 loses the fifth digit of d
@@ -96,6 +98,26 @@ def outliers(scores: Tensor, contamination: float = 0.05) -> Tensor:
     if not 0 <= contamination < 1:
         raise ValueError(f"contamination is {contamination}: give the share of patches that is taken as anomalous.")
     return scores > torch.quantile(scores, 1 - contamination, dim=1, keepdim=True)
+
+
+def facts(patches: Tensor, k: int | float, contamination: float) -> dict[str, Tensor]:
+    """What the two scores say of patches [B, N, W]: a number per image, [B] float64, by name.
+
+    How many outliers either finds, the share of both in either, whether the released ones are those of large norm, the
+    largest norm over the median, and the rank correlation of the scores.
+    """
+    score = {method: lof(patches, k, method) for method in METHODS}
+    found, norm = {method: outliers(s, contamination) for method, s in score.items()}, patches.norm(dim=2)
+    released, exact = found["released"], found["exact"]
+    heavy = outliers(norm, contamination) & released
+    ranks = torch.from_numpy(rank_correlation(*(s.cpu() for s in score.values())))
+    numbers = {f"outliers, {method}": o.sum(1) for method, o in found.items()} | {
+        "outliers shared by the two, of all found": (released & exact).sum(1) / (released | exact).sum(1).clamp(min=1),
+        "released outliers among the largest norms": heavy.sum(1) / released.sum(1).clamp(min=1),
+        "largest norm / median norm": norm.amax(1) / norm.median(1).values,
+        "rank correlation of the two scores": ranks,
+    }
+    return {name: number.double() for name, number in numbers.items()}
 
 
 def detection(scores: Tensor, planted: Tensor, contamination: float) -> dict[str, Tensor]:

@@ -134,6 +134,18 @@ def temperature(val_logits, val_truth) -> float:
     return float(np.exp(brentq(slope, low, high, xtol=1e-12)))
 
 
+def tempered(logits, val_logits, val_truth) -> np.ndarray:
+    """[..., B, C] float64 probabilities, at the `temperature` of each run's own validation images.
+
+    Args:
+        logits: [B, C], or [S, B, C] with a row per run.
+        val_logits: [V, C] or [S, V, C]. val_truth: [V] class indices.
+    """
+    if np.ndim(logits) == 2:
+        return softmax64(np.asarray(logits) / temperature(val_logits, val_truth))
+    return np.stack([tempered(z, v, val_truth) for z, v in zip(logits, val_logits, strict=True)])
+
+
 def collapse(prediction, truth, classes: Sequence[str]) -> str | None:
     """The alarm of a classifier that names one class nearly always: a sentence, or None.
 

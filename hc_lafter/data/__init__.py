@@ -14,13 +14,15 @@ import numpy as np
 
 from .record import SPLITS, Dataset
 
+WORLD = (2000, 1000, 2000)  # images per split where nobody says how many
+
 
 def open_data(
     spec: str,
     *,
-    n_train: int,
-    n_val: int,
-    n_test: int,
+    n_train: int | None = None,
+    n_val: int | None = None,
+    n_test: int | None = None,
     side: int = 64,
     seed: int = 0,
     on_error: str = "raise",
@@ -33,7 +35,7 @@ def open_data(
             emotion set: its folder, or ``emoset:FOLDER`` and the like (`emotion.sets.SETS`); or a published
             segmentation set, ``voc:FOLDER`` and the like (`masks.sets.SETS`).
         n_train, n_val, n_test: images per split; for images of your own an upper limit, above which a seeded sample is
-            taken that keeps the shares of the classes.
+            taken that keeps the shares of the classes. None: no limit; of the world 2,000, 1,000 and 2,000.
         side: pixels at which the world is drawn.
         seed: of the world, or of the division and the sample.
         on_error: ``raise`` or ``skip`` for a file that cannot be read; a segmentation set always raises, for its
@@ -51,13 +53,15 @@ def open_data(
 
     limits = dict(zip(SPLITS, (n_train, n_val, n_test), strict=True))
     if spec == "world":
-        return World(n_train, n_val, n_test, side=side, seed=seed)
+        sizes = (size if (n := limits[split]) is None else n for split, size in zip(SPLITS, WORLD, strict=True))
+        return World(*sizes, side=side, seed=seed)
     if is_mask_spec(spec):
         data = MaskFiles(spec, seed=seed)
     else:
         data = ImageFiles(list_data(spec), seed=seed, on_error=on_error, cache=cache)
     rng = np.random.default_rng(seed)
     indices = {split: np.flatnonzero(data.splits == split) for split in SPLITS}
+    limits = {split: len(indices[split]) if n is None else n for split, n in limits.items()}
     if all(len(indices[split]) <= limit for split, limit in limits.items()):
         return data
     return data.subset(np.concatenate([stratified(indices[s], data.labels, limits[s], rng) for s in SPLITS]))

@@ -6,23 +6,27 @@ A plan is a function of a study alone. Rows of a table are named; each row is a 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 
+from hc_lafter.analysis.metrics import softmax64
 from hc_lafter.data.emotion.wheels import MIKELS
-from hc_lafter.suite.profiles import parse_value
+from hc_lafter.files import write_whole
+from hc_lafter.suite.profiles import parse_overrides
 from hc_lafter.suite.study import Study
 from hc_lafter.systems import System, find, registry
 from hc_lafter.systems.hybrid_cascade import HybridCascadeConfig
-from hc_lafter.systems.mean_of_layers import MeanOfLayersConfig
 from hc_lafter.systems.nga import KINDS
-from hc_lafter.tuning.material import opened
-from hc_lafter.tuning.runs import Run, get, missing, settings_for
+from hc_lafter.tuning.material import Material, opened
+from hc_lafter.tuning.runs import Result, Run, get, missing, settings_for
 
 Rows = dict[str, list[Run]]
+Key = TypeVar("Key", bound=Hashable)
 HYBRID = "HybridCascade-LaFTer"
 
 
@@ -84,6 +88,12 @@ def mask_systems(study: Study) -> dict[tuple[str, str], list[Run]]:
     return found
 
 
+def whole_images(study: Study) -> dict[tuple[str, str], list[Run]]:
+    """05: rows of 04, beside which the mask systems name whole images; one run where nothing is trained."""
+    keys = (HYBRID, "supervised"), ("linear probe", "supervised"), ("zero-shot", "no training")
+    return {key: row(study, *key)[: None if key[1] != "no training" else 1] for key in keys}
+
+
 def nga(study: Study) -> dict[str, Rows]:
     """02: the kinds of NGA, and sigma held at several widths, from a classifier that was trained on templates."""
     entry = find(HYBRID)
@@ -128,11 +138,8 @@ def ablations(study: Study) -> dict[str, Rows]:
     """08: groups of departures from the design, each row with every seed; ``reference`` is the design itself."""
     p, design = study.profile, settings_of(study, find(HYBRID))
     layers, first, last = design.layers, design.layers[0], design.layers[-1]
-    one, plain = f"one stage, {first}-{last}", {"lr": design.lr, "weight_decay": design.weight_decay}
+    one = f"one stage, {first}-{last}"
     third, every = last // 3, range(1, last + 1)
-
-    def mean(*of: int) -> list[Run]:
-        return row(study, "mean of layers", "supervised", MeanOfLayersConfig(of, **plain))
 
     def stages(*of: Sequence[int], **changes: Any) -> list[Run]:
         return hybrid(study, stages=tuple(map(tuple, of)), **changes)
@@ -167,8 +174,8 @@ def ablations(study: Study) -> dict[str, Rows]:
             f"layer {last} alone, adapter": stages([last]),
         },
         "No stages: the classifier on one feature": {
-            f"mean of layers {first}-{last}": mean(*layers),
-            f"layer {last} alone": mean(last),
+            f"mean of layers {first}-{last}": row(study, "mean of layers", "supervised"),
+            f"layer {last} alone": row(study, "text classifier, tuned", "supervised"),
         },
         "Start of the classifier (reference: trained on texts)": {
             start: hybrid(study, starts=start)
@@ -207,17 +214,29 @@ def targets(study: Study) -> dict[str, Rows]:
 
 
 def labels(study: Study) -> dict[tuple[str, int], list[Run]]:
-    """08: the design and its rivals with a quarter of the labels, with those of the other tables, and with all."""
+    """08: the design and its rivals with a quarter of the labels, with those of the other tables, and with all.
+
+    With none stands the text classifier as it comes.
+    """
     here = int((opened(study.setting)[1].splits == "train").sum())
     sizes = sorted({n for n in (study.profile.n_tune // 4, min(study.profile.n_tune, here), here) if n > 0})
     names = (HYBRID, "text classifier, tuned", "linear probe")
-    return {(name, n): row(study, name, "supervised", n_train=n) for name in names for n in sizes}
+    untuned = {("text classifier", 0): row(study, "text classifier", "no training")}
+    return {(name, n): row(study, name, "supervised", n_train=n) for name in names for n in sizes} | untuned
+
+
+def alignment(study: Study) -> dict[tuple[int, float], list[Run]]:
+    """06: a stage of a middle layer and the deepest, sigma held at 1 and at 2: (middle layer, sigma) -> runs."""
+    *middle, deepest = settings_of(study, find(HYBRID)).layers
+    held = {"starts": "templates", "nga_lr": 0.0}
+    return {(m, s): hybrid(study, stages=((m, deepest),), sigma=s, **held) for m in middle for s in (1.0, 2.0)}
 
 
 NOTEBOOKS: dict[str, Callable[[Study], list[Run]]] = {
     "02-nga-weights": lambda study: _flat(*nga(study).values()),
     "04-full-training": lambda study: _flat(benchmark(study)),
-    "05-cascade-vs-hybrid": lambda study: [*_flat(mask_systems(study)), *row(study, HYBRID, "supervised")],
+    "05-cascade-vs-hybrid": lambda study: _flat(mask_systems(study), whole_images(study)),
+    "06-cka-alignment": lambda study: _flat(alignment(study)),
     "08-ablations": lambda study: _flat(*ablations(study).values(), labels(study), token_sweep(study)),
 }
 
@@ -245,10 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster; 'none' computes in this process")
     parser.add_argument("--list", action="store_true", help="print what is there and what is missing; compute nothing")
     given = parser.parse_args(argv)
-    overrides = {}
-    for pair in given.param:
-        key, _, text = pair.partition("=")
-        overrides[key] = parse_value(key, text)
+    overrides = parse_overrides(given.param)
     names = [name for name in NOTEBOOKS if not given.only or name[:2] in given.only or name in given.only]
     rows = []
     for name in names:
@@ -267,3 +283,74 @@ def main(argv: Sequence[str] | None = None) -> int:
     get(list(table["run"]), scheduler=given.scheduler)
     print(f"{len(table)} runs are there, {len(lacking)} of them computed now.")
     return 0
+
+
+# --- what came of them ---
+
+
+def results(plan: Mapping[Key, Sequence[Run]]) -> dict[Key, list[Result]]:
+    """The results of a plan's rows, all asked for at once, so that workers are never short of work."""
+    found = iter(get([run for runs in plan.values() for run in runs]))
+    return {key: [next(found) for _ in runs] for key, runs in plan.items()}
+
+
+def images(material: Material, run: Run, split: str) -> np.ndarray:
+    """Indices of a run's images: ``train``, which it was tuned on; ``val``, which chose its epoch; ``test``."""
+    if split == "train":
+        return material.draw(run.n_train, run.seed)
+    if split == "val":
+        return material.draw(run.n_val, 0, "val") if run.n_val else material.part["val"]
+    return material.part["test"] if run.n_test is None else material.draw(run.n_test, run.setting.seed, "test")
+
+
+def outputs(found: Sequence[Result], name: str = "test") -> np.ndarray:
+    """Logits [S, n, C] of the runs of a row; [n, C] of one run, or of several between which no seed makes a difference.
+
+    Args:
+        name: of `Result.arrays`.
+    """
+    logits = np.stack([result.arrays[name] for result in found])
+    untrained = found[0].run.regime == "no training"
+    return logits[0] if len(found) == 1 or (untrained and (logits == logits[0]).all()) else logits
+
+
+def hits(material: Material, found: Sequence[Result], name: str = "test") -> np.ndarray:
+    """Which images each run of a row names correctly, [S, n] or [n] as `outputs`; ``train`` is each seed's own."""
+    labels, split = material.labels.numpy(), name.split()[0]
+    if split == "train":
+        right = [r.arrays[name].argmax(-1) == labels[images(material, r.run, split)] for r in found]
+        return np.stack(right) if len(right) > 1 else right[0]
+    return outputs(found, name).argmax(-1) == labels[images(material, found[0].run, split)]
+
+
+def save_predictions(study: Study, material: Material, found: Mapping[Any, Sequence[Result]]) -> Path:
+    """``predictions.parquet`` beside ``metrics.json``: what every run says of every test image.
+
+    A row per system, regime, seed and image: its id, its label, and a probability for each class (softmax of the
+    logits), as `hc_lafter.systems.Trained.predict` gives them.
+    """
+    tables = []
+    for result in (result for row in found.values() for result in row):
+        at = images(material, result.run, "test")
+        table = pd.DataFrame(softmax64(result.test).astype("float32"), columns=material.classes)
+        run, ids = result.run, np.asarray(material.dataset.ids)
+        named = {"system": run.system, "regime": run.regime, "seed": run.seed, "id": ids[at]}
+        tables.append(table.assign(**named, label=np.asarray(material.classes)[material.labels[at]]))
+    table = pd.concat(tables)
+    order = [*table.columns[len(material.classes) :], *material.classes]
+    path = study.results / "predictions.parquet"
+    return write_whole(path, lambda temporary: table[order].to_parquet(temporary, index=False, compression="zstd"))
+
+
+def tidy(table: pd.DataFrame) -> pd.DataFrame:
+    """A table over (name, regime) as `Study.add` takes it, the regime in a column of its own.
+
+    What is not trained, or stands for any regime (``""``), has none. An opponent keeps its regime in its name where
+    the two differ.
+    """
+    names, regimes = zip(*table["system"], strict=True)
+    found = table.assign(system=names, regime=[None if regime in ("", "no training") else regime for regime in regimes])
+    if "minus" in table:
+        against = zip(table["minus"], regimes, strict=True)
+        found["minus"] = [b if other in (mine, "", "no training") else f"{b}, {other}" for (b, other), mine in against]
+    return found

@@ -352,7 +352,7 @@ def _labels(table: pd.DataFrame) -> list[str]:
 
 
 def bars(
-    ax: Axes, table: Any, value=None, low=None, high=None, *, names=None, levels=None, percent: bool = True
+    ax: Axes, table: Any, value=None, low=None, high=None, *, names=None, levels=None, percent=True, numbers=True
 ) -> Axes:
     """Systems as dots with intervals, the first on top, in their colours, the numbers at the right.
 
@@ -362,12 +362,14 @@ def bars(
         names: what stands at the rows, where it is more than the system.
         levels: name -> where a broken line is drawn: chance, a ceiling.
         percent: values are fractions, shown as per cent; otherwise they are shown as they are.
+        numbers: whether they stand at the right.
     """
     table = table if value is None else _frame(list(table), value, low, high)
     at, looks = np.arange(len(table))[::-1], [(colour(system), "o") for system in table["system"]]
     say = "{:.1%} [{:.1f}, {:.1f}]" if percent else "{:.3f} [{:.3f}, {:.3f}]"
     scale = 100 if percent else 1
-    _rows(ax, table, at, looks, lambda v, a, b: say.format(v, scale * a, scale * b), names or _labels(table))
+    written = (lambda v, a, b: say.format(v, scale * a, scale * b)) if numbers else None
+    _rows(ax, table, at, looks, written, names or _labels(table))
     for name, x in (levels or {}).items():
         ax.axvline(x, color=NEUTRAL, linestyle=BROKEN, linewidth=1, zorder=0)
         ax.annotate(name, (x, len(table) - 0.4), color="#555555", fontsize=NOTE, ha="center", va="bottom")
@@ -391,7 +393,7 @@ def times(ax: Axes, ratios: Mapping[str, Mapping[str, float]]) -> Axes:
     return ax
 
 
-def forest(ax: Axes, table: Any, groups: str | Mapping[str, Sequence[str]] | None = None, *, legend=True) -> Axes:
+def forest(ax: Axes, table: Any, groups: Any = None, *, legend: bool = True, tight: bool = False) -> Axes:
     """Paired differences under their headings, coloured by verdict, the numbers at the right.
 
     Args:
@@ -401,6 +403,7 @@ def forest(ax: Axes, table: Any, groups: str | Mapping[str, Sequence[str]] | Non
         groups: the column whose values are the headings, or heading -> names of rows; by default "minus" and the
             opponent.
         legend: below the rows: what the markers mean.
+        tight: small names in one line each, and no numbers.
     """
     groups, y, at, headings = _grouped(table, groups), 0.0, [], {}
     for heading, rows in groups.items():
@@ -410,7 +413,10 @@ def forest(ax: Axes, table: Any, groups: str | Mapping[str, Sequence[str]] | Non
         at += [y - i for i in range(len(rows))]
         y -= len(rows) + 0.3
     table = pd.concat(groups.values())
-    _rows(ax, table, at, [VERDICTS[v] for v in table["verdict"]], _points, _labels(table), zero=0, headings=headings)
+    looks, say = [VERDICTS[v] for v in table["verdict"]], None if tight else _points
+    _rows(ax, table, at, looks, say, _labels(table), zero=0, headings=headings)
+    if tight:
+        ax.set_yticks([*at, *headings], [*_labels(table), *headings.values()], fontsize=CELL - 0.5)
     lines = 3 if ax.get_figure(root=True).get_size_inches()[0] < 5 else 1
     if legend:
         ax.legend(handles=verdict_keys(), loc="lower center", ncols=4 - lines, borderaxespad=0.1)
@@ -474,12 +480,21 @@ def estimates(tables: Any, *, xlabel: str = "", title: str = "", levels=None, pe
 
 
 def differences(tables: Any, groups=None, *, xlabel: str = "difference, in points", title: str = "") -> Figure:
-    """`forest` as a figure; heading -> table with the same rows: panels beside each other, e.g. one per metric."""
+    """`forest` as a figure; heading -> table with the same rows: panels beside each other, e.g. one per metric.
+
+    In single width they stand one below the other, or, where that is longer than a page, side by side and tight.
+    """
     tables = {"": tables} if isinstance(tables, pd.DataFrame) else tables
     high = _high([_grouped(table, groups) for table in tables.values()], len(tables)) + 0.25
-    figure, axes = panels(len(tables), height=high, title=title)
+    tight = _width == "single" and len(tables) > 1 and len(tables) * high > PAGE
+    if tight:
+        figure = plt.figure(figsize=(WIDTHS[_width], min(high, PAGE)))
+        figure.suptitle(title, x=0.01, ha="left")
+        axes = figure.subplots(1, len(tables))
+    else:
+        figure, axes = panels(len(tables), height=high, title=title)
     for ax, (heading, table) in zip(axes, tables.items(), strict=True):
-        forest(ax, table, groups, legend=False)
+        forest(ax, table, groups, legend=False, tight=tight)
         ax.set_title(heading)
         ax.tick_params(labelleft=ax.get_subplotspec().is_first_col())
     label_outer(axes, xlabel)
@@ -500,15 +515,19 @@ def compared(table, against, groups=None, *, xlabel: str = "", levels=None, titl
 # --- curves ---
 
 
-def band(ax: Axes, at: Sequence[float], value, low, high, *, colour: str, line: str = "o-", label: str = "") -> Axes:
-    """A line through values [n] over ``at`` [n], its interval a band."""
+def band(ax: Axes, at, value, low=None, high=None, *, colour: str, line: str = "o-", label: str = "") -> Axes:
+    """A line through values [n] over ``at`` [n], its interval a band; ``value`` may be a table with all three."""
+    if isinstance(value, pd.DataFrame):
+        value, low, high = value["value"], value["low"], value["high"]
     ax.fill_between(at, low, high, color=colour, alpha=0.18, linewidth=0)
     ax.plot(at, value, line, color=colour, label=label)
     return ax
 
 
-def layer_curve(ax: Axes, layers, value, low, high, *, system: str, label: str = "", percent: bool = True) -> Axes:
-    """A quantity per layer with its interval as a band; L values each, fractions (shown as they are: not percent)."""
+def layer_curve(
+    ax: Axes, layers, value, low=None, high=None, *, system: str, label: str = "", percent: bool = True
+) -> Axes:
+    """A quantity per layer with its interval as a `band`; L values each, fractions (shown as they are: not percent)."""
     line = f"o{LINES.get(system, '-')}"
     band(ax, layers, value, low, high, colour=colour(system), line=line, label=label or system)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -12,6 +12,7 @@ import hashlib
 import inspect
 import json
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -207,12 +208,13 @@ def _compute_all(runs: Sequence[Run], scheduler: str | None, progress: bool) -> 
     runs = sorted(runs, key=lambda run: -run.cost)
     wanted = scheduler or os.environ.get("HC_LAFTER_SCHEDULER")
     few = sum(run.cost for run in runs) < _WORTH_WORKERS or len(runs) < 2 or any(r.setting.cache is None for r in runs)
-    bar = tqdm(total=len(runs), desc="runs", unit="run", leave=False, disable=not (progress and runs))
+    pace = 0.1 if sys.stderr.isatty() else 30  # seconds: a log gets a line now and then
+    bar = tqdm(total=len(runs), desc="runs", unit="run", leave=False, mininterval=pace, disable=not (progress and runs))
     with bar:
         if wanted == "none" or (few and not wanted):
             for run in runs:
                 bar.set_postfix_str(str(run))
-                made[run] = compute(run, progress=progress)
+                made[run] = compute(run, progress=progress and len(runs) < 3)  # of many one bar is enough
                 bar.update()
         else:
             with _client(wanted, len(runs)) as client:
@@ -315,12 +317,19 @@ def compute(
     """
     if run.regime not in run.entry.regimes:
         raise ValueError(f"{run.system} has no regime {run.regime!r}: choose one of {', '.join(run.entry.regimes)}.")
+    kept = None if material is not None or scenes is not None else _path(run)
+    if kept is None:
+        return _computed(run, None, material, scenes, progress)
+    with store.locked(kept):  # whoever wants the same run waits, and reads
+        return _read(run, kept) if kept.is_file() else _computed(run, kept, material, scenes, progress)
+
+
+def _computed(run: Run, kept: Path | None, material: Material | None, scenes: Dataset | None, progress: bool) -> Result:
     _threads(run.setting)
     began = time.perf_counter()
     clip = opened(run.setting)[0] if material is None else material.clip
     if any(hasattr(run.settings, name) for name in ("layers", "segments")):
         check_depth(clip)
-    kept = None if material is not None or scenes is not None else _path(run)
     if run.entry.reads == "masks":
         scenes = opened_masks(run.setting) if scenes is None else scenes
         system, arrays, history = _masks(run, clip, scenes, start_of(run, material, scenes), kept, progress)

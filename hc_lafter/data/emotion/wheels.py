@@ -258,7 +258,7 @@ HIGHER_IS_BETTER = frozenset({"cosine", "intersection"})  # of the metrics below
 
 
 def distribution_metrics(truth, predicted) -> dict[str, np.ndarray]:
-    """The six measures of label distribution learning (Geng, IEEE TKDE 2016), each [B] float64.
+    """The six measures of label distribution learning (Geng, IEEE TKDE 2016), each [B] float64 ([S, B] for S runs).
 
     kl, chebyshev, clark, clark_scaled, canberra, canberra_scaled, cosine, intersection. The scaled ones are divided by
     sqrt(C) and C, their largest values: published tables mix the two scales. An emotion with 0 on both sides adds
@@ -266,11 +266,14 @@ def distribution_metrics(truth, predicted) -> dict[str, np.ndarray]:
     the truth contains: softmax in float64 does not, in fp32 it may.
 
     Args:
-        truth, predicted: [B, C], not negative, rows sum to one.
+        truth: [B, C], not negative, rows sum to one. predicted: the same, or [S, B, C].
 
     Raises:
         ValueError: rows that are no distributions.
     """
+    if np.ndim(predicted) == 3:
+        each = [distribution_metrics(truth, p) for p in predicted]
+        return {name: np.stack([found[name] for found in each]) for name in each[0]}
     truth, predicted = np.asarray(truth, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
     for name, p in (("truth", truth), ("prediction", predicted)):
         wrong = ~((p >= 0).all(axis=1) & (np.abs(p.sum(axis=1) - 1) < 1e-3))

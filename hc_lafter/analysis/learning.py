@@ -1,0 +1,43 @@
+"""How training went: numbers from the histories that runs leave, a dict per step or epoch. S seeds, a history each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+Table = Sequence[Mapping[str, Any]]  # of a history: ``steps`` or ``epochs``
+
+
+def curves(tables: Sequence[Table], column: str) -> tuple[np.ndarray, np.ndarray]:
+    """A column over several runs: where [n], from 1, and values [S, n]; a run that broke off is filled up with NaN."""
+    length = max(len(table) for table in tables)
+    values = np.full((len(tables), length), np.nan)
+    for row, table in zip(values, tables, strict=True):
+        row[: len(table)] = [entry[column] for entry in table]
+    return np.arange(1, length + 1), values
+
+
+def by_epoch(steps: Sequence[Table], column: str) -> np.ndarray:
+    """[S, E]: the mean of a column over the steps of each epoch; NaN behind the epoch in which a run broke off."""
+    means = [pd.DataFrame(table).groupby("epoch")[column].mean() for table in steps]
+    return pd.DataFrame(means).to_numpy()
+
+
+def late_scatter(steps: Sequence[Table], column: str = "task") -> np.ndarray:
+    """[S]: the standard deviation of a loss over the steps of each run's last phase; NaN for a single step."""
+    frames = [pd.DataFrame(table) for table in steps]
+    return np.array([frame[column][frame["phase"] == frame["phase"].iloc[-1]].std() for frame in frames])
+
+
+def first_reaching(scores: np.ndarray, share: float = 0.99) -> np.ndarray:
+    """[S]: the first column of scores [S, 1 + E] that has ``share`` of the last one's."""
+    return (scores >= share * scores[:, -1:]).argmax(axis=1)
+
+
+def phase_spans(table: Table, column: str) -> dict[str, tuple[float, float]]:
+    """Phase -> (first, last) of ``step`` or ``epoch``, half a step before and behind, in the order of training."""
+    grouped = pd.DataFrame(table).groupby("phase", sort=False)[column]
+    return {phase: (at.min() - 0.5, at.max() + 0.5) for phase, at in grouped}

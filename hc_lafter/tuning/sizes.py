@@ -1,0 +1,58 @@
+"""What the systems cost: the parameters that they add, the memory of a training step, on this tower or another."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from hc_lafter.analysis.costs import training_memory
+from hc_lafter.clip.load import Clip
+from hc_lafter.systems import find
+from hc_lafter.systems.base import Start
+from hc_lafter.systems.regimes import Supervised
+from hc_lafter.tuning.material import gather
+from hc_lafter.tuning.runs import Run, start_of
+
+
+def built(run: Run) -> nn.Module:
+    """The run's system, not yet tuned."""
+    return run.entry.build(start_of(run), run.settings, run.seed)
+
+
+def on_tower(name: str, clip: Clip, classes: int) -> nn.Module:
+    """A system with its own settings on another CLIP's tower: for counting and timing, so its classifier is zero.
+
+    Raises:
+        ValueError: no system of that name, or its stages and segments do not fit the tower.
+    """
+    empty = torch.zeros(classes, clip.embed_dim, device=next(clip.visual.parameters()).device)
+    entry = find(name)
+    return entry.build(Start(clip.visual, clip.name, empty, 100.0, empty), entry.configure(clip.name), 0)
+
+
+def added(system: nn.Module) -> int:
+    """Trainable numbers, the classifier left out: it is there before tuning."""
+    groups = (group for group in system.parameter_groups() if group["name"] != "classifier")
+    return sum(parameter.numel() for group in groups for parameter in group["params"])
+
+
+def step_memory(run: Run) -> float:
+    """MiB that a supervised step of a run needs beyond model and batch, with all that it ever trains in training."""
+    material, device = gather(run.setting), torch.device(run.setting.device)
+    system, at = built(run).to(device), material.draw(run.n_train, run.seed)[: run.batch_size]
+    if run.layers is None:
+        student = torch.stack([material.pixels[int(i)]["student"] for i in at])
+    else:
+        student = material.taps(run.layers, at)
+    batch = {"student": student, "label": material.labels[at], "distribution": material.soft[at]}
+    batch = {key: value.to(device) for key, value in batch.items()}
+    for group in system.parameter_groups():
+        for parameter in group["params"]:
+            parameter.requires_grad_(True)
+
+    def loss() -> torch.Tensor:
+        with run.setting.autocast():
+            terms = Supervised()(system, batch)
+        return terms["task"] + 0.1 * terms.get("consistency", 0.0)
+
+    return training_memory(loss, system)

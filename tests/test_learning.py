@@ -1,0 +1,42 @@
+"""Numbers from the histories of runs, and tables of runs: small examples whose answer is plain."""
+
+import numpy as np
+import pandas as pd
+
+from hc_lafter.analysis import learning
+from hc_lafter.suite.plans import tidy
+
+STEPS = [
+    [{"epoch": 1, "phase": "a", "task": 4.0}, {"epoch": 1, "phase": "a", "task": 2.0},
+     {"epoch": 2, "phase": "b", "task": 1.0}, {"epoch": 2, "phase": "b", "task": 3.0}],
+    [{"epoch": 1, "phase": "a", "task": 5.0}],
+]  # fmt: skip
+
+
+def test_a_run_that_broke_off_is_filled_up():
+    at, values = learning.curves(STEPS, "task")
+    assert at.tolist() == [1, 2, 3, 4]
+    np.testing.assert_equal(values, [[4, 2, 1, 3], [5, np.nan, np.nan, np.nan]])
+    np.testing.assert_equal(learning.by_epoch(STEPS, "task"), [[3, 2], [5, np.nan]])
+
+
+def test_scatter_is_of_the_last_phase():
+    np.testing.assert_allclose(learning.late_scatter(STEPS), [np.std([1, 3], ddof=1), np.nan])
+
+
+def test_first_epoch_with_enough():
+    assert learning.first_reaching(np.array([[0.5, 0.8, 0.7, 0.8], [0.9, 0.1, 0.2, 0.3]])).tolist() == [1, 0]
+
+
+def test_phases_span_whole_steps():
+    steps = [{"step": i, "phase": "a" if i < 3 else "b"} for i in range(1, 6)]
+    assert learning.phase_spans(steps, "step") == {"a": (0.5, 2.5), "b": (2.5, 5.5)}
+
+
+def test_regimes_get_a_column_and_stay_with_the_opponent_where_they_differ():
+    jobs = [("A", "supervised"), ("A", "supervised"), ("B", "no training")]
+    against = [("C", "supervised"), ("A", "label-free"), ("zero-shot", "no training")]
+    table = tidy(pd.DataFrame({"system": jobs, "minus": against, "value": [1, 2, 3]}))
+    assert table["system"].tolist() == ["A", "A", "B"]
+    assert table["minus"].tolist() == ["C", "A, label-free", "zero-shot"]
+    assert table["regime"].fillna("").tolist() == ["supervised", "supervised", ""]
