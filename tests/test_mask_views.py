@@ -195,7 +195,7 @@ def test_the_dense_hybrid_learns_seen_pixels_and_keeps_its_texts(clip, text):
     history = fit(system, views, SeenPixels(), phases, batch_size=12, seed=0, progress=False)
     assert history.steps[-1]["task"] < 0.8 * history.steps[0]["task"]
     assert torch.equal(system.head.classifier, before)
-    with pytest.raises(ValueError, match="reads a frozen tower through one shared classifier"):
+    with pytest.raises(ValueError, match="has a frozen tower and one shared classifier"):
         DenseHybridCascade(clip.visual, text, seen, 20.0, HybridCascadeConfig(prompts=2))
 
 

@@ -23,7 +23,7 @@ from hc_lafter.systems import System, find, registry
 from hc_lafter.systems.hybrid_cascade import HybridCascadeConfig
 from hc_lafter.systems.nga import KINDS
 from hc_lafter.tuning.material import Material, opened
-from hc_lafter.tuning.runs import Result, Run, get, missing
+from hc_lafter.tuning.runs import Result, Run, get, missing, settings_for
 
 Rows = dict[str, list[Run]]
 Key = TypeVar("Key", bound=Hashable)
@@ -32,7 +32,7 @@ HYBRID = "HybridCascade-LaFTer"
 
 def settings_of(study: Study, entry: System, **changes: Any) -> Any:
     """A system's settings under a profile: rates times ``rate`` unless they are a release's own, tokens, grids of C."""
-    p, config = study.profile, entry.configure()
+    p, config = study.profile, settings_for(entry, study.setting)
     names = {f.name for f in fields(config)}
     follow: dict[str, Any] = {}
     for name in ("lr", "nga_lr"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +19,9 @@ from tqdm.auto import tqdm
 from hc_lafter.analysis.segmentation import MaskScore
 from hc_lafter.clip.load import Clip
 from hc_lafter.data import stratified
+from hc_lafter.data.masks.names import BACKGROUND
 from hc_lafter.data.record import Dataset
+from hc_lafter.systems.masks import PROTOCOLS, Protocol, decide, sliding
 from hc_lafter.tuning.features import UNDECODABLE, resized_transform
 
 Scores = Callable[[Tensor], Tensor]  # images [B, 3, H, W] -> scores [B, C, H', W']
@@ -117,6 +120,11 @@ def _as_it_is(item: dict) -> dict:
     return item
 
 
+def protocol_of(dataset: Dataset) -> Protocol | None:
+    """How releases score this data set; None where background is no class, so that no pixel is in doubt."""
+    return PROTOCOLS.get(dataset.name) if BACKGROUND in dataset.mask_classes else None
+
+
 @torch.inference_mode()
 def score_masks(
     scores: Scores,
@@ -128,23 +136,32 @@ def score_masks(
     workers: int = 0,
     name: str = "",
     progress: bool = True,
+    protocol: Protocol | None = None,
 ) -> MaskScore:
     """Every image's mask by argmax over the classes' scores, enlarged to the true mask's size, and counted.
 
     Args:
         scores: images -> a score per class and pixel; all classes compete (generalised zero-shot).
         unseen: names of the classes without pixel labels in training.
+        protocol: of a data set whose background is a class, see `protocol_of`: scores are averaged over windows of two
+            thirds of ``views.short``, half a window apart (the releases' 224 of 336 pixels, 112 apart), and pixels
+            below the thresholds are background.
 
     Raises:
         ValueError: as `MaskViews` and `MaskScore`.
     """
     found = MaskScore(views.dataset.mask_classes, unseen)
+    score, classify = scores, partial(torch.argmax, dim=1)
+    if protocol is not None:
+        score = partial(sliding, scores, crop=2 * views.short // 3, stride=views.short // 3)
+        background = views.dataset.mask_classes.index(BACKGROUND)
+        classify = partial(decide, background=background, probability=protocol.probability, area=protocol.area)
     bar = tqdm(total=len(views), desc=name or "masks", unit="image", disable=not progress, leave=False)
     with bar:
         for images, mask in batches(views, batch_size, workers):
-            maps = scores(images.to(device)).float()
+            maps = score(images.to(device)).float()
             if maps.shape[-2:] != mask.shape[-2:]:
                 maps = F.interpolate(maps, size=mask.shape[-2:], mode="bilinear", align_corners=False)
-            found.update(maps.argmax(dim=1).cpu(), mask)
+            found.update(classify(maps).cpu(), mask)
             bar.update(len(images))
     return found
