@@ -167,19 +167,8 @@ def fit(
             summed = accelerator.reduce(share * torch.stack([v.float().to(device) for v in values.values()]), "sum")
             run.end_step(dict(zip(values, summed.tolist(), strict=True)))
             if run.at_epoch_end and not run.history.diverged:
-                metrics = {}
-                if validate is not None:
-                    module.eval()
-                    with torch.inference_mode(), autocast():
-                        metrics = {key: float(value) for key, value in validate(module).items()}
-                    module.train(train_mode)
-                    metrics = broadcast_object_list([metrics])[0]  # one opinion of which epoch is the best
-                    if select not in metrics:
-                        raise ValueError(
-                            f"the validation gives {', '.join(metrics) or 'nothing'}: it must give {select!r}, by "
-                            "which the epoch is chosen."
-                        )
-                run.end_epoch(metrics, select)
+                with autocast():
+                    run.end_epoch({} if validate is None else _metrics(module, validate, select), select)
             due = run.at_epoch_end or run.ended or run.step % every == 0
             if due and checkpoint is not None and accelerator.is_main_process:
                 store.write(checkpoint, run.tensors(), run=definition, state=run.state())
@@ -192,6 +181,22 @@ def fit(
     if run.history.diverged:
         warnings.warn(run.history.diverged, stacklevel=2)
     return run.history
+
+
+def _metrics(module: nn.Module, validate: Callable, select: str) -> dict[str, float]:
+    """What validation says in the first process: there is one opinion of which epoch is the best."""
+    mode = module.training
+    module.eval()
+    with torch.inference_mode():
+        metrics = {name: float(value) for name, value in validate(module).items()}
+    module.train(mode)
+    metrics = broadcast_object_list([metrics])[0]
+    if select not in metrics:
+        raise ValueError(
+            f"the validation gives {', '.join(metrics) or 'nothing'}: it must give {select!r}, by which the epoch is "
+            "chosen."
+        )
+    return metrics
 
 
 class _Objective(nn.Module):
@@ -316,14 +321,10 @@ class _Run:
 
     def definition(self) -> dict[str, Any]:
         """What decides this run, as far as the module and its phases do."""
-        names = {id(parameter): name for name, parameter in self.parameters.items()}
         return {
             "phases": [[p.name, p.epochs, sorted(p.trains), dict(p.weights)] for p in self.phases],
-            "parameter_groups": [
-                [group[key] for key in ("name", "lr", "weight_decay", "betas", "eps")]
-                + [[names[id(p)], list(p.shape)] for p in group["params"]]
-                for group in self.optimiser.param_groups
-            ],
+            "parameter_groups": [[g["name"], g["lr"], g["weight_decay"]] for g in self.groups.values()],
+            "parameters": list(self.parameters),
             "module_at_the_start": store.weight_hash(self.module.state_dict()),
             "examples": self.size,
             "batch_size": self.batch_size,
