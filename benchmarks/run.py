@@ -652,7 +652,7 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
-        why = str(error).strip().splitlines()[0].rstrip(".")
+        why = str(error).strip().splitlines()[0].split(". ")[0].rstrip(".")
         raise ValueError(f"device {name} is not on this machine ({why}): choose another, such as cpu.") from None
     return device
 

@@ -220,11 +220,11 @@ def test_a_machine_is_checked(run, monkeypatch, tmp_path):
     monkeypatch.setenv("HC_LAFTER_OUTPUT", str(tmp_path))
     lines = list(check.check(CPU, run, quick=True))
     assert [line["benchmark"] for line in lines] == [n for n in check.PARTS for _ in range(LINES[n])] + ["runs"] * 2
-    goals = [1.05, 1.1] * 2 + [None] * 3 + [0.3] + [1.0] * (8 + 3) + [0.05] * 2
+    goals = [1.05, 1.1] * 2 + [None] * 3 + [0.3] + [1.0] * (8 + 2) + [1.1] + [0.05] * 2
     assert [line["goal"] for line in lines] == goals
     for line in lines[:-2]:
         assert "apart" not in line
-        assert line["met"] is (None if line["goal"] is None else line["ratio"] <= line["goal"])
+        assert line["met"] is None  # two rounds say nothing of speed
     for line in lines[-2:]:
         assert line["met"] and line["difference"] == 0 and line["accuracy"] == line["peer_accuracy"] > 0.1
     assert not list(tmp_path.rglob("*.safetensors"))
@@ -234,13 +234,13 @@ def test_a_part_that_fails_leaves_the_others(run, monkeypatch):
     def lines(name, device, **sizes):
         if name == "cka":
             raise RuntimeError("out of memory")
-        line = {"benchmark": name, "peer": "it (ours: no taps)", "ratio": 1.0}
-        return [line | {"apart": "not the same"} if name == "sc_clip" else line]
+        line = {"benchmark": name, "peer": "encode_image (ours: no taps)", "ratio": 1.02}
+        return [line, line | {"peer": "it", "apart": "not the same"}] if name == "lafter_step" else [line]
 
     monkeypatch.setattr(run, "lines", lines)
     monkeypatch.setattr(check, "_computed", lambda *given: [])
-    met = {line["benchmark"]: line["met"] for line in check.check(CPU, run)}
-    assert met == {"walk": True, "lafter_step": None, "sc_clip": False, "cka": False}
+    met = [(line["benchmark"], line["met"]) for line in check.check(CPU, run)]
+    assert met == [("walk", True), ("lafter_step", None), ("lafter_step", False), ("sc_clip", False), ("cka", False)]
 
 
 @pytest.mark.parametrize("met, status, says", [
