@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def test_help_of_all_imports_nothing_slow():
     code = "import sys; from hc_lafter.__main__ import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
     code += "print([name for name in ('torch', 'pandas', 'matplotlib', 'papermill') if name in sys.modules])"
-    for words in (["--help"], ["run", "--help"], ["check", "--help"], ["docter"], []):
+    for words in (["--help"], ["run", "--help"], ["docter"], []):
         done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=REPOSITORY)
         assert done.stdout.splitlines()[-1] == "[]", words
         if words == ["docter"]:
@@ -40,7 +40,7 @@ def test_help_of_each_changes_nothing(name, tmp_path, monkeypatch, capsys):
 def test_words_reach_the_command(capsys):
     assert main(["run", "--list", "--only", "01"]) == 0
     assert capsys.readouterr().out.startswith("01-feature-tapping")
-    assert main(["check", "--only", "no-such"]) == 2
+    assert main(["run", "--check", "--only", "no-such"]) == 2
     assert "notebook 'no-such' is not there" in capsys.readouterr().err
 
 

@@ -165,8 +165,9 @@ def get(runs: Sequence[Run], *, scheduler: str | None = None, progress: bool = T
     """The results of runs, in their order; what is missing is computed and kept.
 
     Args:
-        scheduler: the address of a Dask scheduler; ``none`` computes in this process; None: as the environment variable
-            ``HC_LAFTER_SCHEDULER`` says, else a cluster of one process per core where there is enough to do.
+        scheduler: the address of a Dask scheduler; ``none`` computes in this process, ``local`` in processes of this
+            machine, one per GPU or core; None: as the environment variable ``HC_LAFTER_SCHEDULER`` says, else as
+            ``local`` where there is enough to do, else as ``none``.
         progress: show a bar.
 
     Raises:
@@ -217,7 +218,7 @@ def _compute_all(runs: Sequence[Run], scheduler: str | None, progress: bool) -> 
                 made[run] = compute(run, progress=progress and len(runs) < 3)  # of many one bar is enough
                 bar.update()
         else:
-            with _client(wanted, len(runs)) as client:
+            with _client(None if wanted == "local" else wanted, len(runs)) as client:
                 for run, error in _spread(client, runs):
                     failed |= {run: error} if error else {}
                     bar.update()
@@ -235,12 +236,30 @@ def _client(address: str | None, most: int) -> Iterator[Any]:
         with Client(address) as client:
             yield client
         return
-    count = min(most, torch.cuda.device_count() or len(os.sched_getaffinity(0)))
+    gpus = torch.cuda.device_count()
+    count = min(most, gpus or len(os.sched_getaffinity(0)))
     with (
         LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,
         Client(cluster) as client,
     ):
+        if gpus > 1:
+            client.register_plugin(_own_gpu(gpus))
         yield client
+
+
+def _own_gpu(gpus: int) -> Any:
+    """What gives each worker, a restarted one too, a GPU of its own: before its first use of CUDA it sees no other."""
+    from dask.distributed import WorkerPlugin
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
+
+    class OwnGPU(WorkerPlugin):
+        name = "own-gpu"
+
+        def setup(self, worker: Any) -> None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible[int(worker.name)]
+
+    return OwnGPU()
 
 
 def _spread(client: Any, runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:
