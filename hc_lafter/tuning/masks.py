@@ -124,7 +124,11 @@ def score_masks(
         ValueError: as `MaskViews` and `MaskScore`.
     """
     found = MaskScore(views.dataset.mask_classes, unseen)
-from functools import partial
+    score, classify = scores, partial(torch.argmax, dim=1)
+    if protocol is not None:
+        score = partial(sliding, scores, crop=2 * views.short // 3, stride=views.short // 3)
+        background = views.dataset.mask_classes.index(BACKGROUND)
+        classify = partial(decide, background=background, probability=protocol.probability, area=protocol.area)
     with tqdm(total=len(views), desc=name or "masks", unit="image", disable=not progress, leave=False) as bar:
         for images, mask in batches(views, batch_size, workers):
             maps = score(images.to(device)).float()
