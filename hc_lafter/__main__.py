@@ -17,7 +17,7 @@ from hc_lafter.refusals import nearest
 # name -> module with a main(argv), words put before the user's, help
 COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "run": ("hc_lafter.suite.chain", (), "run the notebooks, all of them or some"),
-    "check": ("hc_lafter.suite.chain", ("--check",), "run them afresh elsewhere and compare with the results there"),
+    "check": ("hc_lafter.suite.check", (), "check a machine: same numbers as open_clip, fast enough, runs as on a CPU"),
     "runs": ("hc_lafter.suite.plans", (), "compute, or list, the training that a profile's notebooks read"),
     "doctor": ("hc_lafter.data.doctor", (), "say what is wrong with a folder of images, or a published set"),
     "figures": ("hc_lafter.suite.figures", (), "collect figures for a paper: format, width, folder"),

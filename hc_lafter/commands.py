@@ -14,6 +14,13 @@ FIDELITY = {"train": 8000, "val": 1000, "test": 4000, "masks": 1000, "pixels": 1
 FIDELITY |= {"layers": 250, "captions": 500, "draws": 10, "resamples": 1000}
 
 
+def check() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("hc-lafter check", description="Check a machine: numbers, speed, runs.")
+    parser.add_argument("--device", default="cuda", help="what to check: cuda (the default), cuda:1, mps, cpu")
+    parser.add_argument("--quick", action="store_true", help="few images, two rounds: all works, however fast")
+    return parser
+
+
 def doctor() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("hc-lafter doctor", description="What is wrong with a data set.")
     parser.add_argument(
@@ -79,4 +86,4 @@ def fidelity() -> argparse.ArgumentParser:
     return parser
 
 
-PARSERS = {each.__name__: each for each in (doctor, runs, figures, pretrain, fidelity)}
+PARSERS = {each.__name__: each for each in (check, doctor, runs, figures, pretrain, fidelity)}

@@ -54,7 +54,7 @@ def test_help_of_each_changes_nothing(name, tmp_path, monkeypatch, capsys):
 def test_words_reach_the_command(capsys):
     assert main(["run", "--list", "--only", "01"]) == 0
     assert capsys.readouterr().out.startswith("01-feature-tapping")
-    assert main(["check", "--only", "no-such"]) == 2
+    assert main(["run", "--check", "--only", "no-such"]) == 2
     assert "notebook 'no-such' is not there" in capsys.readouterr().err
 
 

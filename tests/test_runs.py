@@ -342,7 +342,7 @@ def test_a_trained_system_is_a_file_that_names_pictures(tmp_path, material, pict
 def test_masks_of_pictures_are_png_files(tmp_path, material, pictures):
     trained = runs.tune("value path", material.clip, material.dataset, progress=False, cache=tmp_path)
     path = systems.save(trained, tmp_path / "masks.safetensors")
-    with pytest.raises(ValueError, match="value path answers with masks: give a folder for them"):
+    with pytest.raises(ValueError, match="value path predicts masks: give a folder for them"):
         systems.load(path).predict(pictures, progress=False)
     table = systems.load(path).predict(pictures, masks=tmp_path / "masks", progress=False)
     from PIL import Image
@@ -361,7 +361,7 @@ def test_what_cannot_be_used_is_refused(tmp_path, material, pictures):
     with pytest.raises(ValueError, match=r"mine.safetensors was tuned on the CLIP embedded .*, and this one"):
         systems.load(path, build_embedded(seed=3))
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(ValueError, match="there are no pictures to ask about"):
+    with pytest.raises(ValueError, match="nothing holds no images: give a folder with some"):
         systems.load(path).predict(tmp_path / "nothing", progress=False)
     with pytest.raises(ValueError, match=r"LaFTer has no setting 'token' .did you mean 'tokens'"):
         runs.tune("LaFTer", material.clip, material.dataset, token=3)

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hc_lafter import commands
+from hc_lafter import commands, store
 from hc_lafter.clip.load import Clip, WordTokenizer, build_embedded, load_clip, save_clip
 from hc_lafter.clip.vit import project, through, value_path, walk
 from hc_lafter.clip.weights import weight_hash
@@ -38,7 +38,7 @@ from hc_lafter.data.world.dataset import visible_classes
 from hc_lafter.embedded.cards import write_model_card
 from hc_lafter.embedded.measure import HEADLINE, HELD_OUT, evaluate
 from hc_lafter.files import file_hash, processor, versions, write_whole
-from hc_lafter.tuning import checkpoint
+from hc_lafter.tuning.training import load_checkpoint
 
 DATA_SEED = 1000  # the shipped CLIP's own world; notebooks draw theirs from seed 0
 
@@ -366,7 +366,7 @@ def train(
                 log(row, clip)
         if checkpoint_at and (step + 1) % every == 0:
             tensors = _tensors(model, heads, optimisers)
-            checkpoint.save(checkpoint_at, tensors, definition, {"step": step + 1, "history": history})
+            store.write(checkpoint_at, tensors, run=definition, state={"step": step + 1, "history": history})
     clip.model.eval().requires_grad_(False)
     trained = replace(
         clip,
@@ -396,7 +396,7 @@ def _tensors(model: nn.Module, heads: nn.Module, optimisers: list[torch.optim.Op
 
 def _resume(path, definition, model, heads, optimisers, history) -> int:
     """Load a checkpoint into what is trained; returns the step to go on with, 0 where there is no checkpoint."""
-    found = checkpoint.load(path, definition)
+    found = load_checkpoint(path, definition)
     if found is None:
         return 0
     tensors, state = found

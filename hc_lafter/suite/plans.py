@@ -7,20 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from hc_lafter import commands
+from hc_lafter.analysis.metrics import softmax64
 from hc_lafter.data.emotion.wheels import MIKELS
+from hc_lafter.files import write_whole
 from hc_lafter.suite.profiles import parse_overrides
 from hc_lafter.suite.study import Study
 from hc_lafter.systems import System, find, registry
 from hc_lafter.systems.hybrid_cascade import HybridCascadeConfig
 from hc_lafter.systems.nga import KINDS
 from hc_lafter.tuning.material import Material, opened
-from hc_lafter.tuning.runs import Result, Run, get, missing
+from hc_lafter.tuning.runs import Result, Run, get, missing, settings_for
 
 Rows = dict[str, list[Run]]
 Key = TypeVar("Key", bound=Hashable)
@@ -29,7 +32,7 @@ HYBRID = "HybridCascade-LaFTer"
 
 def settings_of(study: Study, entry: System, **changes: Any) -> Any:
     """A system's settings under a profile: rates times ``rate`` unless they are a release's own, tokens, grids of C."""
-    p, config = study.profile, entry.configure()
+    p, config = study.profile, settings_for(entry, study.setting)
     names = {f.name for f in fields(config)}
     follow: dict[str, Any] = {}
     for name in ("lr", "nga_lr"):
@@ -83,6 +86,12 @@ def mask_systems(study: Study) -> dict[tuple[str, str], list[Run]]:
                 config = replace(config, margin=0.0)
             found[name, regime] = row(study, name, regime, config)[: None if regime != "no training" else 1]
     return found
+
+
+def whole_images(study: Study) -> dict[tuple[str, str], list[Run]]:
+    """05: rows of 04, beside which the mask systems name whole images; one run where nothing is trained."""
+    keys = (HYBRID, "supervised"), ("linear probe", "supervised"), ("zero-shot", "no training")
+    return {key: row(study, *key)[: None if key[1] != "no training" else 1] for key in keys}
 
 
 def nga(study: Study) -> dict[str, Rows]:
@@ -226,7 +235,7 @@ def alignment(study: Study) -> dict[tuple[int, float], list[Run]]:
 NOTEBOOKS: dict[str, Callable[[Study], list[Run]]] = {
     "02-nga-weights": lambda study: _flat(*nga(study).values()),
     "04-full-training": lambda study: _flat(benchmark(study)),
-    "05-cascade-vs-hybrid": lambda study: [*_flat(mask_systems(study)), *row(study, HYBRID, "supervised")],
+    "05-cascade-vs-hybrid": lambda study: _flat(mask_systems(study), whole_images(study)),
     "06-cka-alignment": lambda study: _flat(alignment(study)),
     "08-ablations": lambda study: _flat(*ablations(study).values(), labels(study), token_sweep(study)),
 }
@@ -306,6 +315,25 @@ def hits(material: Material, found: Sequence[Result], name: str = "test") -> np.
         right = [r.arrays[name].argmax(-1) == labels[images(material, r.run, split)] for r in found]
         return np.stack(right) if len(right) > 1 else right[0]
     return outputs(found, name).argmax(-1) == labels[images(material, found[0].run, split)]
+
+
+def save_predictions(study: Study, material: Material, found: Mapping[Any, Sequence[Result]]) -> Path:
+    """``predictions.parquet`` beside ``metrics.json``: what every run says of every test image.
+
+    A row per system, regime, seed and image: its id, its label, and a probability for each class (softmax of the
+    logits), as `hc_lafter.systems.Trained.predict` gives them.
+    """
+    tables = []
+    for result in (result for row in found.values() for result in row):
+        at = images(material, result.run, "test")
+        table = pd.DataFrame(softmax64(result.test).astype("float32"), columns=material.classes)
+        run, ids = result.run, np.asarray(material.dataset.ids)
+        named = {"system": run.system, "regime": run.regime, "seed": run.seed, "id": ids[at]}
+        tables.append(table.assign(**named, label=np.asarray(material.classes)[material.labels[at]]))
+    table = pd.concat(tables)
+    order = [*table.columns[len(material.classes) :], *material.classes]
+    path = study.results / "predictions.parquet"
+    return write_whole(path, lambda temporary: table[order].to_parquet(temporary, index=False, compression="zstd"))
 
 
 def tidy(table: pd.DataFrame) -> pd.DataFrame:
