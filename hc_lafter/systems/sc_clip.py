@@ -329,7 +329,8 @@ def repair(patches: Tensor, outliers: Tensor, grid: tuple[int, int]) -> Tensor:
     total = patches[image[:, None], at].mul(sound[..., None]).sum(dim=1)
     count = sound.sum(dim=1, keepdim=True)
     repaired = patches.clone()
-    repaired[image, place] = torch.where(count > 0, total / count.clamp_min(1), patches[image, place])
+    mean = (total / count.clamp_min(1)).to(patches.dtype)  # under autocast the sum is in single precision
+    repaired[image, place] = torch.where(count > 0, mean, patches[image, place])
     return repaired
 
 
