@@ -75,7 +75,7 @@ class Comparison(NamedTuple):
 
 def plain_walk(batch: int, device: torch.device) -> Iterator[Comparison]:
     """The walk through a ViT-B/16 at 224 px, and what tapping all of its layers adds, against encode_image."""
-    model = _vit_b_16(224).to(device)
+    model = _vit_b_16(SIDES[0]).to(device)
     images = torch.randn(batch, 3, *model.visual.image_size, device=device)
     for name, dtype in DTYPES.items():
 

@@ -53,7 +53,7 @@ class Part(NamedTuple):
 
 PARTS = {
     "walk": Part(64, 15, 1, {"(ours: no taps)": 1.05, "(ours: CLS of all 12 layers)": 1.1}),
-    "lafter_step": Part(50, 15, 4, {"(ours: bfloat16 autocast, labels of a frozen teacher": 0.3}),
+    "lafter_step": Part(50, 15, 8, {"(ours: bfloat16 autocast, labels of a frozen teacher": 0.3}),
     "sc_clip": Part(32, 9, 1, {"SC-CLIP's released way": 1.0, "encode_image": 1.0}),
     "cka": Part(512, 9, 16, {"stored tokens": 1.0, "two towers": 1.1}),  # towers take most of the time of the latter
 }
