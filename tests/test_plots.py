@@ -8,9 +8,8 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex, to_rgb
 
-from hc_lafter.analysis.statistics import Comparison
 from hc_lafter.suite import plots
-from hc_lafter.systems import find
+from hc_lafter.systems import find, registry
 
 # What the eye makes of linear RGB: as it is, without long and without middle cones (Machado et al., IEEE TVCG 2009).
 EYES = {
@@ -32,11 +31,6 @@ def ax():
     return plt.subplots()[1]
 
 
-def test_a_system_has_one_colour_and_shares_it_with_none():
-    marks = [*plots.PALETTE.values(), plots.NEUTRAL, plots.HIGHLIGHT]
-    assert len(set(marks)) == len(marks)
-
-
 def seen(colour, eye):
     """OKLab (Ottosson, 2020), times 100: a distance of 2 is just noticed side by side."""
     rgb = np.array(to_rgb(colour))
@@ -56,10 +50,11 @@ def seen(colour, eye):
 
 @pytest.mark.parametrize("eye", EYES)
 def test_any_two_systems_can_be_told_apart(eye):
-    for a, b in combinations(plots.PALETTE, 2):
-        if plots.LINES.get(a, "-") == plots.LINES.get(b, "-"):
-            distance = np.linalg.norm(seen(plots.PALETTE[a], eye) - seen(plots.PALETTE[b], eye))
-            assert distance > 7, f"{a} and {b}: {distance:.1f}"
+    taps = [entry for entry in registry().values() if entry.reads == "taps" and "no training" not in entry.regimes]
+    for a, b in combinations(taps, 2):
+        if a.line == b.line:
+            distance = np.linalg.norm(seen(a.colour, eye) - seen(b.colour, eye))
+            assert distance > 7, f"{a.name} and {b.name}: {distance:.1f}"
     better, worse = (seen(plots.VERDICTS[v][0], eye) for v in ("better", "worse"))
     assert np.linalg.norm(better - worse) > 7
     assert len({marker for _, marker in plots.VERDICTS.values()}) == 3
@@ -67,23 +62,15 @@ def test_any_two_systems_can_be_told_apart(eye):
 
 def test_layer_curve(ax):
     layers, value, low, high = [1, 2, 5], [0.2, 0.4, 0.5], [0.1, 0.3, 0.45], [0.3, 0.5, 0.6]
-    assert plots.layer_curve(ax, layers, value, low, high, system="zero-shot") is ax
+    table = pd.DataFrame({"value": value, "low": low, "high": high})
+    assert plots.layer_curve(ax, layers, table, system="zero-shot") is ax
     (line,) = ax.lines
     np.testing.assert_array_equal(line.get_xydata(), np.column_stack([layers, value]))
-    assert line.get_label() == "zero-shot" and line.get_color() == plots.PALETTE["zero-shot"]
+    assert line.get_label() == "zero-shot" and line.get_color() == plots.colour("zero-shot")
     band = ax.collections[0].get_paths()[0].vertices
     assert {tuple(p) for p in zip(layers, high, strict=True)} <= {tuple(v) for v in band.round(6)}
     assert {tuple(p) for p in zip(layers, low, strict=True)} <= {tuple(v) for v in band.round(6)}
     assert ax.yaxis.get_major_formatter()(0.4) == "40%"
-
-
-def test_difference_puts_the_first_row_on_top(ax):
-    plots.difference(ax, ["a", "b"], [-0.02, 0.03], [-0.05, 0.01], [0.01, 0.05], colours=["red", "blue"])
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"] and list(ax.get_yticks()) == [1, 0]
-    interval, point = ax.lines[:2]
-    assert list(interval.get_xdata()) == [-0.05, 0.01] and list(interval.get_ydata()) == [1, 1]
-    assert list(point.get_xdata()) == [-0.02] and point.get_color() == "red"
-    assert list(ax.lines[4].get_xdata()) == [0, 0]  # the line of no difference
 
 
 def test_a_colour_is_the_systems_whatever_follows_its_name():
@@ -143,34 +130,37 @@ def test_norm_bands(ax):
     assert (outer.min(), outer.max()) == (1, 6) and (inner.min(), inner.max()) == (2, 5)
 
 
-def test_times(ax):
-    plots.times(ax, {"SC-CLIP": {"value": 1.1, "low": 0.9, "high": 1.4}, "x": {"value": 2, "low": 2, "high": 2.5}})
-    line, dot, *_ = ax.lines
-    assert list(line.get_xdata()) == [0.9, 1.4] and list(dot.get_xdata()) == [1.1]
-    assert line.get_color() == plots.PALETTE["SC-CLIP"] and list(line.get_ydata()) == [1, 1]
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["SC-CLIP", "x"]
-    assert [t.get_text() for t in ax.texts] == ["1.10 [0.90, 1.40]", "2.00 [2.00, 2.50]"]
-
-
 def test_pictures_have_no_frame(ax):
     plots.picture(ax, np.zeros((4, 6, 3)), "title")
     assert not ax.axison and ax.images[0].get_array().shape == (4, 6, 3) and ax.get_title() == "title"
-    drawn = plots.map_over(ax, np.arange(6.0).reshape(2, 3), vmin=0, vmax=1)
+    drawn = plots.picture(ax, np.arange(6.0).reshape(2, 3), vmin=0, vmax=1)
     assert drawn.get_clim() == (0, 1)
 
 
 def test_bars(ax):
     systems, value, low, high = ["zero-shot", "LaFTer"], [0.5, 0.6124], [0.4, 0.55], [0.6, 0.7]
-    plots.bars(ax, systems, value, low, high, levels={"chance": 0.125})
+    table = pd.DataFrame({"system": systems, "value": value, "low": low, "high": high})
+    plots.bars(ax, table, levels={"chance": 0.125})
     assert [t.get_text() for t in ax.get_yticklabels()] == systems and list(ax.get_yticks()) == [1, 0]
     spans, dots, chance = ax.lines[0:4:2], ax.lines[1:4:2], ax.lines[4]
     assert [list(line.get_xdata()) for line in spans] == [[0.4, 0.6], [0.55, 0.7]]
     assert [list(line.get_xdata()) for line in dots] == [[0.5], [0.6124]]
-    assert [line.get_color() for line in dots] == [plots.PALETTE[s] for s in systems]
+    assert [line.get_color() for line in dots] == [plots.colour(s) for s in systems]
     assert list(chance.get_xdata()) == [0.125, 0.125]
     assert [t.get_text() for t in ax.texts] == ["50.0% [40.0, 60.0]", "61.2% [55.0, 70.0]", "chance"]
-    plots.bars(ax, systems, value, low, high, names=["a", "b"])
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("unit", "centre", "text"), [("ratio", 1, "0.50 [0.40, 0.60]"), ("points", 0, "+50.0 [+40.0, +60.0]")]
+)
+def test_bars_mark_what_makes_no_difference(ax, unit, centre, text):
+    table = pd.DataFrame({"system": ["a"], "value": [0.5], "low": [0.4], "high": [0.6], "colour": ["red"]})
+    plots.bars(ax, table, unit=unit)
+    interval, point, line = ax.lines
+    assert (interval.get_color(), point.get_color()) == ("red", "red") and list(line.get_xdata()) == [centre] * 2
+    assert [t.get_text() for t in ax.texts] == [text]
+    plots.bars(ax, table, unit=unit, numbers=False)
+    assert len(ax.texts) == 1
 
 
 def tidy(systems, **more):
@@ -182,15 +172,14 @@ def test_bars_and_forest_take_tidy_tables(ax):
     table = tidy(["LaFTer", "LaFTer"], regime=["supervised", "label-free"])
     plots.bars(ax, table)
     assert [t.get_text() for t in ax.get_yticklabels()] == ["LaFTer, supervised", "LaFTer, label-free"]
-    assert {line.get_color() for line in ax.lines} == {plots.PALETTE["LaFTer"]}
+    assert {line.get_color() for line in ax.lines} == {plots.colour("LaFTer")}
     ax.clear()
-    plots.bars(ax, tidy(["a"], name=["the name"]), percent=False)
+    plots.bars(ax, tidy(["a"], name=["the name"]), unit="unitless")
     assert [t.get_text() for t in ax.get_yticklabels()] == ["the name"] and ax.texts[0].get_text().startswith("0.100 [")
     compared = tidy(["a", "b", "c"], minus=["x", "y", "x"], verdict="better", kind=["k", "k", "l"])
     for groups, headings in (
         (None, {"minus x": ["a", "c"], "minus y": ["b"]}),
         ("kind", {"k": ["a", "b"], "l": ["c"]}),
-        ({"first": ["c"], "then": ["a"]}, {"first": ["c"], "then": ["a"]}),
     ):
         ax.clear()
         plots.forest(ax, compared, groups)
@@ -211,31 +200,24 @@ def test_figures_of_tables():
     assert alone.get_figheight() == 1.5 and alone.axes[0].get_xlabel() == "x"
 
 
-def row(value, low, high, verdict):
-    return Comparison(value, low, high, n=100, seeds=3, verdict=verdict, p=0.01)
-
-
 def test_forest(ax):
     # The last interval leaves out zero, but its corrected verdict does not follow it.
-    groups = {
-        "Parts": {"no NGA": row(-0.05, -0.08, -0.02, "worse"), "no adapter": row(0.03, 0.01, 0.05, "better")},
-        "Grouping": {"other": row(0.02, 0.001, 0.04, "no difference")},
-    }
-    plots.forest(ax, groups)
+    verdicts = ["worse", "better", "no difference"]
+    table = pd.DataFrame({"system": ["no NGA", "no adapter", "other"], "value": [-0.05, 0.03, 0.02]})
+    table = table.assign(low=[-0.08, 0.01, 0.001], high=[-0.02, 0.05, 0.04], verdict=verdicts)
+    plots.forest(ax, table.assign(group=["Parts", "Parts", "Grouping"]), "group")
     spans, marks = ax.lines[0:6:2], ax.lines[1:6:2]
     assert [list(s.get_xdata()) for s in spans] == [[-0.08, -0.02], [0.01, 0.05], [0.001, 0.04]]
     assert [list(m.get_xdata()) for m in marks] == [[-0.05], [0.03], [0.02]]
-    wanted = [plots.VERDICTS[v] for v in ("worse", "better", "no difference")]
-    assert [(m.get_color(), m.get_marker()) for m in marks] == wanted
+    assert [(m.get_color(), m.get_marker()) for m in marks] == [plots.VERDICTS[v] for v in verdicts]
     assert [m.get_markerfacecolor() == "white" for m in marks] == [False, False, True]
     at = {t.get_text(): y for t, y in zip(ax.get_yticklabels(), ax.get_yticks(), strict=True)}
     assert [list(m.get_ydata()) for m in marks] == [[at[name]] for name in ("no NGA", "no adapter", "other")]
     words = {t.get_text(): t.get_position()[1] for t in ax.texts}
     assert at["Parts"] > at["no NGA"] > at["no adapter"] > at["Grouping"] > at["other"] > ax.get_ylim()[0]
     bold = {t.get_text() for t in ax.get_yticklabels() if t.get_weight() == "bold"}
-    assert bold == set(groups)
+    assert bold == {"Parts", "Grouping"}
     assert words["-5.0 [-8.0, -2.0]"] == at["no NGA"]
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["better", "worse", "no difference"]
     assert list(ax.lines[6].get_xdata()) == [0, 0]
 
 
@@ -276,7 +258,7 @@ def test_reliability_leaves_empty_bins_out(ax):
     dots = ax.collections[0]
     np.testing.assert_array_equal(dots.get_offsets(), [[0.2, 0.1], [0.9, 0.8]])
     np.testing.assert_allclose(dots.get_sizes() - 4, [40, 120])  # area by share
-    assert to_hex(dots.get_facecolor()[0]) == plots.PALETTE["LaFTer"].lower() and dots.get_label() == "cooled"
+    assert to_hex(dots.get_facecolor()[0]) == plots.colour("LaFTer").lower() and dots.get_label() == "cooled"
     diagonals = [line for line in ax.lines if list(line.get_xdata()) == list(line.get_ydata()) == [0, 1]]
     assert len(diagonals) == 1
 
@@ -294,11 +276,6 @@ def test_wheel():
     assert not any(s.get_fill() for s in outlines) and ax.get_legend_handles_labels()[1] == ["truth"]
     assert [t.get_text() for t in ax.get_xticklabels()] == ring
     assert ax.get_theta_direction() == -1 and ax.get_theta_offset() == np.pi / 2  # clockwise from the top
-
-
-def test_wheel_wants_polar_axes(ax):
-    with pytest.raises(ValueError, match="needs polar axes"):
-        plots.wheel(ax, ["awe", "fear"], [0.5, 0.5])
 
 
 def test_weights_heat(ax):
@@ -326,7 +303,7 @@ def test_training_curves_have_a_panel_each():
     assert [ax.get_title("left") for ax in figure.axes] == ["loss", "accuracy"]
     for ax in figure.axes:
         assert [list(line.get_ydata()) for line in ax.lines] == [[2, 3], [0, 1]]
-        assert [to_hex(line.get_color()) for line in ax.lines] == [plots.PALETTE["LaFTer"].lower(), "#ff0000"]
+        assert [to_hex(line.get_color()) for line in ax.lines] == [plots.colour("LaFTer").lower(), "#ff0000"]
         assert [text.get_text() for text in ax.texts] == ["one"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["LaFTer", "own"]
 
@@ -365,5 +342,3 @@ def test_a_wide_gallery_is_turned_in_single_width():
         said = [ax.get_title() or (ax.texts and ax.texts[0].get_text()) for ax in axes]
         assert [text for text in said if text] == names
     assert marked == [(i, j) for i in range(2) for j in range(7)] * 2
-    flat = plots.gallery(images[0], names, columns=4)
-    assert [ax.get_title() for ax in flat.axes if ax.images] == names

@@ -30,22 +30,8 @@ from matplotlib.ticker import Formatter, LogFormatterMathtext, MaxNLocator, Perc
 
 from hc_lafter.systems import registry
 
-# Okabe and Ito's colours, safe for colour-blind readers; where their eight run out darker sisters follow, and the
-# controls are greys with broken lines.
-PALETTE = {
-    "zero-shot": "#0072B2",
-    "mean of prose": "#B0B0B0",
-    "text classifier": "#774433",
-    "linear probe": "#000000",
-    "LaFTer": "#E69F00",
-    "multi-layer LaFTer": "#56B4E9",
-    "multi-layer LaFTer (B/16 segments)": "#003B5C",
-    "mean of layers": "#444444",
-    "HybridCascade-LaFTer": "#D55E00",
-    "Cascade-CLIP": "#009E73",
-    "SC-CLIP": "#CC79A7",
-}
-LINES = {"mean of prose": "--", "mean of layers": ":"}  # all others are drawn through
+# What is no system and yet has a colour of its own; a system's colour and line stand in its registry entry.
+PALETTE = {"mean of prose": "#B0B0B0"}
 NEUTRAL = "#8A8A8A"
 HIGHLIGHT = "#7B3294"  # no system's colour: for what is pointed at
 EMOTION_COLOURS = {  # warm for the four positive ones of Mikels' eight, cold and dark for the four negative ones
@@ -116,10 +102,16 @@ def at_width(name: str) -> Iterator[None]:
         _width = before
 
 
+def _look(system: str) -> tuple[str, str]:
+    """Colour and line of a system, whatever follows its name after a comma."""
+    known = registry()
+    found = known.get(system) or known.get(system.split(",")[0])
+    return (found.colour, found.line) if found else (PALETTE.get(system, NEUTRAL), "-")
+
+
 def colour(system: str) -> str:
     """A system's colour, that of ``LaFTer`` for ``LaFTer, supervised`` too; grey for what is no system."""
-    known = PALETTE | {name: entry.colour for name, entry in registry().items()}
-    return next((known[name] for name in (system, system.split(",")[0]) if name in known), NEUTRAL)
+    return _look(system)[0]
 
 
 # --- figures and their parts ---
@@ -187,18 +179,17 @@ def label_outer(axes: Iterable[Axes], xlabel: str = "", ylabel: str = "") -> Non
             ax.set_ylabel(ylabel)
 
 
-def legend_below(figure: Figure, handles: Sequence[Any] | None = None, **how: Any) -> None:
+def legend_below(figure: Figure, handles: Sequence[Any] | None = None, **look: Any) -> None:
     """One legend below all panels, each label once, in as many columns as the width holds."""
     if handles is None:
-        pairs = [pair for ax in figure.axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
-        handles, labels = list({label: handle for handle, label in pairs}.values()), [label for _, label in pairs]
-        labels = list(dict.fromkeys(labels))
-    else:
-        labels = [handle.get_label() for handle in handles]
-    if handles:
-        longest = max(_length(label) for label in labels)
-        columns = max(1, int(figure.get_size_inches()[0] / (0.5 + 0.061 * longest)))
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)), **how)
+        handles = [handle for ax in figure.axes for handle in ax.get_legend_handles_labels()[0]]
+    once = {handle.get_label(): handle for handle in reversed(handles)}
+    labels = list(dict.fromkeys(handle.get_label() for handle in handles))
+    if labels:
+        columns = int(figure.get_size_inches()[0] / (0.5 + 0.061 * max(map(_length, labels))))
+        columns = min(max(1, columns), len(labels))
+        keys = [once[label] for label in labels]
+        figure.legend(keys, labels, loc="outside lower center", ncols=columns, **look)
 
 
 def fit(figure: Figure) -> Figure:
@@ -306,172 +297,153 @@ def _short(name: str, most: int, lines: int = 2) -> str:
 
 # --- rows with intervals ---
 
+# Unit -> factor of the numbers, how a row's are written, and the value at which a line stands through all rows.
+UNITS = {
+    "fraction": (100, "{:.1f}% [{:.1f}, {:.1f}]", None),
+    "points": (100, "{:+.1f} [{:+.1f}, {:+.1f}]", 0),
+    "ratio": (1, "{:.2f} [{:.2f}, {:.2f}]", 1),
+    "unitless": (1, "{:.3f} [{:.3f}, {:.3f}]", None),
+}
+
 
 def _rows(
-    ax: Axes, table: pd.DataFrame, at, looks, say: Callable[..., str] | None, names, *, zero=None, headings=None
+    ax: Axes, table: pd.DataFrame, at: Sequence[float], unit: str, numbers: bool, headings: Mapping[float, str]
 ) -> None:
-    """A row at each height: interval, point with a colour and a marker, numbers, name; height -> heading."""
-    for row, y, (shade, marker) in zip(table.itertuples(), at, looks, strict=True):
-        face = "white" if shade == NEUTRAL and "verdict" in table else shade
-        ax.plot([row.low, row.high], [y, y], color=shade, linewidth=2, solid_capstyle="round")
-        ax.plot([row.value], [y], marker, color=shade, markersize=5.5, markerfacecolor=face, markeredgewidth=1.2)
-        if say:
-            ax.text(1.02, y, say(row.value, row.low, row.high), transform=ax.get_yaxis_transform(), fontsize=NOTE - 0.5,
-                    va="center", family="monospace")  # fmt: skip
-    if zero is not None:
-        ax.axvline(zero, color="black", linewidth=0.8, zorder=1)
+    """A row at each height: interval, point, numbers, name.
+
+    The table has value, low, high, colour and, for other points than dots, marker and face; headings: height -> text.
+    """
+    factor, form, centre = UNITS[unit]
+    beside = {"transform": ax.get_yaxis_transform(), "fontsize": NOTE - 0.5, "va": "center", "family": "monospace"}
+    for row, y in zip(table.itertuples(), at, strict=True):
+        marker, face = getattr(row, "marker", "o"), getattr(row, "face", row.colour)
+        ends = row.low, row.high
+        ax.plot(ends, [y, y], color=row.colour, linewidth=2, solid_capstyle="round")
+        ax.plot(row.value, y, marker, color=row.colour, markersize=5.5, markerfacecolor=face, markeredgewidth=1.2)
+        if numbers:
+            ax.text(1.02, y, form.format(*(factor * x for x in (row.value, *ends))), **beside)
+    if centre is not None:
+        ax.axvline(centre, color="black", linewidth=0.8, zorder=1)
     place = ax.get_subplotspec()
     room = ax.get_figure(root=True).get_size_inches()[0] / (place.get_gridspec().ncols if place else 1)
-    headings = headings or {}
-    ax.set_yticks([*at, *headings], [_short(name, int(NAMES * room)) for name in (*names, *headings.values())])
+    names = [_short(name, int(NAMES * room)) for name in (*_names(table), *headings.values())]
+    ax.set_yticks([*at, *headings], names)
     plt.setp(ax.get_yticklabels()[len(at) :], weight="bold")
     ax.tick_params(axis="y", length=0)  # of all: where ticks differ the layout takes any one's length, by chance
     ax.set_ylim(min(at) - 0.6, max((*at, *headings)) + 0.6)
     ax.grid(axis="y", visible=False)
-
-
-def _points(*numbers: float) -> str:
-    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * x for x in numbers))
+    if factor == 100:
+        _percent(ax, symbol="" if unit == "points" else "%")
 
 
 def _percent(ax: Axes, axis: str = "x", symbol: str = "%") -> None:
     getattr(ax, f"{axis}axis").set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=symbol))
 
 
-def _frame(*columns: Any) -> pd.DataFrame:
-    return pd.DataFrame(dict(zip(("system", "value", "low", "high"), columns, strict=True)))
-
-
-def _labels(table: pd.DataFrame) -> list[str]:
+def _names(table: pd.DataFrame) -> list[str]:
     """The column ``name``, or the systems, with their regimes where a system stands there twice."""
-    if "name" in table:
-        return list(table["name"])
-    if "regime" in table and table["system"].duplicated().any():
-        return [f"{s}, {r}" if isinstance(r, str) else s for s, r in zip(table["system"], table["regime"], strict=True)]
-    return list(table["system"])
+    if "name" in table or "regime" not in table or not table["system"].duplicated().any():
+        return list(table["name" if "name" in table else "system"])
+    return [f"{s}, {r}" if isinstance(r, str) else s for s, r in zip(table["system"], table["regime"], strict=True)]
 
 
 def bars(
-    ax: Axes, table: Any, value=None, low=None, high=None, *, names=None, levels=None, percent=True, numbers=True
+    ax: Axes,
+    table: pd.DataFrame,
+    *,
+    levels: Mapping[str, float] | None = None,
+    unit: str = "fraction",
+    numbers: bool = True,
 ) -> Axes:
     """Systems as dots with intervals, the first on top, in their colours, the numbers at the right.
 
     Args:
-        table: a row per system: system, value, low, high and, where rows are named otherwise, name (`Study.estimates`);
-            or the systems alone, and the numbers after it.
-        names: what stands at the rows, where it is more than the system.
+        table: a row per system: system, value, low, high and, where they are other than the system's, name and colour
+            (`Study.estimates`).
         levels: name -> where a broken line is drawn: chance, a ceiling.
-        percent: values are fractions, shown as per cent; otherwise they are shown as they are.
+        unit: of `UNITS`: fractions as per cent or as points, 0 marked; ratios, 1 marked; or numbers as they are.
         numbers: whether they stand at the right.
     """
-    table = table if value is None else _frame(list(table), value, low, high)
-    at, looks = np.arange(len(table))[::-1], [(colour(system), "o") for system in table["system"]]
-    say = "{:.1%} [{:.1f}, {:.1f}]" if percent else "{:.3f} [{:.3f}, {:.3f}]"
-    scale = 100 if percent else 1
-    written = (lambda v, a, b: say.format(v, scale * a, scale * b)) if numbers else None
-    _rows(ax, table, at, looks, written, names or _labels(table))
+    shades = table["colour"] if "colour" in table else map(colour, table["system"])
+    _rows(ax, table.assign(colour=list(shades)), range(len(table) - 1, -1, -1), unit, numbers, {})
     for name, x in (levels or {}).items():
         ax.axvline(x, color=NEUTRAL, linestyle=BROKEN, linewidth=1, zorder=0)
         ax.annotate(name, (x, len(table) - 0.4), color="#555555", fontsize=NOTE, ha="center", va="bottom")
-    if percent:
-        _percent(ax)
     return ax
 
 
-def difference(ax: Axes, names: Sequence[str], value, low, high, *, colours: Sequence[str] | None = None) -> Axes:
-    """Paired differences as points with intervals, one row each, zero marked; fractions, shown as points of 100."""
-    looks = [(shade, "o") for shade in colours or [NEUTRAL] * len(names)]
-    _rows(ax, _frame(names, value, low, high), np.arange(len(names))[::-1], looks, None, names, zero=0)
-    _percent(ax, symbol="")
-    return ax
-
-
-def times(ax: Axes, ratios: Mapping[str, Mapping[str, float]]) -> Axes:
-    """Ratios of times {value, low, high} by system, the first on top, 1 marked: what ``costs.ratios`` gives."""
-    table, looks = pd.DataFrame(list(ratios.values())), [(colour(system), "o") for system in ratios]
-    _rows(ax, table, np.arange(len(ratios))[::-1], looks, "{:.2f} [{:.2f}, {:.2f}]".format, ratios, zero=1)
-    return ax
-
-
-def forest(ax: Axes, table: Any, groups: Any = None, *, legend: bool = True, tight: bool = False) -> Axes:
+def forest(ax: Axes, table: pd.DataFrame, groups: str | None = None, *, tight: bool = False) -> Axes:
     """Paired differences under their headings, coloured by verdict, the numbers at the right.
 
     Args:
         table: a row per difference (`Study.differences`): system, minus, value, low, high (fractions, shown as points
-            of 100), verdict and, where rows are named otherwise, name. Or heading -> name -> `statistics.Comparison`.
-            Colour and marker follow the verdict, which may be stricter than the interval.
-        groups: the column whose values are the headings, or heading -> names of rows; by default "minus" and the
-            opponent.
-        legend: below the rows: what the markers mean.
+            of 100), verdict and, where rows are named otherwise, name. Colour and marker follow the verdict, which may
+            be stricter than the interval.
+        groups: the column whose values are the headings; by default "minus" and the opponent.
         tight: small names in one line each, and no numbers.
     """
-    groups, y, at, headings = _grouped(table, groups), 0.0, [], {}
-    for heading, rows in groups.items():
+    y, at, headings, parts = 0.0, [], {}, _grouped(table, groups)
+    for heading, rows in parts.items():
         if heading:
             headings[y] = heading
             y -= 1
         at += [y - i for i in range(len(rows))]
         y -= len(rows) + 0.3
-    table = pd.concat(groups.values())
-    looks, say = [VERDICTS[v] for v in table["verdict"]], None if tight else _points
-    _rows(ax, table, at, looks, say, _labels(table), zero=0, headings=headings)
+    table = pd.concat(parts.values())
+    looks = pd.DataFrame([VERDICTS[v] for v in table["verdict"]], table.index, ["colour", "marker"])
+    looks["face"] = looks["colour"].replace(NEUTRAL, "white")
+    _rows(ax, table.assign(**looks), at, "points", not tight, headings)
     if tight:
-        ax.set_yticks([*at, *headings], [*_labels(table), *headings.values()], fontsize=CELL - 0.5)
-    lines = 3 if ax.get_figure(root=True).get_size_inches()[0] < 5 else 1
-    if legend:
-        ax.legend(handles=verdict_keys(), loc="lower center", ncols=4 - lines, borderaxespad=0.1)
-        ax.set_ylim(bottom=min(at) - 0.6 - lines)
-    _percent(ax, symbol="")
+        ax.set_yticks([*at, *headings], [*_names(table), *headings.values()], fontsize=CELL - 0.5)
     return ax
 
 
-def verdict_keys() -> list[Line2D]:
-    """Handles for a legend of a forest's markers."""
-    faces = {v: "white" if shade == NEUTRAL else shade for v, (shade, _) in VERDICTS.items()}
+def _verdicts_below(figure: Figure) -> None:
     look = {"markersize": 5.5, "linewidth": 2}
-    return [
-        Line2D([], [], color=c, marker=m, label=v, markerfacecolor=faces[v], **look) for v, (c, m) in VERDICTS.items()
+    keys = [
+        Line2D([], [], color=c, marker=m, label=v, markerfacecolor="white" if c == NEUTRAL else c, **look)
+        for v, (c, m) in VERDICTS.items()
     ]
+    legend_below(figure, keys)
 
 
-def _grouped(table: Any, groups: str | Mapping[str, Sequence[str]] | None) -> dict[str, pd.DataFrame]:
+def _grouped(table: pd.DataFrame, groups: str | None) -> dict[str, pd.DataFrame]:
     """Heading -> rows."""
-    if not isinstance(table, pd.DataFrame):
-        rows = [{"group": g, "name": n, **vars(c)} for g, found in table.items() for n, c in found.items()]
-        table, groups = pd.DataFrame(rows), "group"
-    if isinstance(groups, Mapping):
-        names = pd.Series(_labels(table), index=table.index)
-        return {heading: table[names.isin(list(rows))] for heading, rows in groups.items()}
-    column, before = groups or "minus", "" if groups else "minus "
-    if column not in table:
+    if (groups or "minus") not in table:
         return {"": table}
-    return {f"{before}{heading}": rows for heading, rows in table.groupby(column, sort=False)}
+    before = "" if groups else "minus "
+    return {f"{before}{heading}": rows for heading, rows in table.groupby(groups or "minus", sort=False)}
 
 
-def _high(tables: Iterable[Mapping[str, pd.DataFrame]], beside: int = 1) -> float:
+def _high(*tables: Mapping[str, pd.DataFrame], beside: int = 1) -> float:
     """Inches that the longest of heading -> rows takes in a panel, with axis and label."""
-    room = WIDTHS[_width] / (beside if _width == "double" else 1)
-    high = 0.0
+    room, high = WIDTHS[_width] / (beside if _width == "double" else 1), 0.0
     for groups in tables:
-        names = [name for rows in groups.values() for name in _labels(rows)]
+        names = [name for rows in groups.values() for name in _names(rows)]
         row = ROW * (1.6 if max(map(_length, names)) > int(NAMES * room) else 1)
         high = max(high, row * (len(names) + 1.3 * len(groups) * any(groups)) + 0.65)
     return high
 
 
-def estimates(tables: Any, *, xlabel: str = "", title: str = "", levels=None, percent: bool = True) -> Figure:
+def estimates(
+    tables: Any,
+    *,
+    xlabel: str = "",
+    title: str = "",
+    levels: Mapping[str, float] | None = None,
+) -> Figure:
     """`bars` as a figure.
 
     Args:
         tables: a tidy table, or heading -> table: panels one below the other on one axis, e.g. one per regime.
-        levels, percent: as `bars` takes them; levels are named above the first panel.
+        levels: as `bars` takes them, named above the first panel.
     """
     tables = {"": tables} if isinstance(tables, pd.DataFrame) else tables
-    high = [_high([{"": table}]) for table in tables.values()]
+    high = [_high({"": table}) for table in tables.values()]
     figure, axes = panels(len(tables), columns=1, height=high, title=title, sharex=True)
     for ax, (heading, table) in zip(axes, tables.items(), strict=True):
         first = ax is axes[0]
-        bars(ax, table, levels=levels if first else None, percent=percent)
+        bars(ax, table, levels=levels if first else None)
         for x in () if first else (levels or {}).values():
             ax.axvline(x, color=NEUTRAL, linestyle=BROKEN, linewidth=1, zorder=0)
         ax.set_title(heading, pad=12 if levels and first else None)
@@ -479,13 +451,15 @@ def estimates(tables: Any, *, xlabel: str = "", title: str = "", levels=None, pe
     return figure
 
 
-def differences(tables: Any, groups=None, *, xlabel: str = "difference, in points", title: str = "") -> Figure:
+def differences(
+    tables: Any, groups: str | None = None, *, xlabel: str = "difference, in points", title: str = ""
+) -> Figure:
     """`forest` as a figure; heading -> table with the same rows: panels beside each other, e.g. one per metric.
 
     In single width they stand one below the other, or, where that is longer than a page, side by side and tight.
     """
     tables = {"": tables} if isinstance(tables, pd.DataFrame) else tables
-    high = _high([_grouped(table, groups) for table in tables.values()], len(tables)) + 0.25
+    high = _high(*(_grouped(table, groups) for table in tables.values()), beside=len(tables)) + 0.25
     tight = _width == "single" and len(tables) > 1 and len(tables) * high > PAGE
     if tight:
         figure = plt.figure(figsize=(WIDTHS[_width], min(high, PAGE)))
@@ -494,21 +468,27 @@ def differences(tables: Any, groups=None, *, xlabel: str = "difference, in point
     else:
         figure, axes = panels(len(tables), height=high, title=title)
     for ax, (heading, table) in zip(axes, tables.items(), strict=True):
-        forest(ax, table, groups, legend=False, tight=tight)
-        ax.set_title(heading)
+        forest(ax, table, groups, tight=tight).set_title(heading)
         ax.tick_params(labelleft=ax.get_subplotspec().is_first_col())
     label_outer(axes, xlabel)
-    legend_below(figure, verdict_keys())
+    _verdicts_below(figure)
     return figure
 
 
-def compared(table, against, groups=None, *, xlabel: str = "", levels=None, title: str = "") -> Figure:
+def compared(
+    table: pd.DataFrame,
+    against: pd.DataFrame,
+    groups: str | None = None,
+    *,
+    xlabel: str = "",
+    levels: Mapping[str, float] | None = None,
+    title: str = "",
+) -> Figure:
     """What each system reaches (`bars`, from `Study.estimates`) and its differences (`forest`, `Study.differences`)."""
-    high = _high([{"": table}, _grouped(against, groups)], 2) + 0.2
-    figure, (left, right) = panels(2, height=high, title=title)
+    figure, (left, right) = panels(2, height=_high({"": table}, _grouped(against, groups), beside=2) + 0.2, title=title)
     bars(left, table, levels=levels).set_xlabel(xlabel)
-    forest(right, against, groups, legend=False).set_xlabel("difference, in points")
-    legend_below(figure, verdict_keys())
+    forest(right, against, groups).set_xlabel("difference, in points")
+    _verdicts_below(figure)
     return figure
 
 
@@ -524,24 +504,21 @@ def band(ax: Axes, at, value, low=None, high=None, *, colour: str, line: str = "
     return ax
 
 
-def layer_curve(
-    ax: Axes, layers, value, low=None, high=None, *, system: str, label: str = "", percent: bool = True
-) -> Axes:
-    """A quantity per layer with its interval as a `band`; L values each, fractions (shown as they are: not percent)."""
-    line = f"o{LINES.get(system, '-')}"
-    band(ax, layers, value, low, high, colour=colour(system), line=line, label=label or system)
+def layer_curve(ax: Axes, layers: Sequence[float], table: pd.DataFrame, *, system: str, label: str = "") -> Axes:
+    """A fraction per layer (value, low, high) with its interval as a `band`."""
+    shade, line = _look(system)
+    band(ax, layers, table, colour=shade, line=f"o{line}", label=label or system)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if percent:
-        _percent(ax, "y")
+    _percent(ax, "y")
     return ax
 
 
-def level(ax: Axes, value: float, text: str, *, colour: str = NEUTRAL) -> Axes:
+def level(ax: Axes, value: float, text: str) -> Axes:
     """A labelled horizontal line: chance, a ceiling. The label stands above the line at its left end."""
-    ax.axhline(value, color=colour, linestyle=BROKEN, linewidth=1)
+    ax.axhline(value, color=NEUTRAL, linestyle=BROKEN, linewidth=1)
     at = {"xycoords": ("axes fraction", "data"), "xytext": (0, 2), "textcoords": "offset points"}
     ground = {"facecolor": "white", "alpha": 0.6, "linewidth": 0, "pad": 0.5}
-    ax.annotate(text, (0.01, value), color=colour, fontsize=NOTE, va="bottom", bbox=ground, **at)
+    ax.annotate(text, (0.01, value), color=NEUTRAL, fontsize=NOTE, va="bottom", bbox=ground, **at)
     return ax
 
 
@@ -553,14 +530,14 @@ def norm_bands(ax: Axes, layers: Sequence[int], quantiles: np.ndarray, *, colour
     return ax
 
 
-def curves(ax: Axes, at: Sequence[float], runs: np.ndarray, *, system: str, label: str = "") -> Axes:
+def curves(ax: Axes, at: Sequence[float], runs: np.ndarray, *, system: str, shade: str | None = None) -> Axes:
     """A training curve: the mean of the runs [seeds, n] over steps or epochs ``at`` [n], their least and most a band.
 
     A run that diverged (NaN from some step on) breaks the curve off there: the mean of the others is not drawn.
     """
-    runs, line = np.atleast_2d(runs), LINES.get(system, "-")
+    runs, (own, line) = np.atleast_2d(runs), _look(system)
     ends = runs.min(axis=0), runs.max(axis=0)
-    return band(ax, at, runs.mean(axis=0), *ends, colour=colour(system), line=line, label=label or system)
+    return band(ax, at, runs.mean(axis=0), *ends, colour=shade or own, line=line, label=system)
 
 
 def training_curves(
@@ -582,9 +559,7 @@ def training_curves(
     figure, axes = panels(len(runs), title=title, **layout)
     for ax, (panel, found) in zip(axes, runs.items(), strict=True):
         for system, (at, values) in found.items():
-            curves(ax, at, values, system=system)
-            if system in (colours or {}):
-                plt.setp([ax.lines[-1], ax.collections[-1]], color=colours[system])
+            curves(ax, at, values, system=system, shade=(colours or {}).get(system))
         ax.set_title(panel)
         if spans:
             phases(ax, spans)
@@ -626,8 +601,9 @@ def reliability(
     x, y, area = (np.asarray(v, dtype=float)[seen] for v in (confidence, accuracy, share))
     if not ax.lines:
         ax.plot([0, 1], [0, 1], color=NEUTRAL, linestyle=BROKEN, linewidth=1, zorder=0)
-    shade = {"color": colour(system), "linewidth": 0.8}
-    ax.plot(x, y, LINES.get(system, "-"), alpha=0.6, **shade)
+    shade, line = _look(system)
+    shade = {"color": shade, "linewidth": 0.8}
+    ax.plot(x, y, line, alpha=0.6, **shade)
     ax.scatter(x, y, s=4 + 160 * area, alpha=0.75, clip_on=False, label=label or system, **shade | {"linewidth": 0})
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="confidence", ylabel="accuracy")
     return ax
@@ -636,9 +612,9 @@ def reliability(
 # --- distributions ---
 
 
-def distribution(ax: Axes, classes: Sequence[str], p: np.ndarray, *, colours: Mapping[str, str] | None = None) -> Axes:
+def distribution(ax: Axes, classes: Sequence[str], p: np.ndarray) -> Axes:
     """One label distribution [C] as bars lying down."""
-    shades = [(colours or EMOTION_COLOURS).get(name, NEUTRAL) for name in classes]
+    shades = [EMOTION_COLOURS.get(name, NEUTRAL) for name in classes]
     at = np.arange(len(classes))[::-1]
     ax.barh(at, p, color=shades)
     ax.set_yticks(at, [_short(name, 20) for name in classes], fontsize=NOTE - 0.5)
@@ -655,12 +631,7 @@ def wheel(ax: Axes, ring: Sequence[str], p: np.ndarray, *, others: Mapping[str, 
         ax: polar axes, ``panels(..., polar=[0])``.
         ring: the K names in the order of the ring (``wheels.Wheel.ring``), which is that of ``p``, too.
         others: name -> [K], up to four further distributions as outlines: the truth, another strategy.
-
-    Raises:
-        ValueError: the axes are not polar.
     """
-    if ax.name != "polar":
-        raise ValueError('a wheel needs polar axes: give subplot_kw={"projection": "polar"}.')
     angle, width = 2 * np.pi * np.arange(len(ring)) / len(ring), 2 * np.pi / len(ring)
     ax.set_theta_zero_location("N")
     ax.set_theta_direction(-1)
@@ -759,18 +730,11 @@ def weights_heat(ax: Axes, weights: np.ndarray, layers: Sequence[str | int], sig
     return ax
 
 
-def picture(ax: Axes, image: np.ndarray, title: str | None = None) -> Axes:
-    """An image [height, width, 3] without frame."""
-    map_over(ax, image, title=title)
-    return ax
-
-
-def map_over(ax: Axes, values: np.ndarray, *, title: str | None = None, **look: Any) -> AxesImage:
-    """A map [h, w] of patches without frame; returns what is drawn, for a colour bar. ``look`` as `heat`'s."""
-    shown = ax.imshow(values, **{"cmap": "magma"} | look)
+def picture(ax: Axes, image: np.ndarray, title: str = "", **look: Any) -> AxesImage:
+    """An image [h, w, 3] or a map [h, w] without frame, drawn as ``look`` says (`heat`); returns what is drawn."""
+    shown = ax.imshow(image, **{"cmap": "magma"} | look)
     ax.set_axis_off()
-    if title:
-        ax.set_title(title, fontsize=NOTE, loc="center")
+    ax.set_title(title, fontsize=NOTE, loc="center")
     return shown
 
 
@@ -783,56 +747,40 @@ def mark(ax: Axes, patches: np.ndarray, marker: str = "x", **look: Any) -> None:
 
 
 def gallery(
-    images: Sequence[Any],
+    images: Sequence[Sequence[np.ndarray]],
     titles: Sequence[str] = (),
-    columns: int | None = None,
     *,
     label: str = "",
-    title: str = "",
     mark: Callable[[Axes, int, int], Any] | None = None,
     **look: Any,
 ) -> Figure:
-    """Pictures [h, w, 3] and maps [h, w] beside each other.
+    """Rows of pictures [h, w, 3] and maps [h, w].
 
     Args:
-        images: one after the other, or rows of them. Rows stay rows at double width; at single width what would stand
-            in more than five columns is turned, so that rows become columns and the titles names of rows.
-        titles: of each picture, or of the columns of rows.
-        columns: pictures in a row at double width, where they are given one after the other (default: 6).
+        images: rows, which stay rows at double width; at single width what would stand in more than five columns is
+            turned, so that rows become columns and the titles names of rows.
+        titles: of the columns.
         label: of a colour bar for the maps, which there is where this is given.
         mark: draws more into a picture: gets its axes, row and column, as given.
         look: how maps are drawn (`heat`), e.g. ``vmin``, ``cmap``.
     """
-    single, wide = _width == "single", min(columns or 6, len(images))
-    nested = isinstance(images[0], (list, tuple))
-    if not nested:
-        wide = -(-wide // 2) if single and wide > 3 else wide
-        images = [images[i : i + wide] for i in range(0, len(images), wide)]
     down, across = len(images), len(images[0])
-    turned = nested and single and across > max(5, down)
+    turned = _width == "single" and across > max(5, down)
     shape = (across, down) if turned else (down, across)
     cell = (WIDTHS[_width] - 0.9 * turned - 0.7 * bool(label)) / shape[1]
-    titles = [_short(name, 13 if turned else int(17 * cell), 3) for name in titles]
+    titles = [_short(name, 13 if turned else int(17 * cell), 3) for name in titles] or [""] * across
     tallest = max(image.shape[0] / image.shape[1] for row in images for image in row)
-    above = 0 if turned else max((name.count("\n") + 1 for name in titles), default=0) * (1 if nested else down)
-    figure = plt.figure(figsize=(WIDTHS[_width], shape[0] * cell * tallest + 0.13 * above + 0.2 * bool(title)))
+    above = 0 if turned else max(name.count("\n") + bool(name) for name in titles)
+    figure = plt.figure(figsize=(WIDTHS[_width], shape[0] * cell * tallest + 0.13 * above))
     figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
     axes, shown = figure.subplots(*shape, squeeze=False), None
-    for ax in axes.flat:
-        ax.set_axis_off()
-    for i, row in enumerate(images):
-        line = titles[i * across * (not nested) :] if i == 0 or not nested else ()
-        for j, image in enumerate(row):
-            ax, name = axes[(j, i) if turned else (i, j)], line[j] if j < len(line) else ""
-            drawn = map_over(ax, image, title="" if turned else name, **look)
-            shown = drawn if np.ndim(image) == 2 else shown
-            if turned:
-                at = {"transform": ax.transAxes, "ha": "right", "va": "center", "fontsize": NOTE}
-                ax.text(-0.05, 0.5, name, **at)
-            if mark:
-                mark(ax, i, j)
+    for (i, j), ax in np.ndenumerate(axes.T if turned else axes):
+        drawn = picture(ax, images[i][j], titles[j] if i == 0 and not turned else "", **look)
+        shown = drawn if np.ndim(images[i][j]) == 2 else shown
+        if i == 0 and turned:
+            ax.text(-0.05, 0.5, titles[j], transform=ax.transAxes, ha="right", va="center", fontsize=NOTE)
+        if mark:
+            mark(ax, i, j)
     if label and shown is not None:
         figure.colorbar(shown, ax=axes, label=label, shrink=0.6, aspect=30)
-    if title:
-        figure.suptitle(title, x=0.01, ha="left")
     return figure
