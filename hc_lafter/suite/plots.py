@@ -795,20 +795,20 @@ def class_colours(count: int) -> np.ndarray:
 
 
 def with_classes(
-    images: Sequence[Any],
+    images: Sequence[Sequence[np.ndarray]],
     titles: Sequence[str] = (),
     *,
     masks: Sequence[np.ndarray],
     classes: Sequence[str],
-    **how: Any,
+    **look: Any,
 ) -> Figure:
     """A `gallery` and, below it, the classes that cover most of the ``masks`` [h, w], 24 at most, in their colours.
 
     Args:
-        images, titles, how: as `gallery` takes them; masks among the images are painted with `class_colours`.
+        images, titles, look: as `gallery` takes them; masks among the images are painted with `class_colours`.
         classes: names, by index.
     """
-    figure, shades = gallery(images, titles, **how), class_colours(len(classes))
+    figure, shades = gallery(images, titles, **look), class_colours(len(classes))
     share = np.bincount(np.concatenate([np.ravel(mask) for mask in masks]), minlength=len(classes))[: len(classes)]
     common = [c for c in np.argsort(-share, kind="stable")[:24] if share[c]]
     legend_below(figure, [Patch(color=shades[c], label=classes[c]) for c in common])
