@@ -53,7 +53,7 @@ def imported(name: str, path: Path, known: dict[str, Path], package: str) -> Ite
         for target in targets:
             if target.split(".")[0] == package:
                 module = target.partition(".")[2]
-                while module not in known:  # the last name is no module but something in one
+                while module not in known:  # the last name is not a module but something in one
                     module = module.rpartition(".")[0]
                 yield node.lineno, module
 

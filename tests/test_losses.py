@@ -109,7 +109,7 @@ def test_consistency_gradient_enters_both_stages():
 
 def test_consistency_of_equal_stages_or_of_one_is_zero():
     z = batch()[0].requires_grad_()
-    assert consistency([z, z.detach() + 3.0]).item() == pytest.approx(0, abs=1e-15)  # a shift is no difference
+    assert consistency([z, z.detach() + 3.0]).item() == pytest.approx(0, abs=1e-15)  # a shift is not a difference
     assert consistency([z]).item() == 0
     (F.cross_entropy(z, batch()[1]) + consistency([z])).backward()  # an ablation with one stage trains on
     assert z.grad.isfinite().all()

@@ -199,7 +199,7 @@ def test_checkpoint_round_trip():
     fresh = NGA(3)
     fresh.load_state_dict(trained.state_dict())
     assert torch.equal(fresh.weights(), trained.weights())
-    with pytest.raises(RuntimeError, match="log_sigma"):  # a parameter that would be ignored is no silent load
+    with pytest.raises(RuntimeError, match="log_sigma"):  # a parameter that would be ignored must not load silently
         NGA(3, "mean").load_state_dict(trained.state_dict())
 
 

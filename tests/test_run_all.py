@@ -308,7 +308,7 @@ def test_refuses_notebooks(chain, no_kernel):
     broken = good.with_name("02-broken.ipynb")
     broken.write_text("{")
     assert "02-broken.ipynb is not a notebook" in refused(broken)
-    good.with_name("Untitled.ipynb").write_text("{")  # a scratchpad is no part of the chain
+    good.with_name("Untitled.ipynb").write_text("{")  # a scratchpad is not part of the chain
     assert chain.run("--list")[0] == 0
 
 

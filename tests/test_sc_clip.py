@@ -362,8 +362,8 @@ def test_a_tower_without_preset():
         ({"fusion": (0, 3)}, r"layer fusion=\(0, 3\) is not"),
         ({"fusion": (3, 6)}, r"layer fusion=\(3, 6\) is not"),
         ({"fusion": (4, 3)}, r"fusion=\(4, 3\) ends before it begins"),
-        ({"beta": 1.0}, "beta=1.0 leaves no link or is no cosine"),
-        ({"beta": -1.1}, "beta=-1.1 leaves no link or is no cosine"),
+        ({"beta": 1.0}, "beta=1.0 leaves no link or is not a cosine"),
+        ({"beta": -1.1}, "beta=-1.1 leaves no link or is not a cosine"),
         ({"scores": "vv"}, "scores 'vv' is unknown: choose one of kk, qk"),
     ],
 )

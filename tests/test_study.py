@@ -141,7 +141,7 @@ def test_root_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HC_LAFTER_ROOT", str(tmp_path / "notebooks"))
     assert find_root() == (tmp_path / "notebooks").resolve()
     monkeypatch.setenv("HC_LAFTER_ROOT", str(tmp_path / "gone"))
-    with pytest.raises(FileNotFoundError, match="gone is no folder"):
+    with pytest.raises(FileNotFoundError, match="gone is not a folder"):
         find_root()
 
 

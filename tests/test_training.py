@@ -576,7 +576,7 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_bits(tmp_path):
         process = start.Process(target=killed_run, args=(path, theirs))
         process.start()
         theirs.close()
-        for _ in range(moment - done):  # it asks before each step that it takes anew
+        for _ in range(moment - done):  # it asks before each step that it takes again
             assert ours.recv() == "step"
             ours.send("go")
         ours.send("go")

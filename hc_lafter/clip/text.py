@@ -122,7 +122,7 @@ def descriptions_for(
     wanted = {name: {"happiness": "joy"}.get(name.lower(), name.lower()) for name in classes}
     for bundled in ("world",) if isinstance(clip.tokenizer, WordTokenizer) else ("mikels", "ekman"):
         ours = load_descriptions(bundled)
-        if set(wanted.values()) <= set(ours):  # that a data set lacks some of our classes is no news
+        if set(wanted.values()) <= set(ours):  # that a data set lacks some of our classes need not be said
             return {name: ours[key] for name, key in wanted.items()}
     return None
 

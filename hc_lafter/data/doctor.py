@@ -47,7 +47,7 @@ class Report:
         broken: unreadable files: id, split, label, file, found, remedy.
         duplicates: id, split, label of images that have an equal, by ``group``; ``kind`` is "exact" (equal pixels once
             decoded) or "near" (perceptual hashes within a few bits: look at them before you believe it).
-        ignored: files that are no images.
+        ignored: files that are not images.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Report:
             + " = ".join(f"{r.id} ({', '.join(filter(None, (r.split, r.label)))})" for r in rows.itertuples())
             for (kind, _), rows in self.duplicates.groupby(["kind", "group"], sort=False)
         ]
-        return out + _listed("duplicates", groups) + _listed("files that are no images", list(self.ignored))
+        return out + _listed("duplicates", groups) + _listed("files that are not images", list(self.ignored))
 
 
 def _printed(title: str, table: pd.DataFrame) -> list[str]:

@@ -39,7 +39,7 @@ class Study:
     Args:
         notebook: the notebook's name, e.g. ``01-feature-tapping``.
         profile: ``smoke``, ``default`` or ``full``.
-        overrides: fields of `Profile` given anew, by name.
+        overrides: fields of `Profile` given again, by name.
 
     Attributes:
         notebook: as given.

@@ -184,7 +184,7 @@ class SCClip(nn.Module):
         if config.fusion[0] > config.fusion[1]:
             raise ValueError(f"SC-CLIP's fusion={config.fusion} ends before it begins: give the lower layer first.")
         if not -1 <= config.beta < 1:
-            raise ValueError(f"SC-CLIP's beta={config.beta} leaves no link or is no cosine: give -1 <= beta < 1.")
+            raise ValueError(f"SC-CLIP's beta={config.beta} leaves no link or is not a cosine: give -1 <= beta < 1.")
         choose("scores", config.scores, SCORES)
         self.register_buffer("class_text", F.normalize(class_text, dim=-1))
         self.register_buffer("owner", None if owner is None else torch.as_tensor(owner))

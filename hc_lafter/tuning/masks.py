@@ -47,7 +47,7 @@ class MaskViews(torch.utils.data.Dataset):
             the two has to be given.
 
     Raises:
-        ValueError: later, sides that are no multiples of the patch, or an image or a mask that cannot be read.
+        ValueError: later, sides that are not multiples of the patch, or an image or a mask that cannot be read.
     """
 
     def __init__(self, dataset: Dataset, clip: Clip, *, size: tuple[int, int] | None = None, short: int | None = None):

@@ -365,7 +365,7 @@ def load_checkpoint(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Tenso
         run: likewise, of the run that wants to go on.
 
     Raises:
-        ValueError: the file is damaged, is no checkpoint, or belongs to another run (named: what differs).
+        ValueError: the file is damaged, is not a checkpoint, or belongs to another run (named: what differs).
     """
     if not Path(path).exists():
         return None
