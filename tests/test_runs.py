@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from hc_lafter import systems
+from hc_lafter import predict, systems
 from hc_lafter.data.world.dataset import World
 from hc_lafter.systems import Output, Phase, System
 from hc_lafter.systems.cascade_clip import CascadeCLIPConfig
@@ -333,7 +333,8 @@ def test_a_trained_system_is_a_file_that_names_pictures(tmp_path, material, pict
     shares = table[list(material.classes)].to_numpy()
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
     assert list(table["class"]) == [material.classes[i] for i in shares.argmax(axis=1)]
-    before = trained.predict(list(table["path"]), progress=False)
+    before = predict(trained, list(table["path"]), progress=False)
+    assert predict(path, pictures, progress=False).equals(table)
     np.testing.assert_allclose(shares, before[list(material.classes)].to_numpy(), atol=1e-6)
     size = sum(t.nbytes for t in material.clip.visual.state_dict().values())
     assert path.stat().st_size < 0.2 * size  # the CLIP is not in it

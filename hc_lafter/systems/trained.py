@@ -120,6 +120,12 @@ class Trained:
         return torch.stack([torch.bincount(m.flatten(), minlength=len(self.classes)) / m.numel() for m in indices])
 
 
+def predict(trained: Trained | str | os.PathLike[str], images: Any, **options: Any) -> pd.DataFrame:
+    """What a trained system, or the file that `save` wrote, says of pictures: `Trained.predict`."""
+    trained = trained if isinstance(trained, Trained) else load(trained)
+    return trained.predict(images, **options)
+
+
 def save(trained: Trained, path: str | os.PathLike[str]) -> Path:
     """Write a trained system into one safetensors file, for `load`: its own tensors, not the CLIP's.
 
