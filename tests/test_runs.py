@@ -176,6 +176,20 @@ def test_a_tower_is_tuned_with_its_moving_teacher(setting, material):
     assert moving.history.steps[0] == still.history.steps[0] and moving.history != still.history
 
 
+def test_a_systems_own_settings_reach_its_loss(setting, material):
+    """LaFTer's label smoothing; whether Cascade-CLIP's focal loss counts absent classes and ignored pixels."""
+    run = Run("LaFTer", "label-free", 0, setting, LaFTerConfig(tokens=2), n_train=8, n_val=8, epochs=1, batch_size=8)
+    losses = [compute(replace(run, config=LaFTerConfig(tokens=2, smoothing=s)), material=material) for s in (0.0, 0.1)]
+    assert losses[0].history.steps[0]["task"] != losses[1].history.steps[0]["task"]
+    sizes = {"n_train": 4, "n_val": 4, "n_test": 4, "epochs": 1, "batch_size": 4}
+    first = {}
+    for change in ({}, {"present_only": False}, {"ignored_negative": False}):
+        config = CascadeCLIPConfig(tokens=2, **change)
+        found = compute(Run("Cascade-CLIP", "inductive", 0, replace(setting, cache=None), config, **sizes))
+        first[str(change)] = found.history.steps[0]["focal"]
+    assert len(set(first.values())) == 3
+
+
 def test_the_frozen_feature_is_there_for_distillation(setting, material):
     run = hybrid(setting, config=replace(HYBRID, distillation=0.5), n_train=8)
     start = runs.start_of(run, material)
