@@ -1,7 +1,8 @@
-"""Our code and its peer in turn, A B A B, in one process: ``python benchmarks/run.py [NAME ...] [--rounds N]``.
+"""Our code and its peer in turn, A B A B, in one process: ``python benchmarks/run.py [NAME ...] [--device cuda]``.
 
-Prints one JSON line per comparison: {benchmark, ours_s, peer, peer_s, ratio, rounds, threads}. Times are medians, and
-the ratio is the median of the rounds' ratios, so that a passing load on the machine weighs on both sides.
+Prints one JSON line per comparison, see `compare`. Times are medians, and the ratio is the median of the rounds'
+ratios, so that a passing load on the machine weighs on both sides. On a GPU a clock is read only when it has nothing
+left to do.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from hc_lafter.analysis.cka import CKA, hsic
 from hc_lafter.analysis.lof import lof
 from hc_lafter.clip.vit import walk
+from hc_lafter.files import processor
 from hc_lafter.systems.hybrid_cascade import HybridCascade
 from hc_lafter.systems.lafter import LaFTer, LaFTerConfig
 from hc_lafter.systems.masks import mask_logits
@@ -42,7 +44,10 @@ CLASSES, EPOCHS = 8, 8
 # bfloat16: 1e-3, and .02 for prompts and classifier, .2 for LayerNorm weights and .35 for their biases, whose gradients
 # are long sums that nearly cancel.
 FP32, BF16 = (1e-4,) * 5, (0.02, 0.05, 0.05, 0.4, 0.6)
+ON_A_GPU = (1e-3,) * 5  # float32 there: another batch is another order of summation
 HALF = (0.03, 0.1)  # features or the loss; all gradients in one, of a step of `precision` (seen: .01 and .03)
+ANY = (math.inf,)  # looked at, and only nan is refused: one patch more or less among the outliers moves mask logits
+DTYPES = {"float32": torch.float32, "bfloat16 autocast": torch.bfloat16}
 SMALL_BATCH = 16  # images of its small tower, for each of ViT-B/32
 SIDES, PATCHES = (224, 336), (196, 441)  # of images in pixels; of patches per image, those of ViT-B/16 on such images
 NEIGHBOURS = 30  # SC-CLIP's
@@ -68,10 +73,29 @@ class Comparison(NamedTuple):
     calls: int = 1
 
 
-def tapping(batch: int) -> Iterator[Comparison]:
+def plain_walk(batch: int, device: torch.device) -> Iterator[Comparison]:
+    """The walk through a ViT-B/16 at 224 px, and what tapping all of its layers adds, against encode_image."""
+    model = _vit_b_16(SIDES[0]).to(device)
+    images = torch.randn(batch, 3, *model.visual.image_size, device=device)
+    for name, dtype in DTYPES.items():
+
+        def encoded(dtype: torch.dtype = dtype) -> list[Tensor]:
+            with _autocast(device, dtype):
+                return [model.encode_image(images).float()]
+
+        def walked(layers: Sequence[int], dtype: torch.dtype = dtype) -> list[Tensor]:
+            with _autocast(device, dtype):
+                return [walk(model.visual, images, layers=layers).final.float()]
+
+        ours = {"no taps": partial(walked, ()), "CLS of all 12 layers": partial(walked, range(1, 13))}
+        limits = dict.fromkeys(ours, _float32(device)[:1] if dtype == torch.float32 else HALF[:1])
+        yield Comparison(ours, f"open_clip encode_image, {name}, batch {batch}", encoded, limits)
+
+
+def tapping(batch: int, device: torch.device) -> Iterator[Comparison]:
     """CLS taps of layers 5-12 of a ViT-B/32 at 224 px, against the plain forward pass and against hooks."""
-    model = _vit_b_32()
-    images = torch.randn(batch, 3, *model.visual.image_size)
+    model = _vit_b_32().to(device)
+    images = torch.randn(batch, 3, *model.visual.image_size, device=device)
     blocks, layers = model.visual.transformer.resblocks, range(5, 13)
 
     def ours() -> object:
@@ -96,26 +120,27 @@ def tapping(batch: int) -> Iterator[Comparison]:
     )
 
 
-def precision(batch: int) -> Iterator[Comparison]:
+def precision(batch: int, device: torch.device) -> Iterator[Comparison]:
     """What ``auto`` goes by: bfloat16 against float32, without gradient and in a training step of a small tower."""
-    visual = _vit_b_32().visual
-    images = torch.randn(batch, 3, *visual.image_size)
+    visual = _vit_b_32().visual.to(device)
+    images = torch.randn(batch, 3, *visual.image_size, device=device)
 
     @torch.inference_mode()
     def features(dtype: torch.dtype) -> list[Tensor]:
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        with _autocast(device, dtype):
             return [walk(visual, images, layers=range(5, 13)).final.float()]
 
     yield _halved(features, "float32, ViT-B/32 without gradient", HALF[:1])
     torch.manual_seed(0)
     small = VisionTransformer((32, 64), 8, 128, 12, 2, 4.0, output_dim=128)  # 33 tokens, as the embedded CLIP is wide
-    pictures = torch.randn(SMALL_BATCH * batch, 3, *small.image_size)
+    small.to(device)
+    pictures = torch.randn(SMALL_BATCH * batch, 3, *small.image_size, device=device)
 
     def step(dtype: torch.dtype) -> list[Tensor]:
         small.zero_grad()
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        with _autocast(device, dtype):
             final = walk(small, pictures).final
-        loss = F.cross_entropy(final.float(), torch.arange(len(final)) % final.shape[1])
+        loss = F.cross_entropy(final.float(), torch.arange(len(final), device=device) % final.shape[1])
         loss.backward()
         return [loss.detach(), *_gradients([list(small.parameters())])]
 
@@ -127,13 +152,13 @@ def _halved(work: Callable[[torch.dtype], list[Tensor]], peer: str, limits: Sequ
     return Comparison({"bfloat16 autocast": ours}, peer, theirs, {"bfloat16 autocast": limits})
 
 
-def lafter_step(batch: int) -> Iterator[Comparison]:
+def lafter_step(batch: int, device: torch.device) -> Iterator[Comparison]:
     """One LaFTer step (50 prompts, ViT-B/32 at 224 px) in four forms, against the released way in float32.
 
     The cached forms have the frozen teacher, whose labels for a fixed view are computed once and outside the time;
     what they learn is the release's first step and parts from it afterwards, as the release's teacher moves.
     """
-    visual = _vit_b_32().visual
+    visual = _vit_b_32().visual.to(device)
     student, prototypes = _pictures(visual, batch), _pictures(visual, CLASSES)
     # Each class is the feature of an image, and the teacher sees images near those: every label occurs, and none hangs
     # on a rounding. Short rows, since this tower's features are long and a saturated softmax magnifies roundings.
@@ -142,14 +167,14 @@ def lafter_step(batch: int) -> Iterator[Comparison]:
         classifier = 0.1 * F.normalize(walk(visual, prototypes).final, dim=-1)
     ours = {}
     for cached in (False, True):
-        for kind, dtype in (("float32", torch.float32), ("bfloat16 autocast", torch.bfloat16)):
-            system = LaFTer(visual, classifier, LaFTerConfig())
+        for kind, dtype in DTYPES.items():
+            system = LaFTer(visual, classifier, LaFTerConfig()).to(device)
             views = {"student": student, **({"pseudo": system.teach(teacher)} if cached else {"teacher": teacher})}
             regime = LabelFree(teach=None if cached else system.teach)
             form = f"{kind}, {'labels of a frozen teacher computed once' if cached else 'moving teacher'}"
             ours[form] = _step(system, regime, views, dtype)
     theirs = _released_step(visual, system.prompts, classifier, classifier, student, teacher)
-    limits = {form: BF16 if form.startswith("bf") else FP32 for form in ours}
+    limits = {form: BF16 if form.startswith("bf") else _float32(device) for form in ours}
     yield Comparison(ours, f"LaFTer's released step, float32, batch {batch}", theirs, limits)
 
 
@@ -160,11 +185,11 @@ def _step(
     groups = [group["params"] for group in system.parameter_groups()]
     for parameter in itertools.chain(*groups):
         parameter.requires_grad_(True)
-    optimiser = torch.optim.AdamW(system.parameter_groups())
+    optimiser, device = torch.optim.AdamW(system.parameter_groups()), system.prompts.device
 
     def step() -> list[Tensor]:
         optimiser.zero_grad()
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        with _autocast(device, dtype):
             loss = regime(system, views)["task"]
         loss.backward()
         optimiser.step()
@@ -218,11 +243,11 @@ def _released_step(
     return step
 
 
-def hybrid_head(batch: int) -> Iterator[Comparison]:
+def hybrid_head(batch: int, device: torch.device) -> Iterator[Comparison]:
     """HybridCascade's head for an epoch of 4 batches of images, from cached taps, against encoding them each epoch."""
-    visual = _vit_b_32().visual
+    visual = _vit_b_32().visual.to(device)
     images, classifier = _pictures(visual, 4 * batch), F.normalize(torch.randn(CLASSES, visual.output_dim), dim=-1)
-    system, regime = HybridCascade(visual, classifier), Supervised()
+    system, regime = HybridCascade(visual, classifier.to(device)).to(device), Supervised()
     with torch.no_grad():  # a gradient for the adapters' first matrices, too, which have none at the start
         for adapter in system.adapters:
             adapter.last.normal_(std=0.02)
@@ -239,40 +264,50 @@ def hybrid_head(batch: int) -> Iterator[Comparison]:
         phase = replace(head.schedule()[-1], epochs=epochs)
 
         def run() -> list[Tensor]:
-            data = Rows(student=given(), **rows)
-            history = fit(head, data, regime, [phase], batch_size=batch, seed=0, progress=False)
+            data = Rows(student=given().cpu(), **rows)  # where a data set has its examples
+            history = fit(head, data, regime, [phase], batch_size=batch, seed=0, device=device, progress=False)
             return [torch.tensor([row["loss"] for row in history.steps if row["epoch"] == 1])]
 
         return run
 
     def first_batch(student: Tensor) -> list[Tensor]:
         head = copy.deepcopy(system)
-        loss = regime(head, {name: values[:batch] for name, values in {"student": student, **rows}.items()})["task"]
+        given = {"student": student, **rows}
+        loss = regime(head, {name: values[:batch].to(device) for name, values in given.items()})["task"]
         loss.backward()
         return [loss.detach(), *_gradients([group["params"] for group in head.parameter_groups()])]
 
     taps = tap()
-    same("hybrid_head, the first batch", first_batch(taps), first_batch(images), FP32)
+    same("hybrid_head, the first batch", first_batch(taps), first_batch(images), _float32(device))
     peer = f"the same epoch, {len(images)} images encoded again"
-    limits = {"taps computed before": FP32[:1]}
+    limits = {"taps computed before": _float32(device)[:1]}
     yield Comparison({"taps computed before": training(1, lambda: taps)}, peer, training(1, lambda: images), limits)
     amortised = f"per epoch of {EPOCHS}, taps computed in the first"
-    limits = {amortised: FP32[:1]}
+    limits = {amortised: _float32(device)[:1]}
     yield Comparison({amortised: training(EPOCHS, tap)}, peer, training(1, lambda: images), limits, calls=EPOCHS)
 
 
-def sc_clip(batch: int) -> Iterator[Comparison]:
-    """SC-CLIP from images to mask logits, ViT-B/16 at 224 and at 336 px, against the released way and encode_image."""
-    for side in SIDES:
-        model = _vit_b_16(side)
+def sc_clip(batch: int, device: torch.device) -> Iterator[Comparison]:
+    """SC-CLIP from images to mask logits, ViT-B/16 at 224 and at 336 px, against the released way and encode_image.
+
+    Both sides in the same precision.
+    """
+    for side, (name, dtype) in itertools.product(SIDES, DTYPES.items()):
+        model = _vit_b_16(side).to(device)
         images = _pictures(model.visual, batch)
-        texts = F.normalize(torch.randn(NAMES, model.visual.output_dim), dim=-1)
+        texts = F.normalize(torch.randn(NAMES, model.visual.output_dim), dim=-1).to(device)
         system = SCClip(model.visual, texts, SCClipConfig(k=NEIGHBOURS))
-        ours = {"": lambda system=system, images=images: [system(images).logits]}
-        theirs = _released_segmentation(model.visual, texts, system.config, images)
-        yield Comparison(ours, f"SC-CLIP's released way, image by image, {side} px", theirs, {"": FP32[:1]})
-        plain = f"open_clip encode_image, {side} px"
-        yield Comparison(ours, plain, lambda model=model, images=images: model.encode_image(images))
+
+        def autocast(work: Callable[[], object], dtype: torch.dtype = dtype) -> object:
+            with _autocast(device, dtype):
+                return work()
+
+        ours = {name: partial(autocast, lambda system=system, images=images: [system(images).logits])}
+        released = partial(autocast, _released_segmentation(model.visual, texts, system.config, images))
+        limits = {name: _float32(device)[:1] if dtype == torch.float32 else ANY}
+        yield Comparison(ours, f"SC-CLIP's released way, image by image, {side} px", released, limits)
+        encode = partial(autocast, partial(model.encode_image, images))
+        yield Comparison(ours, f"open_clip encode_image, {side} px", encode)
 
 
 def _released_segmentation(
@@ -290,7 +325,7 @@ def _released_segmentation(
         return unit @ unit.T
 
     def mended(patches: Tensor, bad: Tensor, h: int, w: int) -> Tensor:
-        ring = torch.ones(patches.shape[1], 1, 3, 3)
+        ring = torch.ones(patches.shape[1], 1, 3, 3, device=patches.device)
         ring[:, :, 1, 1] = 0
         sound = (~bad).float().reshape(1, 1, h, w)
         image = patches.T.reshape(1, -1, h, w)
@@ -313,8 +348,8 @@ def _released_segmentation(
     def one(image: Tensor) -> Tensor:
         x = visual.conv1(image[None])
         h, w = x.shape[2:]
-        x = torch.cat([visual.class_embedding.expand(1, 1, -1), x.flatten(2).mT], dim=1)
-        x, outs = visual.ln_pre(x + visual.positional_embedding), []
+        x = torch.cat([visual.class_embedding.expand(1, 1, -1).to(x.dtype), x.flatten(2).mT], dim=1)
+        x, outs = visual.ln_pre(x + visual.positional_embedding.to(x.dtype)), []
         for block in blocks:
             x = block(x)
             outs.append(x[0])
@@ -344,30 +379,31 @@ def _released_scores(patches: Tensor, k: int) -> Tensor:
     return (density[index[:, 1:]] / density[:, None]).mean(dim=1)
 
 
-def outlier_scores(batch: int) -> Iterator[Comparison]:
+def outlier_scores(batch: int, device: torch.device) -> Iterator[Comparison]:
     """Local outlier factors of patches of 768 channels: released against the release's loop, exact against sklearn."""
     for count in PATCHES:
-        patches = torch.randn(batch, count, 768)
+        patches = torch.randn(batch, count, 768, device=device)
 
         def loop(patches: Tensor = patches) -> list[Tensor]:
             return [torch.stack([_released_scores(image, NEIGHBOURS) for image in patches])]
 
         def peer(patches: Tensor = patches) -> list[Tensor]:
-            fitted = (LocalOutlierFactor(n_neighbors=NEIGHBOURS).fit(image) for image in patches.numpy())
+            fitted = (LocalOutlierFactor(n_neighbors=NEIGHBOURS).fit(image) for image in patches.cpu().numpy())
             return [torch.from_numpy(-np.stack([lof.negative_outlier_factor_ for lof in fitted]))]
 
         for method, name, theirs in (("released", "released loop over images", loop), ("exact", "scikit-learn", peer)):
             ours = {method: lambda patches=patches, method=method: [lof(patches, NEIGHBOURS, method)]}
-            yield Comparison(ours, f"{name}, {batch} images of {count} patches", theirs, {method: FP32[:1]})
+            limits = {method: _float32(device)[:1]}
+            yield Comparison(ours, f"{name}, {batch} images of {count} patches", theirs, limits)
 
 
-def alignment(batch: int) -> Iterator[Comparison]:
+def alignment(batch: int, device: torch.device) -> Iterator[Comparison]:
     """CKA of all tokens, 12 layers with 12 of ViT-B/32, against torch_cka's double loop: stored, and from images on.
 
     Stored tokens come in one batch and in batches of an eighth; of the first the full-batch value is known, and ours
     has to be as near to it as theirs. From images on, two towers are tapped, or hooked, on an eighth of them.
     """
-    towers, small = [_vit_b_32(), _vit_b_32()], max(4, batch // 8)
+    towers, small = [_vit_b_32().to(device), _vit_b_32().to(device)], max(4, batch // 8)
     with torch.no_grad():
         for parameter in towers[1].visual.parameters():
             parameter.add_(0.1 * parameter.std() * torch.randn_like(parameter))
@@ -428,7 +464,7 @@ def _torch_cka(batches: Iterable[tuple[Sequence[Tensor], Sequence[Tensor]]]) -> 
     HSIC by a product of the two."""
 
     def hsic_1(k: Tensor, m: Tensor) -> float:
-        n, ones = len(k), torch.ones(len(k), 1)
+        n, ones = len(k), torch.ones(len(k), 1, device=k.device)
         found = torch.trace(k @ m)
         found += ((ones.T @ k @ ones @ ones.T @ m @ ones) / ((n - 1) * (n - 2))).item()
         found -= ((ones.T @ k @ m @ ones) * 2 / (n - 2)).item()
@@ -456,7 +492,7 @@ def _as_exact(features: Sequence[Tensor], ours: Tensor, theirs: Tensor) -> None:
     Raises:
         ValueError: it is.
     """
-    grams = [x @ x.T for x in (layer.double() - layer.double().mean(dim=0) for layer in features)]
+    grams = [(x @ x.T).cpu() for x in (layer.double() - layer.double().mean(dim=0) for layer in features)]
     cross = torch.tensor([[hsic(k, m) for m in grams] for k in grams])
     exact = cross / (cross.diagonal()[:, None] * cross.diagonal()).sqrt()
     mine, other = (float((found - exact).abs().max()) for found in (ours, theirs))
@@ -470,15 +506,16 @@ def _gradients(groups: Iterable[Sequence[nn.Parameter]]) -> list[Tensor]:
 
 
 class Benchmark(NamedTuple):
-    """``comparisons`` takes the images per call; batch and rounds are defaults; ``trains``: gradients are wanted."""
+    """``comparisons`` takes images per call and a device; the rest are defaults; ``trains``: gradients are wanted."""
 
-    comparisons: Callable[[int], Iterator[Comparison]]
+    comparisons: Callable[[int, torch.device], Iterator[Comparison]]
     batch: int = 16
     rounds: int = 15
     trains: bool = False
 
 
 BENCHMARKS = {
+    "walk": Benchmark(plain_walk, batch=64, rounds=5),
     "tapping": Benchmark(tapping),
     "precision": Benchmark(precision, trains=True),
     "lafter_step": Benchmark(lafter_step, batch=50, rounds=2, trains=True),
@@ -503,7 +540,17 @@ def _vit_b_16(side: int) -> open_clip.CLIP:
 
 def _pictures(visual: nn.Module, count: int) -> Tensor:
     """[count, 3, H, W], noise around a colour: a random tower tells colours apart, and pure noise hardly."""
-    return torch.randn(count, 3, 1, 1) + 0.5 * torch.randn(count, 3, *visual.image_size)
+    device = visual.proj.device
+    return torch.randn(count, 3, 1, 1, device=device) + 0.5 * torch.randn(count, 3, *visual.image_size, device=device)
+
+
+def _autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def _float32(device: torch.device) -> tuple[float, ...]:
+    """How far float32 may be off there: loss or output, and four groups of gradients."""
+    return FP32 if device.type == "cpu" else ON_A_GPU
 
 
 def same(what: str, ours: Sequence[Tensor], theirs: Sequence[Tensor], limits: Sequence[float]) -> None:
@@ -513,7 +560,7 @@ def same(what: str, ours: Sequence[Tensor], theirs: Sequence[Tensor], limits: Se
         ValueError: a tensor whose distance to theirs is over its limit, a share of the length of theirs.
     """
     for index, (mine, other, limit) in enumerate(zip(ours, theirs, limits, strict=True)):
-        distance = float((mine - other).norm() / other.norm().clamp_min(torch.finfo(other.dtype).tiny))
+        distance = float((mine.to(other.device) - other).norm() / other.norm().clamp_min(torch.finfo(other.dtype).tiny))
         if not distance <= limit:
             raise ValueError(
                 f"{what}: output {index} is {distance:.2g} of its length away from the peer's, and {limit:g} is "
@@ -522,21 +569,47 @@ def same(what: str, ours: Sequence[Tensor], theirs: Sequence[Tensor], limits: Se
 
 
 def _seconds(function: Callable[[], object]) -> float:
+    """Wall time. A GPU works on while Python goes ahead, so it is waited for before and after."""
+    _wait()
     start = time.perf_counter()
     function()
+    _wait()
     return time.perf_counter() - start
 
 
-def compare(name: str, comparison: Comparison, rounds: int) -> Iterator[dict[str, object]]:
+def _wait() -> None:
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
+def compare(
+    name: str, comparison: Comparison, rounds: int, device: torch.device, *, refuse: bool = True
+) -> Iterator[dict[str, object]]:
     """A line per form. One round is every side once, to and fro; the round before them warms up and is checked.
 
-    ``ratio_95`` is the median's 95% interval by the sign test; fewer than six rounds have none.
+    Args:
+        refuse: do not time sides that do not come to the same (`same`); False: time them, and say so in the line.
+
+    Yields:
+        ``benchmark``; ``device``, ``card`` (on a CPU its name); ``ours_s``, ``peer``, ``peer_s``, ``ratio``; ``low``
+        and ``high`` of the ratio, the median's 95% interval by the sign test, which fewer than six rounds do not have;
+        ``rounds``, ``threads``; ``difference``, the largest between two numbers of the outputs, where those are looked
+        at; ``apart`` only where they do not agree: the sentence that would have refused them.
     """
     sides = [*comparison.ours.values(), comparison.theirs]
     *first, expected = [side() for side in sides]
+    apart: dict[str, str] = {}
+    differences: dict[str, float] = {}
     for form, found in zip(comparison.ours, first, strict=True):
         if form in comparison.limits:
-            same(f"{name}, {form}", found, expected, comparison.limits[form])
+            try:
+                same(f"{name}, {form}", found, expected, comparison.limits[form])
+            except ValueError as error:
+                if refuse:
+                    raise
+                apart[form] = str(error)
+            pairs = zip(found, expected, strict=True)
+            differences[form] = max(float((mine.to(other.device) - other).abs().max()) for mine, other in pairs)
     del first, expected
     times: list[list[float]] = [[] for _ in sides]
     for index in range(rounds):
@@ -545,17 +618,58 @@ def compare(name: str, comparison: Comparison, rounds: int) -> Iterator[dict[str
     for form, mine in zip(comparison.ours, times[:-1], strict=True):
         mine = [seconds / comparison.calls for seconds in mine]
         ratios = [a / b for a, b in zip(mine, times[-1], strict=True)]
-        sure = quantile_test(ratios, p=0.5).confidence_interval(0.95)
+        interval = quantile_test(ratios, p=0.5).confidence_interval(0.95)
+        none = math.isnan(interval.low + interval.high)
         yield {
             "benchmark": name,
+            "device": str(device),
+            "card": card(device),
             "ours_s": round(statistics.median(mine), 5),
             "peer": f"{comparison.peer} (ours: {form})" if form else comparison.peer,
             "peer_s": round(statistics.median(times[-1]), 5),
             "ratio": round(statistics.median(ratios), 4),
-            "ratio_95": None if math.isnan(sure.low + sure.high) else [round(sure.low, 4), round(sure.high, 4)],
+            "low": None if none else round(interval.low, 4),
+            "high": None if none else round(interval.high, 4),
             "rounds": rounds,
             "threads": torch.get_num_threads(),
+            "difference": differences.get(form),
+            **({"apart": apart[form]} if form in apart else {}),
         }
+
+
+def card(device: torch.device) -> str:
+    """The name of what computes."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+
+
+def find_device(name: str) -> torch.device:
+    """A device by torch's name for it.
+
+    Raises:
+        ValueError: this machine has none such.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).strip().splitlines()[0].split(". ")[0].rstrip(".")
+        raise ValueError(f"device {name} is not on this machine ({why}): choose another, such as cpu.") from None
+    return device
+
+
+def lines(
+    name: str, device: torch.device, *, batch: int | None = None, rounds: int | None = None, refuse: bool = True
+) -> Iterator[dict[str, object]]:
+    """Those of one benchmark, by its own number of images and rounds where none is given.
+
+    Raises:
+        ValueError: two sides do not do the same work.
+    """
+    benchmark = BENCHMARKS[name]
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32, in convolutions as in torch's matrix products
+    with torch.inference_mode(not benchmark.trains):
+        for comparison in benchmark.comparisons(batch or benchmark.batch, device):
+            yield from compare(name, comparison, rounds or benchmark.rounds, device, refuse=refuse)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -564,6 +678,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rounds, batches = ({n: getattr(b, field) for n, b in BENCHMARKS.items()} for field in ("rounds", "batch"))
     parser.add_argument("--rounds", type=int, help=f"rounds per comparison; by default {_listed(rounds)}")
     parser.add_argument("--batch", type=int, help=f"images per call, or per step; by default {_listed(batches)}")
+    parser.add_argument("--device", default="cpu", help="where both sides compute, cpu by default: cuda, cuda:1, mps")
     parser.add_argument("--threads", type=int, help="threads of torch; all cores by default")
     arguments = parser.parse_args(argv)
     unknown = [name for name in arguments.names if name not in BENCHMARKS]
@@ -575,12 +690,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             parser.error(f"--{option} is {given} and has to be 1 at least.")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    try:
+        device = find_device(arguments.device)
+    except ValueError as error:
+        parser.error(str(error))
     for name in arguments.names or BENCHMARKS:
-        benchmark = BENCHMARKS[name]
-        with torch.inference_mode(not benchmark.trains):
-            for comparison in benchmark.comparisons(arguments.batch or benchmark.batch):
-                for line in compare(name, comparison, arguments.rounds or benchmark.rounds):
-                    print(json.dumps(line), flush=True)
+        for line in lines(name, device, batch=arguments.batch, rounds=arguments.rounds):
+            print(json.dumps(line), flush=True)
 
 
 def _listed(defaults: Mapping[str, int]) -> str:

@@ -21,6 +21,7 @@ _MODULES = {  # public name -> module that has it, or is it
     "open_data": "hc_lafter.data",
     "systems": "hc_lafter.systems",
     "tune": "hc_lafter.tuning.runs",
+    "predict": "hc_lafter.systems.trained",
     "tap": "hc_lafter.tuning.features",
     "linear_probe": "hc_lafter.analysis.probe",
     "cka": "hc_lafter.analysis.cka",

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from hc_lafter import __version__
+from hc_lafter.commands import PARSERS
 from hc_lafter.refusals import nearest
 
 # name -> module with a main(argv), words put before the user's, help
 COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "run": ("hc_lafter.suite.chain", (), "run the notebooks, all of them or some"),
-    "check": ("hc_lafter.suite.chain", ("--check",), "run them afresh elsewhere and compare with the results there"),
+    "check": ("hc_lafter.suite.check", (), "check a machine: same numbers as open_clip, fast enough, runs as on a CPU"),
     "runs": ("hc_lafter.suite.plans", (), "compute, or list, the training that a profile's notebooks read"),
     "doctor": ("hc_lafter.data.doctor", (), "say what is wrong with a folder of images, or a published set"),
     "figures": ("hc_lafter.suite.figures", (), "collect figures for a paper: format, width, folder"),
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"command {words[0]!r} is unknown{near}: choose one of {', '.join(COMMANDS)}.")
     parser.parse_args(words[:1])  # ends here on --help, --version and where there is no command
     module, before, _ = COMMANDS[words[0]]
+    if words[0] in PARSERS:
+        PARSERS[words[0]]().parse_args(words[1:])  # ends here, too, on --help or a slip, before torch is imported
     return import_module(module).main([*before, *words[1:]]) or 0
 
 

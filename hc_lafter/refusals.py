@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, get_args
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
 
 
 def fold(name: str) -> str:
@@ -23,3 +27,24 @@ def some(names: Iterable[str], most: int = 10) -> str:
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(repr, names[:most])) + more
+
+
+def unusable(error: ValidationError, model: type[BaseModel], subject: str) -> str:
+    """One sentence on the first field that pydantic refused: its value, the reason, and what to give instead.
+
+    Args:
+        model: its fields' descriptions say what to give.
+        subject: what the sentence begins with, e.g. ``parameter ``.
+    """
+    problem = error.errors()[0]
+    reason = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:  # a check of the whole model, which says itself what to give
+        return subject + reason
+    key, *place = problem["loc"]
+    field = model.model_fields[key]
+    if problem["type"] == "missing":
+        return f"{subject}{key} is missing: give {field.description}."
+    item = next((f", item {part + 1}" for part in place if isinstance(part, int)), "")
+    near = nearest(str(problem["input"]), get_args(field.annotation)) if problem["type"] == "literal_error" else ""
+    reason = reason[0].lower() + reason[1:]
+    return f"{subject}{key}={problem['input']!r}{item} is not usable ({reason}){near}: give {field.description}."

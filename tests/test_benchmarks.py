@@ -1,4 +1,4 @@
-"""The benchmarks on a tower of toy size: what they print, that they refuse unequal sides, and who the peer is."""
+"""The benchmarks, and the check of a machine, on a tower of toy size: what they print and refuse, who the peer is."""
 
 from __future__ import annotations
 
@@ -16,9 +16,14 @@ import torch
 from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import nn
 
+from hc_lafter.files import processor
+from hc_lafter.suite import check
+
 ROOT = Path(__file__).parents[1]
-KEYS = ["benchmark", "ours_s", "peer", "peer_s", "ratio", "ratio_95", "rounds", "threads"]
-LINES = {"tapping": 3, "precision": 2, "lafter_step": 4, "hybrid_head": 2, "sc_clip": 4, "lof": 4, "cka": 3}
+KEYS = ["benchmark", "device", "card", "ours_s", "peer", "peer_s", "ratio", "low", "high", "rounds", "threads"]
+KEYS += ["difference"]
+LINES = {"walk": 4, "tapping": 3, "precision": 2, "lafter_step": 4, "hybrid_head": 2, "sc_clip": 8, "lof": 4, "cka": 3}
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -51,16 +56,17 @@ def test_a_line_per_comparison(run, capsys, name):
         assert list(line) == KEYS
         assert (line["benchmark"], line["rounds"], line["threads"]) == (name, 2, torch.get_num_threads())
         assert min(line["ours_s"], line["peer_s"], line["ratio"]) > 0
-        assert line["ratio_95"] is None  # two rounds carry none
+        assert line["low"] is line["high"] is None  # two rounds carry none
+        assert line["device"] == "cpu" and line["card"] == processor()
 
 
 def test_the_interval_is_the_sign_tests(run, monkeypatch):
     """Of six rounds the range holds the median with 1 - 2 ** -5 = 97%; five have no interval."""
-    for rounds, expected in ((6, [1.0, 6.0]), (5, None)):
+    for rounds, expected in ((6, (1.0, 6.0)), (5, (None, None))):
         taken = iter([t for i in range(1, rounds + 1) for t in ((i, 1.0) if i % 2 else (1.0, i))])  # to and fro
         monkeypatch.setattr(run, "_seconds", lambda function, taken=taken: next(taken))
-        (line,) = run.compare("it", run.Comparison({"": list}, "peer", list), rounds)
-        assert line["ratio_95"] == expected
+        (line,) = run.compare("it", run.Comparison({"": list}, "peer", list), rounds, CPU)
+        assert (line["low"], line["high"]) == expected
 
 
 @pytest.mark.parametrize("name, regime, wrong", [
@@ -110,7 +116,7 @@ def test_the_ratio_is_the_median_of_the_rounds_ratios(run, monkeypatch):
 
     monkeypatch.setattr(run, "_seconds", lambda function: next(seconds[function()]))
     a, b, peer = (partial(side, name) for name in seconds)
-    lines = list(run.compare("x", run.Comparison({"a": a, "b": b}, "peer", peer, calls=2), 3))
+    lines = list(run.compare("x", run.Comparison({"a": a, "b": b}, "peer", peer, calls=2), 3, CPU))
     assert order == ["a", "b", "peer", "a", "b", "peer", "peer", "b", "a", "a", "b", "peer"]
     assert [line["ratio"] for line in lines] == [4.0, 1.0]  # of 4, 2, 10 and of 1, 1, .75
     assert [line["ours_s"] for line in lines] == [4.0, 2.0] and lines[0]["peer_s"] == 2.0
@@ -183,8 +189,75 @@ def test_an_alignment_less_exact_than_the_peers_is_not_timed(run, monkeypatch, c
     assert not capsys.readouterr().out
 
 
-@pytest.mark.parametrize("wrong", [["--rounds", "0"], ["--batch", "-1"], ["--threads", "0"], ["nothing"]])
+@pytest.mark.parametrize("wrong", [
+    ["--rounds", "0"], ["--batch", "-1"], ["--threads", "0"], ["--device", "no-such"], ["nothing"],
+])  # fmt: skip
 def test_what_cannot_be_asked_for(run, capsys, wrong):
     with pytest.raises(SystemExit):
         run.main(wrong)
     assert wrong[-1] in capsys.readouterr().err
+
+
+def test_a_gpu_is_waited_for(run, monkeypatch):
+    waits = []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda: waits.append(len(waits)))
+    assert run._seconds(lambda: waits.append("work")) > 0 and waits == [0, "work", 2]
+
+
+def test_sides_apart_are_timed_where_that_is_asked_for(run):
+    it = run.Comparison({"": lambda: [torch.ones(2)]}, "peer", lambda: [torch.tensor([1.0, 3.0])], {"": (0.1,)})
+    (line,) = run.compare("it", it, 1, CPU, refuse=False)
+    assert line["difference"] == 2 and "the two do not do the same work" in line["apart"]
+    with pytest.raises(ValueError, match="the two do not do the same work"):
+        list(run.compare("it", it, 1, CPU))
+
+
+def test_a_machine_is_checked(run, monkeypatch, tmp_path):
+    """Every part has its lines, those with a goal a judgement, and runs by a worker are those of this process."""
+    monkeypatch.setattr(check, "RUNS", (("text classifier", "no training"), ("SC-CLIP", "no training")))
+    monkeypatch.setattr(check, "PARTS", {n: part._replace(quick=8) for n, part in check.PARTS.items()})
+    monkeypatch.setenv("HC_LAFTER_OUTPUT", str(tmp_path))
+    lines = list(check.check(CPU, run, quick=True))
+    assert [line["benchmark"] for line in lines] == [n for n in check.PARTS for _ in range(LINES[n])] + ["runs"] * 2
+    goals = [1.05, 1.1] * 2 + [None] * 3 + [0.3] + [1.0] * (8 + 2) + [1.1] + [0.05] * 2
+    assert [line["goal"] for line in lines] == goals
+    for line in lines[:-2]:
+        assert "apart" not in line
+        assert line["met"] is None  # two rounds say nothing of speed
+    for line in lines[-2:]:
+        assert line["met"] and line["difference"] == 0 and line["accuracy"] == line["peer_accuracy"] > 0.1
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_part_that_fails_leaves_the_others(run, monkeypatch):
+    def lines(name, device, **sizes):
+        if name == "cka":
+            raise RuntimeError("out of memory")
+        line = {"benchmark": name, "peer": "encode_image (ours: no taps)", "ratio": 1.02}
+        return [line, line | {"peer": "it", "apart": "not the same"}] if name == "lafter_step" else [line]
+
+    monkeypatch.setattr(run, "lines", lines)
+    monkeypatch.setattr(check, "_computed", lambda *given: [])
+    met = [(line["benchmark"], line["met"]) for line in check.check(CPU, run)]
+    assert met == [("walk", True), ("lafter_step", None), ("lafter_step", False), ("sc_clip", False), ("cka", False)]
+
+
+@pytest.mark.parametrize("met, status, says", [
+    ([True, None], 0, "all of the 1 goals are met."),
+    ([True, False], 1, "1 of 2 goals are not met: runs (the peer)."),
+])  # fmt: skip
+def test_the_verdict(monkeypatch, capsys, met, status, says):
+    lines = [{"benchmark": "runs", "peer": "the peer", "met": value} for value in met]
+    monkeypatch.setattr(check, "check", lambda *given, **how: iter(lines))
+    assert check.main(["--device", "cpu"]) == status
+    *printed, last = capsys.readouterr().out.splitlines()
+    assert [json.loads(line) for line in printed] == lines and last == f"cpu, {processor()}: {says}"
+
+
+def test_a_device_that_is_not_there_takes_a_sentence(monkeypatch, capsys, tmp_path):
+    assert check.main(["--device", "no-such"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("device no-such is not on this machine") and error.count("\n") == 1
+    monkeypatch.setattr(check, "find_root", lambda: tmp_path)
+    assert check.main(["--device", "cpu"]) == 1 and "start from a checkout" in capsys.readouterr().err

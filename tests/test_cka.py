@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hc_lafter.analysis.cka import CKA, KERNELS, Alignment, cka, hsic
+from hc_lafter.analysis.cka import CKA, KERNELS, Alignment, batch_for, cka, diagonal, hsic
 
 FP32 = 1e-6  # the agreement asked for; seen: 2e-8 from float32 features, 1e-14 from float64 ones
 
@@ -229,3 +229,20 @@ def test_draws_pair_up_between_alignments_of_the_same_batches():
     assert isinstance(first, Alignment)
     np.testing.assert_allclose(first.resampled(50, 7), second.resampled(50, 7), atol=1e-10)
     assert np.ptp(first.resampled(50, 7)[:, 0, 1]) > 0.001
+
+
+def test_spans_of_a_diagonal_are_quantiles_of_its_draws():
+    xs = [np.random.default_rng(i).normal(size=(120, 4)) for i in range(3)]
+    found = cka(xs, batch_size=batch_for(120))
+    t = found.spans(lambda values: diagonal(values, 1), resamples=100, rng_seed=0)
+    draws = found.resampled(100, 0)
+    for i, row in t.iterrows():
+        assert row["value"] == found.value[i, i + 1]
+        ends = np.quantile(draws[:, i, i + 1], (0.025, 0.975))
+        assert (row["low"], row["high"]) == (min(row["value"], ends[0]), max(row["value"], ends[1]))
+
+
+def test_batches_are_enough_for_intervals():
+    assert [batch_for(n) for n in (40, 99, 320, 5000)] == [4, 9, 32, 32]
+    with pytest.raises(ValueError, match="val has 39 images, too few for intervals of CKA: give 40 or more"):
+        batch_for(39, "val")

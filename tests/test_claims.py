@@ -290,7 +290,7 @@ def test_files_that_are_refused(tmp_path):
     with pytest.raises(ValueError, match="C01 stands there twice"):
         claims.load(path)
     path.write_text("claims: [", encoding="utf-8")
-    with pytest.raises(ValueError, match="is no YAML"):
+    with pytest.raises(ValueError, match="is not YAML"):
         claims.load(path)
     path.write_text("", encoding="utf-8")
     with pytest.raises(ValueError, match="the whole"):

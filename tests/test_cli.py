@@ -5,26 +5,40 @@ import inspect
 import subprocess
 import sys
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 import hc_lafter
 from hc_lafter.__main__ import COMMANDS, main
+from hc_lafter.commands import FIDELITY, PARSERS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def test_help_of_all_imports_nothing_slow():
+def test_help_imports_nothing_slow():
     code = "import sys; from hc_lafter.__main__ import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
-    code += "print([name for name in ('torch', 'pandas', 'matplotlib', 'papermill') if name in sys.modules])"
-    for words in (["--help"], ["run", "--help"], ["check", "--help"], ["docter"], []):
+    code += "print([name for name in ('torch', 'open_clip', 'matplotlib', 'papermill') if name in sys.modules])"
+    slips = (["docter"], ["pretrain", "--sise", "cpu"], [])
+    for words in (["--help"], *([name, "--help"] for name in COMMANDS), *slips):
         done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=REPOSITORY)
         assert done.stdout.splitlines()[-1] == "[]", words
         if words == ["docter"]:
             assert "'docter' is unknown (did you mean 'doctor'?): choose one of run, check" in done.stderr
         if words == ["--help"]:
             assert all(f"\n    {name} " in done.stdout for name in COMMANDS)
+
+
+def test_options_are_those_of_the_code():
+    from hc_lafter.embedded import fidelity, pretrain
+    from hc_lafter.suite import figures, plots
+
+    options = {name: vars(build())["_option_string_actions"] for name, build in PARSERS.items()}
+    assert asdict(fidelity.Sizes()) == FIDELITY and options["fidelity"]["--seed"].default == fidelity.WORLD_SEED
+    assert set(options["pretrain"]["--size"].choices) == set(pretrain.SIZES)
+    assert set(options["figures"]["--format"].choices) == set(figures.FORMATS)
+    assert set(options["figures"]["--width"].choices) == set(plots.WIDTHS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -40,7 +54,7 @@ def test_help_of_each_changes_nothing(name, tmp_path, monkeypatch, capsys):
 def test_words_reach_the_command(capsys):
     assert main(["run", "--list", "--only", "01"]) == 0
     assert capsys.readouterr().out.startswith("01-feature-tapping")
-    assert main(["check", "--only", "no-such"]) == 2
+    assert main(["run", "--check", "--only", "no-such"]) == 2
     assert "notebook 'no-such' is not there" in capsys.readouterr().err
 
 

@@ -182,7 +182,7 @@ def test_ignored_files_and_thin_images(pets):
     assert report.ok and report.ignored == ("train/cat/notes.txt",)
     assert "(1, first train/cat/line.png, 300 x 10 pixels)" in report.remarks[0]
     assert "ignored (1, first train/cat/notes.txt)" in report.remarks[1]
-    assert "files that are no images (1)" in report.lines()
+    assert "files that are not images (1)" in report.lines()
 
 
 def test_near_duplicates_only_when_asked(pets):
@@ -240,7 +240,7 @@ def test_near_groups_are_joined_by_a_picture_in_between(tmp_path, monkeypatch):
 
 
 class Memory(Dataset):
-    """A data set that is no folder."""
+    """A data set that is not a folder."""
 
     name, classes = "memory", ("a", "b")
 

@@ -505,9 +505,9 @@ def test_broken_lists_of_emoset(tmp_path):
         root,
     )
     write(root / "test.json", "[[")
-    refuses(r"test\.json is no JSON .*: fetch it again", root)
+    refuses(r"test\.json is not JSON .*: fetch it again", root)
     write(root / "test.json", "[]")
-    refuses(r"test\.json is no list of rows: fetch it again", root)
+    refuses(r"test\.json is not a list of rows: fetch it again", root)
     (root / "test.json").write_bytes(b"")
     refuses(r"test\.json is empty: fetch it again", root)
     (root / "test.json").write_bytes(b"\xff\xfe[")
@@ -590,7 +590,7 @@ def test_fi_leaves_placeholders_out_and_says_so(tmp_path):
         paint(path, 99_999)
     twins = [root / "train" / "Disgust" / f"disgust_{n:04d}.jpg" for n in (1, 2, 3, 4, 5, 6)]
     for path in twins:
-        paint(path, 88_888)  # as many, but of one label: nothing says that they are no images
+        paint(path, 88_888)  # as many, but of one label: nothing says that they are not images
     data = opened(root)
     gone = {p.relative_to(root).as_posix() for p in lost}
     assert set(data.placeholders) == gone and not gone & set(data.ids) and len(data) == 154 and data.broken == ()
@@ -715,11 +715,11 @@ def test_broken_tables_of_emotion6(tmp_path):
         r"row 3 of .*ground_truth\.txt has 9 columns instead of 10": text.replace(
             lines[2], lines[2].rpartition("\t")[0]
         ),
-        r"row 3 of .* holds a vote that is no number \(.*'x'\)": text.replace(
+        r"row 3 of .* holds a vote that is not a number \(.*'x'\)": text.replace(
             lines[2], lines[2].rpartition("\t")[0] + "\tx"
         ),
         r"row 3 of .* has probabilities that sum to 1\.\d+ and not to 1": text.replace(lines[2], lines[2] + "5"),
-        r"row 3 of .* holds \[.*-1.*\], which are no votes": text.replace(
+        r"row 3 of .* holds \[.*-1.*\], which are not votes": text.replace(
             lines[2], lines[2].rpartition("\t")[0] + "\t-1"
         ),
         r"a column of .*ground_truth\.txt is 'fright', no emotion of this set": text.replace(
@@ -740,7 +740,7 @@ def test_broken_tables_of_emotion6(tmp_path):
     )
     table["anger/2.jpg"]["emotions"] = {**first, "neutral": None}
     write(path, json.dumps(table))
-    refuses(r"entry 'anger/2\.jpg' of .*Emotion6\.json holds a vote that is no number", root)
+    refuses(r"entry 'anger/2\.jpg' of .*Emotion6\.json holds a vote that is not a number", root)
     write(path, json.dumps({"anger/1.jpg": {"true_emotion": "anger"}}))
     refuses(r"Emotion6\.json is not like \{image: ", root)
     table["anger/2.jpg"] = {"dominant_emotion": "fear", "emotions": first}
@@ -887,8 +887,10 @@ def test_broken_texts_of_ldl(tmp_path):
     third = lines[2]
     for sentence, broken in {
         r"row 3 of .*ground_truth\.txt has 8 columns instead of 9": text.replace(third, third.rpartition(" ")[0]),
-        r"row 3 of .* holds a vote that is no number \(.*'x'\)": text.replace(third, third.rpartition(" ")[0] + " x"),
-        r"row 3 of .* holds \[0.0, .*\], which are no votes": text.replace(third, "2.jpg 0 0 0 0 0 0 0 0"),
+        r"row 3 of .* holds a vote that is not a number \(.*'x'\)": text.replace(
+            third, third.rpartition(" ")[0] + " x"
+        ),
+        r"row 3 of .* holds \[0.0, .*\], which are not votes": text.replace(third, "2.jpg 0 0 0 0 0 0 0 0"),
         r"names 2\.jpg twice, row 3 of .* and row 4": text.replace(lines[3], third),
         r"has no image whose most votes go to 'sadness', so no classifier can learn it": "\n".join(lines[:8]),
     }.items():
@@ -988,7 +990,7 @@ def test_broken_tables_of_fer2013(tmp_path):
         write(path, text.replace(row, broken))
         refuses(sentence, root)
     write(path, text.replace(row, row.replace(",", ",x ", 1)))
-    refuses(r"00002 \(row 2\), which has pixels that are no numbers", root, error=BadImage)
+    refuses(r"00002 \(row 2\), which has pixels that are not numbers", root, error=BadImage)
     write(path, "emotion,pixels,Usage\n")
     refuses("fer2013.csv names no image of FER2013: fetch its files again", path)
     write(path, "path,label\n")

@@ -279,9 +279,9 @@ def test_an_emotion_that_neither_has_adds_nothing():
         (lambda: targets("shuffled", MIKELS[:5]), "there are 5 classes"),
         (lambda: smoothing(3.0, 8), r"outside 0..2.0794"),
         (lambda: smoothing(-0.1, 8), "outside 0"),
-        (lambda: distribution_metrics([[0.5, 0.5]], [[0.5, 0.4]]), "prediction row 0 is no distribution"),
-        (lambda: distribution_metrics([[1.5, -0.5]], [[0.5, 0.5]]), "truth row 0 is no distribution"),
-        (lambda: distribution_metrics([[np.nan, 0.5]], [[0.5, 0.5]]), "truth row 0 is no distribution"),
+        (lambda: distribution_metrics([[0.5, 0.5]], [[0.5, 0.4]]), "prediction row 0 is not a distribution"),
+        (lambda: distribution_metrics([[1.5, -0.5]], [[0.5, 0.5]]), "truth row 0 is not a distribution"),
+        (lambda: distribution_metrics([[np.nan, 0.5]], [[0.5, 0.5]]), "truth row 0 is not a distribution"),
     ],
 )
 def test_refusals(call, said):

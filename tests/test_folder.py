@@ -374,7 +374,7 @@ def test_a_class_without_images_and_a_single_class(pets):
 def test_too_few_images_for_the_splits(pets):
     fill(pets / "emu", 2, start=500)
     refuses("class 'emu' of .* has 2 different readable images, too few for train, val and test: add images", pets)
-    shutil.copy(pets / "emu" / "500.png", pets / "emu" / "copy.png")  # a copy is no third picture
+    shutil.copy(pets / "emu" / "500.png", pets / "emu" / "copy.png")  # a copy is not a third picture
     refuses("class 'emu' of .* has 2 different readable images", pets)
     assert (
         Counter(open_quietly(replace(list_images(pets), fractions=(0.8, 0, 0.2))).split("test").labels.tolist())[2] == 1

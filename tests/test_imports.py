@@ -20,7 +20,7 @@ BENEATH = {
     "embedded": {"suite", "tuning", "systems", "clip", "data", "analysis"},
 }
 # the package itself and what every room may use; they use none
-NO_ROOM = {"", "__main__", "files", "refusals", "store"}
+NO_ROOM = {"", "__main__", "commands", "files", "refusals", "store"}
 
 
 def modules(package: Path) -> dict[str, Path]:
@@ -53,7 +53,7 @@ def imported(name: str, path: Path, known: dict[str, Path], package: str) -> Ite
         for target in targets:
             if target.split(".")[0] == package:
                 module = target.partition(".")[2]
-                while module not in known:  # the last name is no module but something in one
+                while module not in known:  # the last name is not a module but something in one
                     module = module.rpartition(".")[0]
                 yield node.lineno, module
 

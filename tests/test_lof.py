@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score, precision_score, recall_sco
 from sklearn.neighbors import LocalOutlierFactor
 
 from hc_lafter.analysis import planting
-from hc_lafter.analysis.lof import detection, lof, neighbourhood, outliers
+from hc_lafter.analysis.lof import detection, detections, lof, neighbourhood, outliers, rankings
 
 TOLERANCE = 1e-5  # absolute; scores are about 1, those far above 1 are compared relatively
 
@@ -199,3 +199,14 @@ def test_planted_damage_is_where_it_was_asked_for():
     assert torch.equal((planting.moved(tokens, at, 1.0, seed=0) != tokens).any(2), at)
     changed = planting.blended(images, at, 2, 1.0, seed=0) != images
     assert torch.equal(changed[:, 0].unfold(1, 2, 2).unfold(2, 2, 2).flatten(3).all(3).flatten(1), at)
+
+
+def test_detections_are_those_of_each_ranking():
+    """A patch of a hundred times the norm is found by all of them, at the head of the ranking."""
+    x, planted = tokens("random"), torch.zeros(3, 60, dtype=torch.bool)
+    planted[:, 7] = True
+    x[planted] *= 100
+    found = detections(x, planted, 10, 1 / 60)
+    assert list(rankings(x, 10)) == ["released LOF", "exact LOF", "norm"]
+    assert len(found) == 9 and all(values.tolist() == [1.0] * 3 for values in found.values())
+    assert torch.equal(rankings(x, 10)["exact LOF"], lof(x, 10, "exact"))

@@ -95,9 +95,9 @@ def test_consistency_against_scipy(stages):
 
 
 def test_consistency_has_a_direction():
-    """KL(deep || shallow): a shallow stage that excludes what the deep one holds likely costs more than the reverse."""
-    sure, unsure = torch.tensor([[9.0, 0.0, 0.0]]), torch.zeros(1, 3)
-    assert consistency([sure, unsure]) > 2 * consistency([unsure, sure]) > 0
+    """KL(deep || shallow): a shallow stage that excludes what the deep one finds likely costs more than the reverse."""
+    certain, uncertain = torch.tensor([[9.0, 0.0, 0.0]]), torch.zeros(1, 3)
+    assert consistency([certain, uncertain]) > 2 * consistency([uncertain, certain]) > 0
 
 
 def test_consistency_gradient_enters_both_stages():
@@ -109,7 +109,7 @@ def test_consistency_gradient_enters_both_stages():
 
 def test_consistency_of_equal_stages_or_of_one_is_zero():
     z = batch()[0].requires_grad_()
-    assert consistency([z, z.detach() + 3.0]).item() == pytest.approx(0, abs=1e-15)  # a shift is no difference
+    assert consistency([z, z.detach() + 3.0]).item() == pytest.approx(0, abs=1e-15)  # a shift is not a difference
     assert consistency([z]).item() == 0
     (F.cross_entropy(z, batch()[1]) + consistency([z])).backward()  # an ablation with one stage trains on
     assert z.grad.isfinite().all()
@@ -176,30 +176,3 @@ def test_distillation_ends_and_a_feature_of_length_zero():
     zero = torch.zeros(2, 1, 4, requires_grad=True)
     distillation(zero, f).backward()
     assert zero.grad.isfinite().all()
-
-
-Z, Y, Q = batch()
-
-
-@pytest.mark.parametrize(
-    ("call", "said"),
-    [
-        (lambda: dual_task(Z, Y, Q, lam=1.1), "lam is 1.1"),
-        (lambda: dual_task(Z, Y, Q, lam=float("nan")), "lam is nan"),
-        (lambda: dual_task(Z, Y, Q, temperature=0.0), "temperature is 0.0"),
-        (lambda: dual_task(Z, Y, Q[:, :7]), r"\[6, 8\] and \[6, 7\]"),
-        (lambda: dual_task(Z, Y[:5], Q), r"\[5\] and \[6, 8\]"),
-        (lambda: dual_task(Z[:0], Y[:0], Q[:0]), r"B from 1"),
-        (lambda: consistency([]), r"shapes are \[\]"),
-        (lambda: consistency([Z, Z[:, :7]]), r"\[6, 8\], \[6, 7\]"),
-        (lambda: consistency(Z), r"shapes are \[\[8\]"),
-        (lambda: consistency([Z[:0], Z[:0]]), "B from 1"),
-        (lambda: distillation(torch.zeros(2, 3, 4), torch.zeros(2, 5)), r"\[2, 3, 4\] and \[2, 5\]"),
-        (lambda: distillation(torch.zeros(2, 4), torch.zeros(2, 4)), r"\[2, 4\] and \[2, 4\]"),
-        (lambda: distillation(torch.zeros(0, 3, 4), torch.zeros(0, 4)), "B from 1"),
-    ],
-)
-def test_refusals(call, said):
-    with pytest.raises(ValueError, match=said) as error:
-        call()
-    assert "\n" not in str(error.value)

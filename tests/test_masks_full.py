@@ -17,9 +17,9 @@ from hc_lafter.data import open_data
 from hc_lafter.data.masks.names import VOC
 from hc_lafter.data.masks.sets import mask_split, names_of, templates_of
 from hc_lafter.systems.cascade_clip import CascadeCLIP, CascadeCLIPConfig, account
+from hc_lafter.systems.masks import sliding
 from hc_lafter.systems.regimes import SeenMasks
 from hc_lafter.systems.sc_clip import SCClip, preset
-from hc_lafter.systems.windows import sliding
 from hc_lafter.tuning import masks
 from hc_lafter.tuning.training import fit
 

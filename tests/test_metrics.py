@@ -158,7 +158,7 @@ def test_refuses_what_are_no_labels(prediction, truth, message):
 
 def test_refuses_what_are_no_probabilities_or_logits():
     z, y = draws(n=20)
-    with pytest.raises(ValueError, match="row 0 is no distribution"):
+    with pytest.raises(ValueError, match="row 0 is not a distribution"):
         calibration(z, y)
     with pytest.raises(ValueError, match="not finite"):
         temperature(np.where(z > 3, np.inf, z), y)

@@ -199,28 +199,22 @@ def test_checkpoint_round_trip():
     fresh = NGA(3)
     fresh.load_state_dict(trained.state_dict())
     assert torch.equal(fresh.weights(), trained.weights())
-    with pytest.raises(RuntimeError, match="log_sigma"):  # a parameter that would be ignored is no silent load
+    with pytest.raises(RuntimeError, match="log_sigma"):  # a parameter that would be ignored must not load silently
         NGA(3, "mean").load_state_dict(trained.state_dict())
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "sentence"),
     [
-        (lambda: NGA(0), "stage of 0 layers"),
-        (lambda: NGA(2.5), "stage of 2.5 layers"),
         (lambda: NGA(3, "gauss"), "'gauss' is unknown: choose one of gaussian"),
         (lambda: NGA(3, sigma=0.0), "sigma is 0.0"),
         (lambda: NGA(3, sigma=-1.0), "sigma is -1.0"),
         (lambda: NGA(3, sigma=float("nan")), "sigma is nan"),
         (lambda: NGA(3, sigma=float("inf")), "sigma is inf"),
         (lambda: NGA(3, "mean", sigma=2.0), "'mean' has no sigma, but sigma is 2.0"),
-        (lambda: gaussian_weights(3, [1.0, 0.0]), r"sigma is \[1.0, 0.0\]"),
-        (lambda: gaussian_weights(-1, 1.0), "stage of -1 layers"),
-        (lambda: NGA(3)(torch.zeros(2, 4, 8)), r"3 layers, \[B, 3, ...\], but got \[2, 4, 8\]"),
-        (lambda: NGA(3, "last")(torch.zeros(2, 3)), r"but got \[2, 3\]"),
     ],
 )
-def test_refusals(call, said):
-    with pytest.raises(ValueError, match=said) as error:
+def test_refusals(call, sentence):
+    with pytest.raises(ValueError, match=sentence) as error:
         call()
     assert "\n" not in str(error.value)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
+from plugin import installed
 
 from hc_lafter.clip.load import build_embedded, save_clip
 from hc_lafter.data.world.dataset import World
@@ -22,9 +25,9 @@ ROOT = Path(__file__).parents[1]
 CHAIN = [path.stem for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]-*.ipynb"))]
 
 
-def run_all(out: Path, *words: str) -> str:
+def run_all(out: Path, *words: str, **env: str) -> str:
     command = [sys.executable, str(ROOT / "run_all.py"), "--profile", "smoke", "--out", str(out), *words]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=540)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=540, env=os.environ | env)
     assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout
 
@@ -34,11 +37,16 @@ def metrics(out: Path, name: str) -> list[dict]:
 
 
 @pytest.fixture(scope="session")
-def smoke(tmp_path_factory) -> Path:
+def added(tmp_path_factory) -> str:
+    """A path on which another package adds a system, a scalar mix of layers."""
+    return os.pathsep.join([str(installed(tmp_path_factory.mktemp("added"))), *sys.path])
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory, added) -> Path:
+    """The chain, with that system added."""
     out = tmp_path_factory.mktemp("smoke")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HC_LAFTER_CACHE", str(out / "cache"))
-        run_all(out)
+    run_all(out, HC_LAFTER_CACHE=str(out / "cache"), PYTHONPATH=added)
     return out
 
 
@@ -47,7 +55,7 @@ def test_leaves_what_it_declares(smoke, name):
     assert [other[:2] for other in CHAIN] == ["01", "02", "03", "04", "05", "06", "07", "08", "09"]
     assert metrics(smoke, name)
     results, figures = (smoke / kind / "smoke" / name for kind in ("results", "figures"))
-    assert {"metrics.json", "metrics.parquet", "timings.json", f"{name}.ipynb"} <= {f.name for f in results.iterdir()}
+    assert {"metrics.json", "metrics.parquet", "verdict.md", f"{name}.ipynb"} <= {f.name for f in results.iterdir()}
     drawn = {f.stem for f in figures.glob("*.svg")}
     assert drawn and drawn == {f.stem for f in figures.glob("*.png")}
     executed = nbformat.read(results / f"{name}.ipynb", as_version=4)
@@ -82,6 +90,31 @@ def test_the_text_classifier_and_every_system_beat_chance(smoke):
             assert accuracy[name, regime]["low"] > 0.2 and accuracy[name, regime]["seeds"] == 2, accuracy[name, regime]
 
 
+def test_a_system_of_another_package_is_in_every_table(smoke):
+    """Accuracy, differences, distributions, calibration, costs, timings, predictions, and what the notebook shows."""
+    rows = [r for r in metrics(smoke, "04-full-training") if r["system"] == "scalar mix"]
+    found = {(r["metric"], "minus" in r) for r in rows}
+    assert {("top-1 accuracy", False), ("top-1 accuracy", True), ("ECE", False), ("kl, tempered", False)} <= found
+    assert any("trainable parameters" in name for name, _ in found)
+    results = smoke / "results" / "smoke" / "04-full-training"
+    assert (
+        "scalar mix" in (results / "timings.json").read_text()
+        and "scalar mix" in (results / f"{results.name}.ipynb").read_text()
+    )
+    assert "scalar mix" in set(pd.read_parquet(results / "predictions.parquet")["system"])
+
+
+def test_predictions_are_those_that_the_metrics_count(smoke):
+    table = pd.read_parquet(smoke / "results" / "smoke" / "04-full-training" / "predictions.parquet")
+    classes = [name for name in table.columns if name not in ("system", "regime", "seed", "id", "label")]
+    np.testing.assert_allclose(table[classes].sum(axis=1), 1, atol=1e-5)
+    right = table[classes].idxmax(axis=1) == table["label"]
+    found = right.groupby([table["system"], table["regime"]]).mean()
+    rows = [r for r in metrics(smoke, "04-full-training") if r["metric"] == "top-1 accuracy" and "minus" not in r]
+    for row in (r for r in rows if "best epoch" not in r["system"]):
+        assert found[row["system"], row.get("regime", "no training")] == pytest.approx(row["value"], rel=1e-5), row
+
+
 def test_tuning_moves_what_it_is_to_move(smoke, monkeypatch):
     """The adapters' last matrices start at zero and the fusion weights equal."""
     monkeypatch.setenv("HC_LAFTER_CACHE", str(smoke / "cache"))
@@ -101,9 +134,9 @@ def test_the_designs_parameter_counts_are_measured(smoke):
     assert counts["LaFTer"] == 50 * 768 + 2 * 26 * 768
 
 
-def test_a_second_run_writes_the_same_metrics(smoke, tmp_path, monkeypatch):
-    monkeypatch.setenv("HC_LAFTER_CACHE", str(tmp_path / "cache"))  # nothing of the first run helps
-    run_all(tmp_path)
+def test_a_second_run_writes_the_same_metrics(smoke, added, tmp_path):
+    """Nothing of the first run helps, and one process computes what two workers did."""
+    run_all(tmp_path, HC_LAFTER_CACHE=str(tmp_path / "cache"), PYTHONPATH=added, HC_LAFTER_SCHEDULER="none")
     for name in CHAIN:
         first, second = (o / "results" / "smoke" / name / "metrics.json" for o in (smoke, tmp_path))
         assert first.read_bytes() == second.read_bytes()

@@ -342,3 +342,13 @@ def test_a_wide_gallery_is_turned_in_single_width():
         said = [ax.get_title() or (ax.texts and ax.texts[0].get_text()) for ax in axes]
         assert [text for text in said if text] == names
     assert marked == [(i, j) for i in range(2) for j in range(7)] * 2
+
+
+def test_classes_stand_below_their_masks():
+    """The commonest first; what is in none, or ignored, has no name."""
+    masks = [np.array([[2, 2, 255], [2, 0, 255]])]
+    palette = plots.class_colours(3)
+    figure = plots.with_classes([[palette[masks[0]]]], ["truth"], masks=masks, classes=["sky", "sea", "wall"])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["wall", "sky"]
+    assert palette.shape == (256, 3) and (palette[3:] == 1).all()
+    assert (plots.class_colours(61)[60] == palette[0]).all()

@@ -273,13 +273,13 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path):
     class Stop(Exception):
         pass
 
-    def save_and_stop(*arguments):
-        saved(*arguments)
+    def save_and_stop(*arguments, **metadata):
+        saved(*arguments, **metadata)
         raise Stop
 
-    saved = pretrain.checkpoint.save
+    saved = pretrain.store.write
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain.checkpoint, "save", save_and_stop)
+        patch.setattr(pretrain.store, "write", save_and_stop)
         with pytest.raises(Stop):
             train(recipe, workers=1, checkpoint_at=path, every=2)
     again, history = train(recipe, workers=1, checkpoint_at=path, every=100)

@@ -36,11 +36,11 @@ def start() -> Start:
 @pytest.mark.parametrize("entry", systems.registry().values(), ids=systems.registry())
 def test_an_entry_keeps_its_promises(entry, start):
     """It is built from its own settings, answers in its own form, and its phases train its groups."""
-    config = entry.configure()
+    config = entry.configure(start.tower)
     assert is_dataclass(config) and all(hasattr(config, f.name) for f in fields(config))
     assert re.fullmatch("#[0-9A-F]{6}", entry.colour) and entry.sources and set(entry.regimes) <= set(REGIMES)
     if hasattr(config, "heads"):
-        config = entry.configure(heads=4)
+        config = entry.configure(start.tower, heads=4)
     module = entry.build(start, config, 0).eval()
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():

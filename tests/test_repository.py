@@ -45,7 +45,7 @@ def test_the_pins_are_what_the_project_asks_for_and_what_is_installed():
         asked = Requirement(text)
         pin = pinned[asked.name.replace("_", "-")]
         (version,) = [s.version for s in pin.specifier]
-        assert version in asked.specifier, f"{pin} is not {asked}: export requirements.txt anew"
+        assert version in asked.specifier, f"{pin} is not {asked}: export requirements.txt again"
         assert importlib.metadata.version(asked.name) == version, f"{asked.name} is not the pinned {version}"
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from hc_lafter import systems
+from hc_lafter import predict, systems
 from hc_lafter.data.world.dataset import World
 from hc_lafter.systems import Output, Phase, System
 from hc_lafter.systems.cascade_clip import CascadeCLIPConfig
@@ -176,6 +176,20 @@ def test_a_tower_is_tuned_with_its_moving_teacher(setting, material):
     assert moving.history.steps[0] == still.history.steps[0] and moving.history != still.history
 
 
+def test_a_systems_own_settings_reach_its_loss(setting, material):
+    """LaFTer's label smoothing; whether Cascade-CLIP's focal loss counts absent classes and ignored pixels."""
+    run = Run("LaFTer", "label-free", 0, setting, LaFTerConfig(tokens=2), n_train=8, n_val=8, epochs=1, batch_size=8)
+    losses = [compute(replace(run, config=LaFTerConfig(tokens=2, smoothing=s)), material=material) for s in (0.0, 0.1)]
+    assert losses[0].history.steps[0]["task"] != losses[1].history.steps[0]["task"]
+    sizes = {"n_train": 4, "n_val": 4, "n_test": 4, "epochs": 1, "batch_size": 4}
+    first = {}
+    for change in ({}, {"present_only": False}, {"ignored_negative": False}):
+        config = CascadeCLIPConfig(tokens=2, **change)
+        found = compute(Run("Cascade-CLIP", "inductive", 0, replace(setting, cache=None), config, **sizes))
+        first[str(change)] = found.history.steps[0]["focal"]
+    assert len(set(first.values())) == 3
+
+
 def test_the_frozen_feature_is_there_for_distillation(setting, material):
     run = hybrid(setting, config=replace(HYBRID, distillation=0.5), n_train=8)
     start = runs.start_of(run, material)
@@ -333,7 +347,8 @@ def test_a_trained_system_is_a_file_that_names_pictures(tmp_path, material, pict
     shares = table[list(material.classes)].to_numpy()
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
     assert list(table["class"]) == [material.classes[i] for i in shares.argmax(axis=1)]
-    before = trained.predict(list(table["path"]), progress=False)
+    before = predict(trained, list(table["path"]), progress=False)
+    assert predict(path, pictures, progress=False).equals(table)
     np.testing.assert_allclose(shares, before[list(material.classes)].to_numpy(), atol=1e-6)
     size = sum(t.nbytes for t in material.clip.visual.state_dict().values())
     assert path.stat().st_size < 0.2 * size  # the CLIP is not in it
@@ -342,7 +357,7 @@ def test_a_trained_system_is_a_file_that_names_pictures(tmp_path, material, pict
 def test_masks_of_pictures_are_png_files(tmp_path, material, pictures):
     trained = runs.tune("value path", material.clip, material.dataset, progress=False, cache=tmp_path)
     path = systems.save(trained, tmp_path / "masks.safetensors")
-    with pytest.raises(ValueError, match="value path answers with masks: give a folder for them"):
+    with pytest.raises(ValueError, match="value path predicts masks: give a folder for them"):
         systems.load(path).predict(pictures, progress=False)
     table = systems.load(path).predict(pictures, masks=tmp_path / "masks", progress=False)
     from PIL import Image
@@ -361,7 +376,7 @@ def test_what_cannot_be_used_is_refused(tmp_path, material, pictures):
     with pytest.raises(ValueError, match=r"mine.safetensors was tuned on the CLIP embedded .*, and this one"):
         systems.load(path, build_embedded(seed=3))
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(ValueError, match="there are no pictures to ask about"):
+    with pytest.raises(ValueError, match="nothing holds no images: give a folder with some"):
         systems.load(path).predict(tmp_path / "nothing", progress=False)
     with pytest.raises(ValueError, match=r"LaFTer has no setting 'token' .did you mean 'tokens'"):
         runs.tune("LaFTer", material.clip, material.dataset, token=3)

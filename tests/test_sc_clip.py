@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, VisionTransformer
 
+from hc_lafter import systems
 from hc_lafter.analysis.lof import lof, outliers
 from hc_lafter.clip.load import build_embedded
 from hc_lafter.clip.vit import last_block, last_heads, last_out, project, value_path, walk
@@ -73,8 +74,8 @@ def slow(visual: VisionTransformer, image: torch.Tensor, c: SCClipConfig) -> tor
     cls = {layer: walked.cls[0, layer - 1] for layer in layers}
     (h, w), last, block = walked.grid, layers[-1], visual.transformer.resblocks[-1]
 
-    def mend(x, bad):
-        mended = x.clone()
+    def mean_of_neighbours(x, bad):
+        repaired = x.clone()
         for i in bad:
             row, column = i // w, i % w
             near = [
@@ -84,8 +85,8 @@ def slow(visual: VisionTransformer, image: torch.Tensor, c: SCClipConfig) -> tor
                 if 0 <= r < h and 0 <= s < w and r * w + s not in bad
             ]
             if near:
-                mended[i] = torch.stack([x[j] for j in near]).mean(dim=0)
-        return mended
+                repaired[i] = torch.stack([x[j] for j in near]).mean(dim=0)
+        return repaired
 
     def cosine(x):
         return torch.stack([F.cosine_similarity(patch[None], x) for patch in x])
@@ -117,7 +118,7 @@ def slow(visual: VisionTransformer, image: torch.Tensor, c: SCClipConfig) -> tor
     x, middle = out[last], out[c.pre]
     if c.repair:
         bad = outliers(lof(x[None], c.k, c.lof), c.contamination)[0].nonzero()[:, 0].tolist()
-        x, middle = mend(x, bad), mend(middle, bad)
+        x, middle = mean_of_neighbours(x, bad), mean_of_neighbours(middle, bad)
     simi = cosine(middle)
     if c.aggregate:
         x = gather(simi, x)
@@ -204,7 +205,7 @@ def test_only_the_value_path_is_left_when_every_patch_attends_to_itself(visual, 
     x = taps.patches[system.last]
     weights = likeness_weights(system(images, keep=True).steps["simi_mid"], 1e6)
     torch.testing.assert_close(weights, torch.eye(30).expand(3, -1, -1), rtol=0, atol=1e-3)
-    both, without = system.attend(x, weights), system.attend(x, None)
+    both, without = (last_out(visual, system.attend(x, by)) for by in (weights, None))
     torch.testing.assert_close(2 * both - without, value_path(visual, x), rtol=0, atol=1e-3)
 
 
@@ -243,12 +244,12 @@ def test_the_head_works_from_features_that_were_computed_before(texts):
     assert small.logits.shape == (3, 4, 12, 8) and small.grid == (12, 8)
 
 
-def test_told_which_patches_to_repair(visual, images, texts):
+def test_the_patches_to_repair_may_be_given(visual, images, texts):
     system = SCClip(visual, texts, SMALL)
     taps = system.taps(images)
     found = system.head(taps, keep=True)
-    told = system.head(taps, keep=True, anomalous=found.steps["outliers"])
-    assert torch.equal(told.features, found.features) and "lof_scores" not in told.steps
+    given = system.head(taps, keep=True, anomalous=found.steps["outliers"])
+    assert torch.equal(given.features, found.features) and "lof_scores" not in given.steps
     none = system.head(taps, anomalous=torch.zeros(3, 30, dtype=torch.bool))
     torch.testing.assert_close(none.features, SCClip(visual, texts, replace(SMALL, repair=False))(images).features)
     assert not torch.allclose(none.features, found.features, atol=1e-3)
@@ -267,12 +268,6 @@ def test_a_class_is_as_likely_as_its_likeliest_name(visual, images, texts):
     ours = SCClip(visual, texts, SMALL, owner=torch.tensor([2, 0, 2, 1, 0]))(images).logits
     expected = torch.stack([each[:, [1, 4]].amax(1), each[:, 3], each[:, [0, 2]].amax(1)], dim=1)
     assert torch.equal(ours, expected)
-
-
-@pytest.mark.parametrize("owner", [[0, 1, 2, 3], [0, 1, 1, 3, 4], [1, 2, 3, 4, 5], [-1, 0, 1, 2, 3]])
-def test_owners_that_cannot_be(visual, texts, owner):
-    with pytest.raises(ValueError, match="owner names the class of each of 5 class names"):
-        SCClip(visual, texts, SMALL, owner=torch.tensor(owner))
 
 
 # --- the parts ---
@@ -340,39 +335,53 @@ def test_presets_are_the_published_ones_in_layers():
     assert all(getattr(b16, name) == getattr(l14, name) for name in same)
 
 
+def test_presets_have_the_releases_scale_for_sets_with_a_background():
+    assert [preset("ViT-B-16/openai", data).logit_scale for data in ("voc21", "coco_object", "voc")] == [50, 55, 40]
+    assert preset("ViT-L-14", "voc21") == replace(PRESETS["ViT-L-14"], logit_scale=50.0)
+
+
+def test_the_entry_takes_the_preset_and_a_config_given_is_kept(visual, texts):
+    """Explicit default settings are what they say, whatever the tower."""
+    entry = systems.find("SC-CLIP")
+    assert entry.configure("embedded") == PRESETS["embedded"] and entry.configure() == SCClipConfig()
+    assert entry.configure("embedded", beta=0.3) == replace(PRESETS["embedded"], beta=0.3)
+    start = systems.Start(build_embedded(seed=0).visual, "embedded", torch.randn(3, 512), 100.0)
+    assert entry.build(start, SCClipConfig(), 0).config == SCClipConfig()
+
+
 def test_a_tower_without_preset():
     with pytest.raises(ValueError, match="no preset for the tower 'RN50', only for ViT-B-16, ViT-L-14, ViT-B-32, emb"):
         preset("RN50")
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, sentence",
     [
         ({"pre": 6}, "layer pre=6 is not in this tower, which has 6: give layers from 1 to 5"),
         ({"post": 0}, "layer post=0 is not"),
         ({"fusion": (0, 3)}, r"layer fusion=\(0, 3\) is not"),
         ({"fusion": (3, 6)}, r"layer fusion=\(3, 6\) is not"),
         ({"fusion": (4, 3)}, r"fusion=\(4, 3\) ends before it begins"),
-        ({"beta": 1.0}, "beta=1.0 is no cosine that could leave a link"),
-        ({"beta": -1.1}, "beta=-1.1 is no cosine"),
-        ({"scores": "vv"}, "scores='vv' is none of kk, qk"),
+        ({"beta": 1.0}, "beta=1.0 leaves no link or is not a cosine"),
+        ({"beta": -1.1}, "beta=-1.1 leaves no link or is not a cosine"),
+        ({"scores": "vv"}, "scores 'vv' is unknown: choose one of kk, qk"),
     ],
 )
-def test_settings_that_cannot_be(visual, texts, change, told):
-    with pytest.raises(ValueError, match=told):
+def test_settings_that_cannot_be(visual, texts, change, sentence):
+    with pytest.raises(ValueError, match=sentence):
         SCClip(visual, texts, replace(SMALL, **change))
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, sentence",
     [
         ({"k": 30}, "k = 30 leaves no neighbourhood among 30 patches: give less than 30"),
         ({"lof": "fast"}, "method 'fast' is unknown"),
         ({"contamination": 1.0}, "contamination is 1.0"),
     ],
 )
-def test_what_only_an_image_shows_to_be_wrong(visual, images, texts, change, told):
-    with pytest.raises(ValueError, match=told):
+def test_what_only_an_image_shows_to_be_wrong(visual, images, texts, change, sentence):
+    with pytest.raises(ValueError, match=sentence):
         SCClip(visual, texts, replace(SMALL, **change))(images)
 
 

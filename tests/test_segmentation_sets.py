@@ -198,8 +198,8 @@ def test_the_only_split_is_the_default():
     ("name", "classes", "message"),
     [
         (None, names.CONTEXT_ALPHABETICAL, r"no split is given .*: choose one of zs3net10, cascade_released10\.$"),
-        ([0, 2, 3], names.CONTEXT_ALPHABETICAL, r"split \[0, 2, 3\] is no name, and indices mean other classes"),
-        (15, names.VOC, r"split 15 is no name"),
+        ([0, 2, 3], names.CONTEXT_ALPHABETICAL, r"split \[0, 2, 3\] is not a name, and indices mean other classes"),
+        (15, names.VOC, r"split 15 is not a name"),
         ("voc15_5", names.VOC, r"'voc15_5' is not of this set .*did you mean 'voc15-5'\?\): choose one of voc15-5"),
         ("zs3net10", names.VOC, r"split 'zs3net10' is not of this set for the 20 mask classes of 'fake'"),
         (None, names.COCO_THINGS, r"it has no named split, so score all its classes\.$"),
@@ -403,7 +403,7 @@ def test_folders_that_are_not_the_set(tmp_path):
     (home / "SegmentationClass").rename(home / "Masks")
     refuses(r"VOC2012 has no folder SegmentationClass: give", f"voc:{tmp_path}")
     refuses(r"voc: has no path: write voc:FOLDER\.$", "voc:")
-    refuses(r"vocc:x is no segmentation set \(did you mean 'voc'\?\): write its name", "vocc:x")
+    refuses(r"vocc:x is not a segmentation set \(did you mean 'voc'\?\): write its name", "vocc:x")
     (tmp_path / "images").mkdir()
     refuses(r"has no folder annotations/val2017|has no folder images/val2017", f"coco_stuff:{tmp_path}")
 
@@ -513,8 +513,8 @@ BROKEN = {
         value21,
         r"has the value 21 in row 4, column 5, which none of the 21 classes of PASCAL VOC 2012 has \(0 to 20, or 255\)",
     ),
-    "cut": (lambda p: p.write_bytes(p.read_bytes()[:60]), r"is no whole PNG"),
-    "jpeg": (lambda p: Image.new("L", (WIDTH, HEIGHT)).save(p, "JPEG"), r"is no whole PNG"),
+    "cut": (lambda p: p.write_bytes(p.read_bytes()[:60]), r"is not a whole PNG"),
+    "jpeg": (lambda p: Image.new("L", (WIDTH, HEIGHT)).save(p, "JPEG"), r"is not a whole PNG"),
     "empty": (lambda p: p.write_bytes(b""), r"is empty \(0 bytes\)"),
 }  # fmt: skip
 

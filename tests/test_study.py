@@ -14,13 +14,15 @@ import torch
 from threadpoolctl import threadpool_info
 
 from hc_lafter.files import code_hash, write_whole
-from hc_lafter.suite import paths, profiles, study
+from hc_lafter.suite import paths, profiles, provenance, study
 from hc_lafter.suite.paths import find_root
-from hc_lafter.suite.profiles import Profile, load_profile, parse_value, profile_names
-from hc_lafter.suite.study import DIGITS, Study, metric
+from hc_lafter.suite.profiles import Profile, load_profile, parse_overrides, profile_names
+from hc_lafter.suite.records import metric
+from hc_lafter.suite.study import Study
 
 NAME = "01-feature-tapping"
 ROW = {"system": "layer 1", "dataset": "world", "split": "test", "metric": "top-1 accuracy", "unit": "fraction"}
+SAME = {key: ROW[key] for key in ROW if key != "system"}
 
 
 @pytest.fixture
@@ -101,17 +103,27 @@ def test_profile_name_refused_with_nearest():
         ("layers", "none", None),
     ],
 )
-def test_parse_value(key, text, value):
-    parsed = parse_value(key, text)
-    assert parsed == value and type(parsed) is type(value)
+def test_overrides_are_parsed(key, text, value):
+    parsed = parse_overrides([f"{key}={text}", "batch_size=7"])
+    assert parsed == {key: value, "batch_size": 7} and type(parsed[key]) is type(value)
 
 
 @pytest.mark.parametrize(
-    ("key", "text"), [("seeds", "three"), ("seeds", "2.0"), ("seeds", "true"), ("layers", "5,x"), ("sede", "1")]
+    ("text", "words"),
+    [
+        ("seeds=three", "parameter seeds='three' is not usable"),
+        ("seeds=2.5", "seeds='2.5'"),
+        ("seeds=true", "seeds='true'"),
+        ("layers=5,x", "layers='x', item 2 is not usable"),
+        ("precision=bf6", r"did you mean 'bf16'\?"),
+        ("sede=1", "'sede' is unknown"),
+        ("seeds", "--param seeds has no value"),
+    ],
 )
-def test_parse_value_refuses(key, text):
-    with pytest.raises(ValueError, match=key):
-        parse_value(key, text)
+def test_overrides_are_refused(text, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        parse_overrides([text])
+    assert "\n" not in str(caught.value)
 
 
 def test_every_field_is_described_and_set():
@@ -129,7 +141,7 @@ def test_root_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HC_LAFTER_ROOT", str(tmp_path / "notebooks"))
     assert find_root() == (tmp_path / "notebooks").resolve()
     monkeypatch.setenv("HC_LAFTER_ROOT", str(tmp_path / "gone"))
-    with pytest.raises(FileNotFoundError, match="gone is no folder"):
+    with pytest.raises(FileNotFoundError, match="gone is not a folder"):
         find_root()
 
 
@@ -142,16 +154,18 @@ def test_root_is_missing(tmp_path, monkeypatch):
         find_root()
 
 
-def test_study_places_and_seeds(place, tmp_path):
-    one = Study(NAME, "smoke", root=tmp_path / "code", seed=5, seeds=None, workers=0)
+def test_study_places_and_seeds(place, tmp_path, monkeypatch):
+    (tmp_path / "code").mkdir()
+    monkeypatch.setenv("HC_LAFTER_ROOT", str(tmp_path / "code"))
+    one = Study(NAME, "smoke", {"seed": 5, "seeds": None, "workers": 0})
     assert one.seeds == [5, 6] and one.seed == 5 and one.name == "smoke"
     assert one.results == place.resolve() / "results" / "smoke" / NAME
     assert one.figures == place.resolve() / "figures" / "smoke" / NAME
     assert one.cache == tmp_path.resolve() / "code" / ".hc_lafter" / "cache"
     drawn = torch.rand(3), np.random.rand(3)  # noqa: NPY002 - the global state is what is tested
-    Study(NAME, "smoke", seed=5)
+    Study(NAME, "smoke", {"seed": 5})
     assert torch.equal(torch.rand(3), drawn[0]) and np.array_equal(np.random.rand(3), drawn[1])  # noqa: NPY002
-    Study(NAME, "smoke", seed=6)
+    Study(NAME, "smoke", {"seed": 6})
     assert not torch.equal(torch.rand(3), drawn[0])
 
 
@@ -169,18 +183,18 @@ def test_study_refuses_notebook_names(place, name):
 def test_study_refuses_what_the_machine_lacks(place, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ValueError, match="device=cuda:1 is not on this machine: choose 'auto' or 'cpu'"):
-        Study(NAME, "smoke", device="cuda:1")
+        Study(NAME, "smoke", {"device": "cuda:1"})
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
-    assert Study(NAME, "smoke", device="cpu", precision="auto").precision == "fp32"
+    assert Study(NAME, "smoke", {"device": "cpu", "precision": "auto"}).precision == "fp32"
     with pytest.raises(ValueError, match="precision=bf16 is not in this cpu processor"):
-        Study(NAME, "smoke", device="cpu", precision="bf16")
+        Study(NAME, "smoke", {"device": "cpu", "precision": "bf16"})
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
-    assert Study(NAME, "smoke", device="cpu", precision="auto").precision == "bf16"
-    assert Study(NAME, "smoke", device="cpu", precision="fp32").precision == "fp32"
+    assert Study(NAME, "smoke", {"device": "cpu", "precision": "auto"}).precision == "bf16"
+    assert Study(NAME, "smoke", {"device": "cpu", "precision": "fp32"}).precision == "fp32"
     # Without AMX tiles bf16 is there for who asks for it, but slower than fp32.
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    assert Study(NAME, "smoke", device="cpu", precision="auto").precision == "fp32"
-    assert Study(NAME, "smoke", device="cpu", precision="bf16").precision == "bf16"
+    assert Study(NAME, "smoke", {"device": "cpu", "precision": "auto"}).precision == "fp32"
+    assert Study(NAME, "smoke", {"device": "cpu", "precision": "bf16"}).precision == "bf16"
 
 
 def test_threads_are_the_profiles(place):
@@ -188,9 +202,9 @@ def test_threads_are_the_profiles(place):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        Study("01-x", threads=0)
+        Study("01-x", overrides={"threads": 0})
         assert torch.get_num_threads() == 3
-        Study("01-x", threads=2)
+        Study("01-x", overrides={"threads": 2})
         assert torch.get_num_threads() == 2
         assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {2}
         Study("01-x")
@@ -202,7 +216,7 @@ def test_threads_are_the_profiles(place):
 def test_autocast_follows_the_precision(place, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        with Study(NAME, "smoke", device="cpu", precision=precision).autocast():
+        with Study(NAME, "smoke", {"device": "cpu", "precision": precision}).autocast():
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
@@ -217,26 +231,25 @@ def test_metric_is_tidy_rounded_and_exact_for_counts():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"value": math.nan}, "value is nan: give a finite number"),
-        ({"value": math.inf, "unit": "nats"}, "value is inf"),
-        ({"value": None}, "value is None: give a number"),
-        ({"value": "0.5"}, "value is '0.5'"),
-        ({"value": True}, "value is True"),
-        ({"value": 51.2}, "is no fraction: divide per cent by 100"),
+        ({"value": math.nan}, "value=nan is not usable .*: give a finite number"),
+        ({"value": math.inf, "unit": "nats"}, "value=inf"),
+        ({"value": None}, "value=None"),
+        ({"value": "0.5"}, "value='0.5'"),
+        ({"value": True}, "value=True"),
+        ({"value": 51.2}, "layer 1 / .*value 51.2 is not a fraction: divide per cent by 100"),
         ({"low": 0.6, "high": 0.7}, r"value 0.5 lies outside \[0.6, 0.7\]"),
         ({"low": 0.4}, "low is 0.4 and high is None"),
-        ({"low": math.nan, "high": 0.7}, "low is nan"),
-        ({"unit": "fractions"}, r"unit 'fractions' is unknown \(did you mean 'fraction'\?\)"),
-        ({"n": 0}, "n is 0"),
-        ({"n": 8.0}, "n is 8.0"),
-        ({"seeds": True}, "seeds is True"),
-        ({"system": " "}, "system is ' ': give a name"),
-        ({"split": None}, "split is None"),
+        ({"low": math.nan, "high": 0.7}, "low=nan"),
+        ({"unit": "fractions"}, r"unit='fractions' is not usable .*\(did you mean 'fraction'\?\)"),
+        ({"n": 0}, "n=0"),
+        ({"n": 8.5}, "n=8.5"),
+        ({"system": " "}, "system=' ' is not usable .*: give a name"),
+        ({"split": None}, "split=None"),
     ],
 )
 def test_metric_refuses(changes, words):
     with pytest.raises(ValueError, match=words) as caught:
-        metric(**{**ROW, "value": 0.5, **changes})
+        metric(**ROW | {"value": 0.5} | changes)
     assert "\n" not in str(caught.value)
 
 
@@ -245,50 +258,57 @@ def test_metrics_repeat_byte_for_byte(place):
     rows.append({**ROW, "system": "tower", "metric": "parameters", "unit": "count", "value": 87_849_216})
     written = []
     for _ in range(2):
-        path = Study(NAME, "smoke").save_metrics(rows)
-        written.append((path.read_bytes(), path.with_suffix(".parquet").read_bytes()))
+        one = Study(NAME, "smoke")
+        one.add(rows)
+        one.finish()
+        written.append([(one.results / f"metrics.{form}").read_bytes() for form in ("json", "parquet")])
     assert written[0] == written[1]
-    assert path == place.resolve() / "results" / "smoke" / NAME / "metrics.json"
+    assert one.results == place.resolve() / "results" / "smoke" / NAME
     records = json.loads(written[0][0])
     assert [r["system"] for r in records] == ["layer 1", "layer 2", "layer 3", "tower"]
     assert records[2]["value"] == 0.3 and records[3]["value"] == 87_849_216 and written[0][0].endswith(b"\n")
-    table = pd.read_parquet(path.with_suffix(".parquet"))
+    assert records[3] | {"n": None, "low": None, "seeds": None} == records[3] and "minus" not in records[3]
+    table = pd.read_parquet(one.results / "metrics.parquet")
     assert table["value"].tolist() == [0.1, 0.2, 0.3, 87_849_216.0]
     assert table["n"].isna().tolist() == [False, False, False, True]
-    assert not leftovers(path.parent)
+    assert not leftovers(one.results)
 
 
-@pytest.mark.parametrize(
-    ("rows", "words"),
-    [
-        ([], "saved no metrics"),
-        ([{**ROW, "value": 0.5}, {**ROW, "value": 0.4}], "layer 1 / world / test / top-1 accuracy stands there twice"),
-        ([{**ROW, "value": 0.5, "unit": "seconds"}], "save it with save_timings"),
-        ([{**ROW, "value": 0.5, "note": "x"}], "unexpected keyword argument 'note'"),
-        ([{"system": "x", "value": 0.5}], "missing 3 required"),
-        ([{**ROW, "value": math.nan}], "finite"),
-    ],
-)
-def test_metrics_refuse(place, rows, words):
+def test_rows_are_refused_or_replaced(place):
     one = Study(NAME, "smoke")
-    with pytest.raises(ValueError, match=words):
-        one.save_metrics(rows)
+    with pytest.raises(ValueError, match="kept no numbers"):
+        one.finish()
+    with pytest.raises(ValueError, match="layer 1 / world / test / top-1 accuracy stands there twice"):
+        one.add([{**ROW, "value": 0.5}, {**ROW, "value": 0.4}])
+    with pytest.raises(ValueError, match="metric x: dataset is missing: give the name"):
+        one.add([{"system": "x", "value": 0.5}])
+    with pytest.raises(ValueError, match="value is missing: give a finite number"):
+        one.add([{**ROW, "value": math.nan}])
     assert not one.results.exists()
+    one.add([{"system": "layer 1", "value": 0.4}, {"system": "layer 2", "value": 0.3, "minus": "layer 1"}], **SAME)
+    one.add([{"system": "layer 1", "value": 0.5, "p": 0.1, "seeds": 1, "n": pd.NA}], **SAME)  # the cell runs again
+    one.finish()
+    records = json.loads((one.results / "metrics.json").read_text())
+    assert [(r["value"], r["seeds"], r.get("minus")) for r in records] == [(0.5, None, None), (0.3, None, "layer 1")]
 
 
 def test_timings_stand_apart(place):
     one = Study(NAME, "smoke")
-    path = one.save_timings([{"what": "tap", "seconds": 1.23456789, "images": np.int64(80)}])
-    assert path.name == "timings.json"
-    assert json.loads(path.read_text()) == [{"images": 80, "seconds": float(f"{1.23456789:.{DIGITS}g}"), "what": "tap"}]
-    with pytest.raises(ValueError, match="timing seconds: value is nan"):
-        one.save_timings([{"what": "tap", "seconds": math.nan}])
+    one.add([{**ROW, "value": 0.5}])
+    one.add([{**ROW, "metric": "tap", "unit": "seconds", "value": 1.23456789, "n": np.int64(80)}])
+    one.add([{**ROW, "split": "timing", "unit": "ratio", "value": 2}])
+    one.finish()
+    timings = json.loads((one.results / "timings.json").read_text())
+    assert [(t["value"], t["n"]) for t in timings] == [(1.23457, 80), (2, None)]
+    assert len(json.loads((one.results / "metrics.json").read_text())) == 1
 
 
 def test_results_folder_that_cannot_be_written(place):
     (place / "results").write_text("a file in the place of the folder")
     with pytest.raises(OSError, match=r"cannot be written \(.*\): make room or give write access") as caught:
-        Study(NAME, "smoke").save_metrics([{**ROW, "value": 0.5}])
+        one = Study(NAME, "smoke")
+        one.add([{**ROW, "value": 0.5}])
+        one.finish()
     assert "metrics" in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -306,25 +326,28 @@ def test_written_whole_or_not_at_all(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_figures_repeat_and_stay_open(place):
+def test_figures_repeat(place):
     one = Study(NAME, "smoke")
-    written = []
-    for _ in range(2):
+
+    def draw():
         figure, axes = plt.subplots()
         axes.plot([0, 1], [1, 0], label="line")
         axes.fill_between([0, 1], [0, 0], [1, 1], alpha=0.2)
         axes.set_title("title")
         axes.legend()
-        path = one.save_figure(figure, "a-figure")
-        written.append((path.read_bytes(), path.with_suffix(".png").read_bytes()))
-        assert plt.fignum_exists(figure.number)
-    assert written[0] == written[1]
-    svg = written[0][0].decode()
+        return figure
+
+    written = []
+    for _ in range(2):
+        figure = one.figure("a-figure", draw)
+        written.append({path.name: path.read_bytes() for path in one.figures.iterdir()})
+        assert not plt.fignum_exists(figure.number)
+    assert written[0] == written[1] and len(written[0]) == 6
+    svg = written[0]["a-figure.svg"].decode()
     assert "<text" not in svg and "dc:date" not in svg  # glyphs are paths, and there is no date
-    assert written[0][1].startswith(b"\x89PNG")
     for name in ("A figure", "../out", "", "a--b"):
         with pytest.raises(ValueError, match="not usable for a file"):
-            one.save_figure(figure, name)
+            one.figure(name, draw)
 
 
 def test_table_both_ways(place):
@@ -334,24 +357,30 @@ def test_table_both_ways(place):
     assert path.with_suffix(".csv").read_bytes() == b"layer,accuracy\n1,0.333333\n2,0.5\n"
 
 
+def finished(name, overrides=None, **inputs):
+    one = Study(name, "smoke", overrides)
+    one.add([{**ROW, "value": 0.5}])
+    one.finish(**inputs)
+    return json.loads((one.results.parent / "provenance.json").read_text(encoding="utf-8"))["notebooks"]
+
+
 def test_provenance_gathers_and_keeps_places_to_itself(place):
     secret = place / "home" / "somebody"
-    first = Study(NAME, "smoke", {"data": str(secret / "photos"), "clip": f"ViT-B-32@{secret / 'mine.pt'}"})
-    entry = first.provenance(clip="abc", data="def", text="123")
+    mine = {"data": str(secret / "photos"), "clip": f"ViT-B-32@{secret / 'mine.pt'}"}
+    entry = finished(NAME, mine, clip="abc", data="def", text="123")[NAME]
     assert entry["profile"]["data"] == "photos" and entry["profile"]["clip"] == "ViT-B-32@mine.pt"
     assert entry["text"] == "123" and entry["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert entry["hardware"]["cores"] == os.cpu_count() and entry["precision"] == "fp32"
-    Study("02-nga-weights", "smoke", {"data": r"C:\Users\somebody\photos"}).provenance()
+    both = finished("02-nga-weights", {"data": r"C:\Users\somebody\photos"})
+    assert list(both) == [NAME, "02-nga-weights"] and both[NAME] == entry
     path = place / "results" / "smoke" / "provenance.json"
-    whole = json.loads(path.read_text(encoding="utf-8"))
-    assert list(whole["notebooks"]) == [NAME, "02-nga-weights"]
-    assert whole["notebooks"][NAME] == entry
     text = path.read_text(encoding="utf-8")
     for private in (str(place), "somebody", str(Path(study.__file__).parents[1])):
         assert private not in text, private
-    path.write_text("{half")
-    with pytest.raises(ValueError, match=r"provenance\.json is damaged .*: delete it"):
-        first.provenance()
+    for damage in ("{half", "[]", "{}"):
+        path.write_text(damage)
+        with pytest.raises(ValueError, match=r"provenance\.json is damaged .*: delete it"):
+            finished(NAME)
 
 
 @pytest.mark.parametrize(
@@ -371,7 +400,7 @@ def test_provenance_gathers_and_keeps_places_to_itself(place):
     ],
 )
 def test_no_folder_of_this_machine_stays_in_a_value(value, kept):
-    assert study._placeless(value) == kept
+    assert provenance.placeless(value) == kept
 
 
 def test_provenance_takes_a_clip_and_a_data_set(place):
@@ -379,24 +408,24 @@ def test_provenance_takes_a_clip_and_a_data_set(place):
         name, fingerprint, weight_hash, transform_id = "embedded", "f" * 64, "a" * 64, "resize 64"
         activation, parameters = "GELU", 3_300_000
 
-    entry = Study(NAME, "smoke").provenance(clip=Thing(), data=Thing())
+    entry = finished(NAME, clip=Thing(), data=Thing())[NAME]
     assert entry["clip"]["weight_hash"] == "a" * 64 and entry["data"] == {"name": "embedded", "fingerprint": "f" * 64}
 
 
 def test_commit_and_dirt(tmp_path, monkeypatch):
-    assert study._git(tmp_path) is None  # no repository
+    assert provenance.commit(tmp_path) is None  # no repository
     if shutil.which("git"):
         who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
         for words in (["init", "-q"], [*who, "commit", "-q", "--allow-empty", "-m", "first"]):
-            study.subprocess.run(["git", "-C", tmp_path, *words], check=True)
-        clean = study._git(tmp_path)
+            provenance.subprocess.run(["git", "-C", tmp_path, *words], check=True)
+        clean = provenance.commit(tmp_path)
         assert len(clean["commit"]) == 40 and clean["dirty"] is False
         write_whole(tmp_path / "results" / "x.json", "{}")
-        assert study._git(tmp_path) == clean  # what a run writes does not make it dirty
+        assert provenance.commit(tmp_path) == clean  # what a run writes does not make it dirty
         write_whole(tmp_path / "code.py", "")
-        assert study._git(tmp_path)["dirty"] is True
+        assert provenance.commit(tmp_path)["dirty"] is True
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    assert study._git(tmp_path) is None  # no git
+    assert provenance.commit(tmp_path) is None  # no git
 
 
 def test_code_hash_sees_names_bytes_and_nothing_else(tmp_path):

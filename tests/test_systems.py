@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import VisionTransformer
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from hc_lafter import store
+from hc_lafter.clip.load import build_embedded
 from hc_lafter.clip.vit import Prompts, walk
-from hc_lafter.systems.base import split_epochs
+from hc_lafter.systems.base import Masks, Output, split_epochs
 from hc_lafter.systems.hybrid_cascade import HybridCascade, HybridCascadeConfig
 from hc_lafter.systems.lafter import LaFTer, LaFTerConfig
 from hc_lafter.systems.linear_probe import LinearProbe, LinearProbeConfig
@@ -19,6 +25,7 @@ from hc_lafter.systems.losses import consistency, distillation
 from hc_lafter.systems.mean_of_layers import MeanOfLayers, MeanOfLayersConfig
 from hc_lafter.systems.multilayer import SEGMENTS, MultiLayerConfig, MultiLayerLaFTer
 from hc_lafter.systems.regimes import LabelFree, Supervised
+from hc_lafter.systems.trained import Trained, load
 from hc_lafter.systems.zero_shot import ZeroShot
 
 C, W, D, S = 5, 24, 16, 32
@@ -309,16 +316,89 @@ def test_terms(visual, classifier, images):
     "make, words",
     [
         (lambda v, c: HybridCascade(v, c, HybridCascadeConfig(stages=((5, 6), (6, 7)))), "no layer twice"),
-        (lambda v, c: HybridCascade(v, c, HybridCascadeConfig(stages=((5, 6), (13,)))), "layers 1 to 12"),
-        (lambda v, c: HybridCascade(v, c, HybridCascadeConfig(stages=())), "each hold a layer"),
+        (lambda v, c: HybridCascade(v, c, HybridCascadeConfig(stages=((5, 6), (13,)))), "stages .* from 1 to 12"),
+        (lambda v, c: HybridCascade(v, c, HybridCascadeConfig(stages=())), "each hold layers"),
         (lambda v, c: HybridCascade(v, c, HybridCascadeConfig(classifier="own")), "classifier 'own' is unknown"),
         (lambda v, c: HybridCascade(v, c, HybridCascadeConfig(fusion="max")), "fusion 'max' is unknown"),
         (lambda v, c: HybridCascade(v, c, HybridCascadeConfig(nga="box")), "NGA kind 'box' is unknown"),
         (lambda v, c: MultiLayerLaFTer(v, c, MultiLayerConfig(segments=((1, 2), (4,)))), "leave no layer out"),
-        (lambda v, c: MultiLayerLaFTer(v, c, MultiLayerConfig(segments=((11, 12, 13),))), "layers 1 to 12"),
+        (lambda v, c: MultiLayerLaFTer(v, c, MultiLayerConfig(segments=((11, 12, 13),))), "segments .* from 1 to 12"),
         (lambda v, c: MultiLayerLaFTer(v, c, MultiLayerConfig(pooled="max")), "pooled 'max' is unknown"),
+        (lambda v, c: Supervised(1.1), "lam is 1.1, but the distribution's share"),
     ],
 )
 def test_refusals(visual, classifier, make, words):
     with pytest.raises(ValueError, match=words):
         make(visual, classifier)
+
+
+# --- a trained system that is used ---
+
+
+class Brightness(torch.nn.Module):
+    """Two classes, dark and bright, by the mean of an image or by its pixels."""
+
+    def __init__(self, dense: bool):
+        super().__init__()
+        self.dense, self.factor = dense, torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        light = x.mean(dim=1) * self.factor
+        logits = torch.stack([-light, light], dim=1)
+        return Masks(logits) if self.dense else Output(logits.mean(dim=(2, 3)))
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return build_embedded(seed=0)
+
+
+def brightness(clip, dense: bool) -> Trained:
+    seen = torch.ones(2, dtype=torch.bool) if dense else None
+    return Trained("brightness", None, Brightness(dense), clip, ("dark", "bright"), torch.eye(2), seen)
+
+
+def paint(path, light: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 40), (light,) * 3).save(path)
+
+
+def test_masks_of_images_that_share_a_stem_are_kept_apart(clip, tmp_path):
+    lights = {"a/x.png": 255, "b/x.png": 0, "b/x.jpg": 255, "y.png": 0}
+    for name, light in lights.items():
+        paint(tmp_path / "images" / name, light)
+    trained = brightness(clip, dense=True)
+    table = trained.predict(tmp_path / "images", masks=tmp_path / "masks", batch_size=3, progress=False)
+    names = [str(Path(path).relative_to(tmp_path / "images")) for path in table["path"]]
+    files = dict(zip(names, map(Path, table["mask"]), strict=True))
+    assert {name: str(file.relative_to(tmp_path / "masks")) for name, file in files.items()} == {
+        "a/x.png": "a/x.png", "b/x.png": "b/x.png.png", "b/x.jpg": "b/x.jpg.png", "y.png": "y.png",
+    }  # fmt: skip
+    for name, light in lights.items():
+        assert np.asarray(Image.open(files[name])).mean() == (light > 0), name
+    several = [tmp_path / "images" / name for name in ("a/x.png", "b/x.png")]
+    table = trained.predict(several, masks=tmp_path / "again", progress=False)
+    assert [Path(mask).parent.name for mask in table["mask"]] == ["a", "b"]
+    table = trained.predict([Image.new("RGB", (9, 9))], masks=tmp_path / "again", progress=False)
+    assert Path(table["mask"][0]) == tmp_path / "again" / "image 0.png"
+
+
+def test_images_that_cannot_be_read_are_named_and_the_others_predicted(clip, tmp_path):
+    for name, light in {"1.png": 255, "deep/er/3.png": 0}.items():
+        paint(tmp_path / name, light)
+    (tmp_path / "deep" / "2.png").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.warns(UserWarning, match=r"^1 of 3 images cannot be read \('.*2.png'\): .*2.png is empty"):
+        table = brightness(clip, dense=False).predict(tmp_path, batch_size=1, progress=False)
+    assert [Path(path).name for path in table["path"]] == ["1.png", "3.png"]
+    assert list(table["class"]) == ["bright", "dark"]
+    with pytest.raises(ValueError, match=r"^1 of 1 images cannot be read"):
+        brightness(clip, dense=False).predict(tmp_path / "deep" / "2.png", progress=False)
+    with pytest.raises(ValueError, match="the list of images is empty"):
+        brightness(clip, dense=False).predict([], progress=False)
+
+
+def test_a_file_that_holds_no_trained_system(tmp_path):
+    path = store.write(tmp_path / "run.safetensors", {"x": torch.zeros(1)}, run="a run")
+    with pytest.raises(ValueError, match=r"run.safetensors holds no trained system"):
+        load(path)

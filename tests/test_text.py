@@ -14,16 +14,13 @@ from hc_lafter.clip.text import (
     EMOTION_TEMPLATES,
     OBJECT_TEMPLATES,
     SOURCES,
-    TextClassifier,
     TextClassifierConfig,
     Texts,
     class_embeddings,
     descriptions_for,
     encode_texts,
     known_words,
-    load_text_classifier,
     modality_gap,
-    save_text_classifier,
     templates_for,
     text_loss,
     train_text_classifier,
@@ -238,22 +235,6 @@ def test_it_learns_as_well_as_logistic_regression():
 def test_unusable_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="is not usable: noise from 0"):
         train_text_classifier(made_up(), TextClassifierConfig(**wrong), seed=0)
-
-
-def test_a_classifier_is_kept_by_class_name_and_clip(clip, tmp_path):
-    path = tmp_path / "classifier.safetensors"
-    weight = torch.arange(6.0).reshape(3, 2)
-    save_text_classifier(TextClassifier(weight, ("a", "b", "c")), path, clip, source="templates")
-    assert torch.equal(load_text_classifier(path, ("c", "a", "b"), clip).weight, weight[[2, 0, 1]])
-    with pytest.raises(ValueError, match="a classifier of a, b, c, not of a, b: run notebook 03"):
-        load_text_classifier(path, ("a", "b"), clip)
-    with pytest.raises(ValueError, match=r"texts of another CLIP .* run notebook 03 with this one"):
-        load_text_classifier(path, ("a", "b", "c"), build_embedded(seed=1))
-    with pytest.raises(FileNotFoundError, match="run notebook 03-text-adapter"):
-        load_text_classifier(tmp_path / "none.safetensors", ("a",), clip)
-    path.write_bytes(b"no")
-    with pytest.raises(ValueError, match=r"classifier\.safetensors is damaged .*run again what wrote it"):
-        load_text_classifier(path, ("a", "b", "c"), clip)
 
 
 def test_modality_gap():

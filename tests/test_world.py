@@ -276,7 +276,7 @@ def _whole(records):
     return records
 
 
-@pytest.mark.slow  # the worker imports torch anew
+@pytest.mark.slow  # the worker imports torch again
 def test_records_survive_a_spawned_worker():
     data = World(0, 0, 6, seed=2)
     loader = DataLoader(data, batch_size=3, num_workers=1, multiprocessing_context="spawn", collate_fn=_whole)

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hc_lafter import store
 from hc_lafter.clip.load import load_clip
 from hc_lafter.clip.text import EMOTION_TEMPLATES, class_embeddings
 from hc_lafter.clip.vit import Prompts, walk
 from hc_lafter.data.world.dataset import World
-from hc_lafter.tuning import checkpoint
 from hc_lafter.tuning.training import History, Phase, Rows, fit
 from hc_lafter.tuning.views import Views, strong_view
 
@@ -46,8 +46,8 @@ def noisy(module, batch):
     return {"task": F.cross_entropy(module(images), batch["label"], label_smoothing=0.1)}
 
 
-def train_prompts(path: Path | None, told=None) -> tuple[History, dict[str, torch.Tensor]]:
-    """32 steps on 36 augmented pictures in two phases; ``told`` is asked for leave before every step."""
+def train_prompts(path: Path | None, pipe=None) -> tuple[History, dict[str, torch.Tensor]]:
+    """32 steps on 36 augmented pictures in two phases; ``pipe`` is asked for leave before every step."""
     torch.set_num_threads(1)
     world, clip = World(36, 24, 0), load_clip("embedded")
     train, val = world.split("train"), world.split("val")
@@ -57,9 +57,9 @@ def train_prompts(path: Path | None, told=None) -> tuple[History, dict[str, torc
     pictures = torch.stack([clip.transform(val[i].image) for i in range(len(val))])
 
     def terms(module, batch):
-        if told is not None:
-            told.send("step")
-            told.recv()
+        if pipe is not None:
+            pipe.send("step")
+            pipe.recv()
         return noisy(module, batch)
 
     def validate(module):
@@ -73,8 +73,8 @@ def train_prompts(path: Path | None, told=None) -> tuple[History, dict[str, torc
     return history, {name: p.detach() for name, p in module.named_parameters()}
 
 
-def killed_run(path: Path, told) -> None:
-    train_prompts(path, told)
+def killed_run(path: Path, pipe) -> None:
+    train_prompts(path, pipe)
 
 
 class Line(nn.Module):
@@ -115,20 +115,24 @@ def train_line(path: Path | None, **options) -> tuple[History, dict[str, torch.T
     def validate(module):
         return {"accuracy": (module(rows.tensors["x"]).argmax(1) == rows.tensors["label"]).float().mean()}
 
-    phases = [Phase("last", 1, ("last",)), Phase("all", 2, ("first", "last", "spare"))]
+    def terms(module, batch):
+        return cross_entropy(module, batch) | {"twice": (module(batch["x"]) + module(-batch["x"])).square().mean()}
+
+    both = {"task": 1.0, "twice": 0.1}
+    phases = [Phase("last", 1, ("last",)), Phase("all", 2, ("first", "last", "spare"), both)]
     options = {"batch_size": 8, "seed": 1, "validate": validate, "every": 4, "progress": False} | options
-    history = fit(module, rows, cross_entropy, phases, checkpoint=path, **options)
+    history = fit(module, rows, terms, phases, checkpoint=path, **options)
     return history, {name: p.detach() for name, p in module.named_parameters()}
 
 
-def one_of_two(rank: int, port: int, folder: Path, told) -> None:
+def one_of_two(rank: int, port: int, folder: Path, pipe) -> None:
     """A process of two: sends what it measured, what it learnt and how often it wrote a checkpoint."""
     torch.set_num_threads(1)
     ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "OMP_NUM_THREADS": 1}
     os.environ |= {name: str(value) for name, value in ranks.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    written, save = [], checkpoint.save
-    checkpoint.save = lambda path, *rest: (written.append(path), save(path, *rest))
+    written, write = [], store.write
+    store.write = lambda path, *rest, **metadata: (written.append(path), write(path, *rest, **metadata))
     history, parameters = train_line(folder / "both.safetensors")
     again, _ = train_line(folder / "both.safetensors")
     opinions = iter([0.5, 0.4, 0.3] if rank == 0 else [0.1, 0.2, 0.3])  # they differ; the first process's counts
@@ -139,5 +143,5 @@ def one_of_two(rank: int, port: int, folder: Path, told) -> None:
     except ValueError as error:
         refused = str(error)
     learnt = {name: value.numpy() for name, value in parameters.items()}
-    told.send((vars(history), learnt, len(written), again == history, best, refused))
+    pipe.send((vars(history), learnt, len(written), again == history, best, refused))
     torch.distributed.destroy_process_group()

@@ -12,12 +12,15 @@ are one matrix product. Features in, numbers out; no hook, no model. n images, L
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
+
+from hc_lafter.analysis import statistics
 
 KERNELS = ("linear", "rbf")
 MIN_IMAGES = 4  # HSIC_1 divides by n - 3
@@ -83,6 +86,18 @@ class Alignment:
         drawn = np.random.default_rng(rng_seed).integers(batches, size=(resamples, batches - 1))
         counts = np.stack([np.bincount(row, minlength=batches) for row in drawn])
         return _quotient(counts * self.sizes, self.cross, self.own_x, self.own_y)
+
+    def spans(self, take: Callable[[np.ndarray], np.ndarray], *, resamples: int, rng_seed: int) -> pd.DataFrame:
+        """value, low, high (95%, over batches): a row for each of the K numbers that ``take`` reads from the map.
+
+        Args:
+            take: [..., L, M] -> [..., K], such as `diagonal`.
+            resamples, rng_seed: as for `resampled`.
+
+        Raises:
+            ValueError: as `resampled`.
+        """
+        return statistics.spans(take(self.value), take(self.resampled(resamples, rng_seed)))
 
     def check_self(self, tolerance: float = 1e-4) -> None:
         """Refuse what is meant as features against themselves and is not: a shuffled loader beside itself, for one.
@@ -234,6 +249,26 @@ def cka(
     for part in parts:
         found.update(*[[layer[part] for layer in side] for side in sides])
     return found.compute()
+
+
+def batch_for(images: int, name: str = "x", most: int = 32) -> int:
+    """The largest batch, of ``most`` images at most, of which there are enough for intervals.
+
+    Args:
+        name: of the images, for the refusal.
+
+    Raises:
+        ValueError: fewer than 40 images, which make no ten batches of four.
+    """
+    least = MIN_BATCHES * MIN_IMAGES
+    if images < least:
+        raise ValueError(f"{name} has {images} images, too few for intervals of CKA: give {least} or more.")
+    return min(most, images // MIN_BATCHES)
+
+
+def diagonal(values: np.ndarray, offset: int = 0) -> np.ndarray:
+    """[..., K]: the diagonal of maps [..., L, M], or one that lies ``offset`` columns to its right."""
+    return np.diagonal(values, offset, axis1=-2, axis2=-1)
 
 
 def hsic(first: Tensor, second: Tensor) -> float:

@@ -120,6 +120,11 @@ def facts(patches: Tensor, k: int | float, contamination: float) -> dict[str, Te
     return {name: number.double() for name, number in numbers.items()}
 
 
+def rankings(patches: Tensor, k: int | float) -> dict[str, Tensor]:
+    """[B, N] each: what may tell the anomalous of the patches [B, N, W]: both scores, and the norm, as a control."""
+    return {f"{method} LOF": lof(patches, k, method) for method in METHODS} | {"norm": patches.norm(dim=2)}
+
+
 def detection(scores: Tensor, planted: Tensor, contamination: float) -> dict[str, Tensor]:
     """How well a score [B, N] finds the patches that were planted [B, N] (bool): a number per image, [B] float64.
 
@@ -134,6 +139,15 @@ def detection(scores: Tensor, planted: Tensor, contamination: float) -> dict[str
         "precision": hit / found.sum(1).clamp(min=1),
         "recall": hit / planted.sum(1),
         "average precision": (at_rank * ranked).sum(1) / ranked.sum(1),
+    }
+
+
+def detections(patches: Tensor, planted: Tensor, k: int | float, contamination: float) -> dict[tuple[str, str], Tensor]:
+    """(ranking, measure) -> [B]: `detection` of planted patches [B, N] among [B, N, W] by each of `rankings`."""
+    return {
+        (by, measure): values
+        for by, scores in rankings(patches, k).items()
+        for measure, values in detection(scores.to(planted.device), planted, contamination).items()
     }
 
 

@@ -84,14 +84,16 @@ def calibration(probabilities, truth, *, bins: int = 15) -> Calibration:
         bins: M.
 
     Raises:
-        ValueError: labels as ``per_class``, or rows that are no distributions.
+        ValueError: labels as ``per_class``, or rows that are not distributions.
     """
     p = np.asarray(probabilities, dtype=np.float64)
     (truth,) = _labels(p.shape[1], truth=truth)
     wrong = ~((p >= 0).all(axis=1) & (np.abs(p.sum(axis=1) - 1) < 1e-3))
     if wrong.any():
         row = int(wrong.argmax())
-        raise ValueError(f"probabilities row {row} is no distribution (it sums to {p[row].sum():.4g}): take a softmax.")
+        raise ValueError(
+            f"probabilities row {row} is not a distribution (it sums to {p[row].sum():.4g}): take a softmax."
+        )
     top, right = p.max(axis=1), p.argmax(axis=1) == truth
     edges = np.linspace(0, 1, bins + 1)
     which = np.clip(np.searchsorted(edges, top, side="right") - 1, 0, bins - 1)

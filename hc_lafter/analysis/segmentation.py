@@ -31,7 +31,7 @@ def counts(predicted, mask, classes: int, ignore: int = IGNORE) -> np.ndarray:
         classes: C.
 
     Raises:
-        ValueError: shapes that do not agree, no images, values that are no integers, or an index outside 0..C-1.
+        ValueError: shapes that do not agree, no images, values that are not integers, or an index outside 0..C-1.
     """
     predicted, mask = np.asarray(predicted), np.asarray(mask)
     if predicted.ndim != 3 or predicted.shape != mask.shape or predicted.size == 0:

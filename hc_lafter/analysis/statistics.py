@@ -201,7 +201,7 @@ def compare_all(
         resamples: as in ``interval``; where so few could not carry a verdict through the correction of this many
             comparisons, 4 * len(pairs) / (1 - confidence) are drawn.
         confidence, rng_seed: as in ``interval``.
-        compare: takes the place of ``paired``, with its arguments, for what is no mean over images.
+        compare: takes the place of ``paired``, with its arguments, for what is not a mean over images.
 
     Raises:
         ValueError: there are no pairs, or as in ``paired``, with the pair's name.

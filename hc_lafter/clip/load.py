@@ -394,7 +394,7 @@ def _check_config(config: Mapping[str, Any], name: str) -> None:
 def _unusable(config: Mapping[str, Any]) -> str | None:
     vision, text = config.get("vision_cfg"), config.get("text_cfg")
     if not vision or not text:
-        return "it is no open_clip configuration with a vision_cfg and a text_cfg"
+        return "it is not an open_clip configuration with a vision_cfg and a text_cfg"
     if "timm_model_name" in vision:
         return f"its vision tower is timm's {vision['timm_model_name']}"
     if not isinstance(vision.get("layers", 12), int):

@@ -122,7 +122,7 @@ def descriptions_for(
     wanted = {name: {"happiness": "joy"}.get(name.lower(), name.lower()) for name in classes}
     for bundled in ("world",) if isinstance(clip.tokenizer, WordTokenizer) else ("mikels", "ekman"):
         ours = load_descriptions(bundled)
-        if set(wanted.values()) <= set(ours):  # that a data set lacks some of our classes is no news
+        if set(wanted.values()) <= set(ours):  # that a data set lacks some of our classes need not be said
             return {name: ours[key] for name, key in wanted.items()}
     return None
 
@@ -281,40 +281,6 @@ def train_text_classifier(
         loss.backward()
         optimiser.step()
     return TextClassifier(weight.detach().clone(), texts.classes, tuple(curve))
-
-
-def save_text_classifier(classifier: TextClassifier, path: Path, clip: Clip, **about: str) -> Path:
-    """A file with the weight, the class names, whose texts it has seen and what else is to be known ``about`` it."""
-    classes, origin = classifier.classes, _identity(clip)
-    return store.write(path, {"weight": classifier.weight}, classes=classes, clip=origin, **about)
-
-
-def load_text_classifier(path: Path, classes: Sequence[str], clip: Clip) -> TextClassifier:
-    """What `save_text_classifier` wrote, its rows in the order of ``classes``.
-
-    Raises:
-        FileNotFoundError: notebook 03 has not left it there.
-        ValueError: the file is damaged, of other classes or of another CLIP.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} is missing: run notebook 03-text-adapter under the same profile first.")
-    tensors, metadata = store.read(path)
-    theirs, origin = metadata["classes"], metadata["clip"]
-    if set(theirs) != set(classes):
-        raise ValueError(
-            f"{path} is a classifier of {', '.join(theirs)}, not of {', '.join(classes)}: run notebook 03 on this data."
-        )
-    if origin != _identity(clip):
-        raise ValueError(
-            f"{path} was trained on texts of another CLIP ({origin}) than {clip.name} ({_identity(clip)}): "
-            "run notebook 03 with this one."
-        )
-    order = [theirs.index(name) for name in classes]
-    return TextClassifier(tensors["weight"][order], tuple(classes))
-
-
-def _identity(clip: Clip) -> str:
-    return f"{clip.weight_hash[:16]}, {clip.activation}"
 
 
 def modality_gap(images: Tensor, texts: Tensor) -> float:

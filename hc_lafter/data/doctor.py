@@ -5,7 +5,6 @@ One `Report` for all: class folders, tables, published emotion and segmentation 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -15,6 +14,7 @@ import imagehash
 import numpy as np
 import pandas as pd
 
+from hc_lafter import commands
 from hc_lafter.data.decode import BadImage, pixel_hash
 from hc_lafter.data.emotion.sets import list_data
 from hc_lafter.data.masks.checks import about_order, area_tables
@@ -47,7 +47,7 @@ class Report:
         broken: unreadable files: id, split, label, file, found, remedy.
         duplicates: id, split, label of images that have an equal, by ``group``; ``kind`` is "exact" (equal pixels once
             decoded) or "near" (perceptual hashes within a few bits: look at them before you believe it).
-        ignored: files that are no images.
+        ignored: files that are not images.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Report:
             + " = ".join(f"{r.id} ({', '.join(filter(None, (r.split, r.label)))})" for r in rows.itertuples())
             for (kind, _), rows in self.duplicates.groupby(["kind", "group"], sort=False)
         ]
-        return out + _listed("duplicates", groups) + _listed("files that are no images", list(self.ignored))
+        return out + _listed("duplicates", groups) + _listed("files that are not images", list(self.ignored))
 
 
 def _printed(title: str, table: pd.DataFrame) -> list[str]:
@@ -334,20 +334,9 @@ def _about_names(names: Sequence[str], wanted: Sequence[str] | None) -> list[str
     return out
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "python -m hc_lafter.data.doctor") -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the report of a data spec; returns 0 without problems, else 1."""
-    parser = argparse.ArgumentParser(prog, description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "data",
-        metavar="SPEC",
-        help="a folder of class folders, a csv with the columns path and label, a published emotion set (its folder, "
-        "or emoset:FOLDER, fi:FOLDER and so on) or a published segmentation set (voc:FOLDER and so on)",
-    )
-    parser.add_argument("--skip", action="store_true", help="unreadable files are listed and no problem")
-    parser.add_argument("--near", action="store_true", help="look for near-duplicates too")
-    parser.add_argument("--classes", type=lambda s: s.split(","), help="a,b,c: class names in label order")
-    parser.add_argument("--seed", type=int, default=0, help="of the division, where no splits are given")
-    parser.add_argument("--cache", type=Path, help="a folder that remembers the check of each file")
+    parser = commands.doctor()
     args = parser.parse_args(argv)
     if is_mask_spec(args.data) and (args.skip or args.near or args.classes or args.cache):
         parser.error("a segmentation set takes --seed only: leave the other options out")

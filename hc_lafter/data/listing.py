@@ -60,7 +60,7 @@ class Item:
 @dataclass(frozen=True)
 class Listing:
     """What a folder or a table names: items by id, class names in label order (classes without images included), and
-    the files that are no images.
+    the files that are not images.
 
     name: what figures call it, "" for the name of ``source``; notes: what the reader decided; fractions: of train, val
     and test where splits are missing; placeholders: whether pictures that stand in for lost ones are to be left out;
@@ -184,11 +184,11 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> object:
-    """Raises ValueError as `read_text`, or where the file is no JSON."""
+    """Raises ValueError as `read_text`, or where the file is not JSON."""
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON ({error}): fetch it again.") from None
+        raise ValueError(f"{path} is not JSON ({error}): fetch it again.") from None
 
 
 def read_rows(

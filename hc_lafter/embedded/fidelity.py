@@ -10,7 +10,6 @@ n images, L layers, C emotions, K mask classes, N patches, W tower width, D embe
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -28,6 +27,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hc_lafter import commands
 from hc_lafter.analysis import segmentation, statistics
 from hc_lafter.analysis.probe import linear_probe
 from hc_lafter.analysis.tokens import summarise_norms, token_norms
@@ -532,17 +532,7 @@ def _finite(value: Any) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: measure, write, print the verdicts; 0, or 2 where the user has something to correct."""
-    parser = argparse.ArgumentParser(prog="hc-lafter fidelity", description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "models", nargs="*", metavar="NAME=MODEL", help="a file or anything load_clip takes (default: embedded)"
-    )
-    parser.add_argument("--out", type=Path, default=Path("fidelity"), help="folder (default: %(default)s)")
-    parser.add_argument("--descriptions", help='"world", "mikels" or a JSON file in LaFTer\'s form')
-    parser.add_argument("--seed", type=int, default=WORLD_SEED, help="of the world; decide on 2000 (default: 3000)")
-    parser.add_argument("--card", action="store_true", help="only write card and figure of --out's fidelity.json again")
-    for name, default in asdict(Sizes()).items():
-        parser.add_argument(f"--n-{name}", type=int, default=default, metavar="N", help=f"(default: {default})")
-    given = parser.parse_args(arguments)
+    given = commands.fidelity().parse_args(arguments)
     try:
         if not given.card:
             clips, begun = _clips(given.models or ["embedded=embedded"]), time.perf_counter()

@@ -10,7 +10,6 @@ classes). No loss sees a pixel label, an emotion's label or a distribution. Patc
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -30,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from hc_lafter import commands, store
 from hc_lafter.clip.load import Clip, WordTokenizer, build_embedded, load_clip, save_clip
 from hc_lafter.clip.vit import project, through, value_path, walk
 from hc_lafter.clip.weights import weight_hash
@@ -38,7 +38,7 @@ from hc_lafter.data.world.dataset import visible_classes
 from hc_lafter.embedded.cards import write_model_card
 from hc_lafter.embedded.measure import HEADLINE, HELD_OUT, evaluate
 from hc_lafter.files import file_hash, processor, versions, write_whole
-from hc_lafter.tuning import checkpoint
+from hc_lafter.tuning.training import load_checkpoint
 
 DATA_SEED = 1000  # the shipped CLIP's own world; notebooks draw theirs from seed 0
 
@@ -366,7 +366,7 @@ def train(
                 log(row, clip)
         if checkpoint_at and (step + 1) % every == 0:
             tensors = _tensors(model, heads, optimisers)
-            checkpoint.save(checkpoint_at, tensors, definition, {"step": step + 1, "history": history})
+            store.write(checkpoint_at, tensors, run=definition, state={"step": step + 1, "history": history})
     clip.model.eval().requires_grad_(False)
     trained = replace(
         clip,
@@ -396,7 +396,7 @@ def _tensors(model: nn.Module, heads: nn.Module, optimisers: list[torch.optim.Op
 
 def _resume(path, definition, model, heads, optimisers, history) -> int:
     """Load a checkpoint into what is trained; returns the step to go on with, 0 where there is no checkpoint."""
-    found = checkpoint.load(path, definition)
+    found = load_checkpoint(path, definition)
     if found is None:
         return 0
     tensors, state = found
@@ -547,15 +547,9 @@ def ship(clip: Clip, recipe: Recipe, made: dict, out: Path) -> dict:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: train, measure, write."""
-    parser = argparse.ArgumentParser(prog="hc-lafter pretrain", description="Make the embedded CLIP again.")
-    parser.add_argument("--size", choices=SIZES, default="cpu", help="cpu: one to three hours on two cores")
-    parser.add_argument("--out", type=Path, default=Path("embedded-clip"), help="folder for the weights and their card")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that paint the scenes")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--force", action="store_true", help="overwrite the model in the folder")
-    parser.add_argument("--card", type=Path, metavar="DIR", help="only write DIR's MODEL_CARD.md from its model.json")
+    parser = commands.pretrain()
     a = parser.parse_args(arguments)
+    a.device = a.device or ("cuda" if torch.cuda.is_available() else "cpu")
     recipe, stopped = replace(SIZES[a.size], seed=a.seed), a.out / "checkpoint.safetensors"
     begun = time.perf_counter()
     try:

@@ -20,7 +20,6 @@ met; 130 Ctrl-C; 143 ended from outside (SIGTERM).
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import shutil
@@ -28,10 +27,11 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import filelock
 from tqdm import tqdm
@@ -39,16 +39,11 @@ from tqdm import tqdm
 from hc_lafter.files import write_whole
 from hc_lafter.suite.paths import Places, find_root
 from hc_lafter.suite.profiles import load_profile, parse_overrides, profile_names
+from hc_lafter.suite.records import key_of
 from hc_lafter.suite.runner import Notebook, NotebookFailed, Run, find_chain, find_one
 
-# notebook -> notebooks whose files it reads; one that is not named here needs none
-NEEDS: dict[str, tuple[str, ...]] = {
-    "04": ("03",),
-    "05": ("03",),
-    "06": ("04",),
-    "08": ("03",),
-    "09": ("01", "02", "03", "04", "05", "06", "07", "08"),
-}
+# notebook -> notebooks whose files it reads, all with lower numbers; one that is not named here needs none
+NEEDS: dict[str, tuple[str, ...]] = {"09": ("01", "02", "03", "04", "05", "06", "07", "08")}
 REPORT = "09-report"  # what it leaves becomes report.html
 
 # How far a fresh run may lie from the committed one: |fresh - committed| <= absolute + relative * |committed|.
@@ -107,7 +102,8 @@ def main(
         if options.list:
             for notebook in selected:
                 state = "up to date" if run.up_to_date(notebook) else "to run"
-                after = f" (needs {', '.join(notebook.needs)})" if notebook.needs else ""
+                needed = ", ".join(other.number for other in run.needed(notebook))
+                after = f" (needs {needed})" if needed else ""
                 print(f"{notebook.name:24} {state:10} {notebook.title}{after}")
             return 0
         signal.signal(signal.SIGTERM, _terminate)
@@ -136,7 +132,7 @@ def prepare(options: argparse.Namespace, root: Path, needs: Mapping[str, Sequenc
     load_profile(options.profile)
     if options.timeout is not None and options.timeout < 1:
         raise ValueError(f"--timeout {options.timeout} leaves no time: give seconds from 1.")
-    chain = find_chain(root / "notebooks", needs)
+    chain = find_chain(root / "notebooks")
     selected = chain
     if options.only:
         wanted = [find_one(chain, name) for name in options.only]
@@ -145,7 +141,7 @@ def prepare(options: argparse.Namespace, root: Path, needs: Mapping[str, Sequenc
         selected = chain[chain.index(find_one(chain, options.start)) :]
     overrides = parse_overrides(options.param)
     output = options.out.resolve() if options.out else Places.find(chain[0].name, options.profile, root).output
-    run = Run(root, output, options.profile, overrides, chain, scheduler=options.scheduler)
+    run = Run(root, output, options.profile, overrides, chain, needs, scheduler=options.scheduler)
     run.keys  # noqa: B018  refuses values that do not fit, and paths that lead nowhere
     return run, selected
 
@@ -172,7 +168,7 @@ def execute(run: Run, selected: Sequence[Notebook], *, force: bool, timeout: int
         KeyboardInterrupt: Ctrl-C or SIGTERM; the kernel has ended.
     """
     for place in map(run.places, selected):  # find out now, and not after hours, that results have no place
-        for folder in (place.results, place.figures, place.state / "running"):
+        for folder in (place.results, place.figures, place.state):
             write_whole(folder / ".can-be-written", b"").unlink()
     failed: dict[str, str] = {}
     lock = filelock.FileLock(run.places(selected[0]).state / f"run-{run.profile}.lock", timeout=0)
@@ -180,7 +176,7 @@ def execute(run: Run, selected: Sequence[Notebook], *, force: bool, timeout: int
         lock.acquire()
     except filelock.Timeout:
         raise ValueError(f"another run of profile {run.profile} is at work here: wait for it, or end it.") from None
-    with lock, _environment(run.variables()):
+    with lock, mock.patch.dict(os.environ, run.variables()):
         due = [notebook for notebook in selected if force or not run.up_to_date(notebook)]
         if due:
             from hc_lafter.suite.plans import compute  # here, since it brings torch along
@@ -188,37 +184,31 @@ def execute(run: Run, selected: Sequence[Notebook], *, force: bool, timeout: int
             compute(run.profile, run.overrides, [notebook.name for notebook in due])
         bar = tqdm(selected, unit="notebook", leave=False, disable=not sys.stderr.isatty())
         for number, notebook in enumerate(bar, 1):
-            head, begun = f"[{number}/{len(selected)}] {notebook.name} ... ", time.monotonic()
+            head = f"[{number}/{len(selected)}] {notebook.name} ... "
             bar.set_description_str(notebook.name)
             if bar.disable:  # a log shows at once what is at work; on a terminal the bar does
                 print(head, end="", flush=True)
-            broken = [failed[need] for need in notebook.needs if need in failed]
+            broken = [other.name for other in run.needed(notebook) if other.number in failed]
             if broken:
                 outcome = f"skipped, needs {', '.join(broken)}"
-                failed[notebook.number] = notebook.name
             elif notebook not in due:
                 outcome = "up to date, skipped (use --force)"
             else:
-                try:
-                    run.execute(notebook, timeout=timeout, on_cell=bar.set_postfix_str)
-                    outcome = f"ran in {(time.monotonic() - begun) / 60:.1f} min"
-                except NotebookFailed as error:
-                    copy = run.places(notebook).executed.relative_to(run.output).as_posix()
-                    outcome = f"FAILED {error} (saved in {copy})"
-                    failed[notebook.number] = notebook.name
+                outcome = _outcome(run, notebook, timeout, bar)
+            if outcome.startswith(("skipped", "FAILED")):
+                failed[notebook.number] = notebook.name
             print(outcome, flush=True) if bar.disable else bar.write(head + outcome)
     return failed
 
 
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(variables)
+def _outcome(run: Run, notebook: Notebook, timeout: int | None, bar: tqdm) -> str:
+    begun = time.monotonic()
     try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+        run.execute(notebook, timeout=timeout, on_cell=bar.set_postfix_str)
+    except NotebookFailed as error:
+        copy = run.places(notebook).executed.relative_to(run.output).as_posix()
+        return f"FAILED {error} (saved in {copy})"
+    return f"ran in {(time.monotonic() - begun) / 60:.1f} min"
 
 
 def _report(run: Run, notebook: Notebook) -> None:
@@ -234,9 +224,7 @@ def _report(run: Run, notebook: Notebook) -> None:
 
 def check(run: Run, selected: Sequence[Notebook], options: argparse.Namespace) -> int:
     """Run afresh, empty cache included, and what the selected ones need before them; 1 if one fails or differs."""
-    wanted = {notebook.number for notebook in selected}
-    for notebook in reversed(run.chain):
-        wanted |= set(notebook.needs) if notebook.number in wanted else set()
+    wanted = {other.number for notebook in selected for other in (notebook, *run.needed(notebook))}
     selected = [notebook for notebook in run.chain if notebook.number in wanted]
     elsewhere = Path(tempfile.mkdtemp(prefix="hc-lafter-check-"))
     fresh = replace(run, output=elsewhere, cache=elsewhere / "cache")
@@ -264,14 +252,12 @@ def compare(committed: Sequence[Mapping[str, Any]], fresh: Sequence[Mapping[str,
     """What two runs' metrics do not agree on, within `TOLERANCES`.
 
     Args:
-        committed, fresh: tidy records as `hc_lafter.suite.study.metric` makes them.
+        committed, fresh: tidy records as `hc_lafter.suite.records.metric` makes them.
 
     Returns:
         One line per difference, and the number of records that are equal to the last digit.
     """
-    from hc_lafter.suite.study import KEY  # here, since it brings torch along
-
-    old, new = ({tuple(row.get(part) for part in KEY): row for row in rows} for rows in (committed, fresh))
+    old, new = ({key_of(row): row for row in rows} for rows in (committed, fresh))
     lines, equal = [], 0
     for key in dict.fromkeys([*old, *new]):
         name = " / ".join(part for part in key if part)

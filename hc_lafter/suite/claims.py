@@ -164,7 +164,7 @@ def load(path: Path = RULES) -> list[Claim]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         claims = _Ledger.model_validate(content).claims
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML ({' '.join(str(error).split())}): restore it from git.") from None
+        raise ValueError(f"{path} is not YAML ({' '.join(str(error).split())}): restore it from git.") from None
     except ValidationError as error:
         first = error.errors()[0]
         place = list(first["loc"])

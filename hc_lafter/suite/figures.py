@@ -7,7 +7,6 @@ Every figure is saved at both widths when its notebook runs (`Study.figure`); he
 
 from __future__ import annotations
 
-import argparse
 import io
 import sys
 from collections.abc import Sequence
@@ -15,10 +14,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from hc_lafter import commands
 from hc_lafter.files import write_whole
 from hc_lafter.refusals import nearest
 from hc_lafter.suite.paths import Places
-from hc_lafter.suite.plots import WIDTHS
 from hc_lafter.suite.profiles import load_profile
 
 # No dates and no library versions in the files: the same numbers give the same bytes.
@@ -72,13 +71,7 @@ def collect(profile: str, width: str, form: str, out: Path, names: Sequence[str]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 0, or 2 where the user is to correct something."""
-    parser = argparse.ArgumentParser(prog="python -m hc_lafter figures", description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NN", help="04, 04/accuracy or accuracy (default: all)")
-    parser.add_argument("--profile", default="default", help="whose figures (default: %(default)s)")
-    parser.add_argument("--width", default="double", choices=WIDTHS, help="a column or the page (default: double)")
-    parser.add_argument("--format", default="pdf", choices=FORMATS, help="default: %(default)s")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder for the copies")
-    given = parser.parse_args(arguments)
+    given = commands.figures().parse_args(arguments)
     try:
         written = collect(given.profile, given.width, given.format, given.out, given.names)
     except (ValueError, OSError) as error:

@@ -22,7 +22,7 @@ def find_root() -> Path:
     named = os.environ.get("HC_LAFTER_ROOT")
     if named:
         if not Path(named).is_dir():
-            raise FileNotFoundError(f"HC_LAFTER_ROOT={named} is no folder: set it to the repository's, or unset it.")
+            raise FileNotFoundError(f"HC_LAFTER_ROOT={named} is not a folder: set it to the repository's, or unset it.")
         return Path(named).resolve()
     here = Path.cwd().resolve()
     for folder in (here, *here.parents, Path(__file__).resolve().parents[2]):

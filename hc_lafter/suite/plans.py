@@ -5,7 +5,6 @@ A plan is a function of a study alone. Rows of a table are named; each row is a 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,16 +13,17 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
+from hc_lafter import commands
 from hc_lafter.analysis.metrics import softmax64
 from hc_lafter.data.emotion.wheels import MIKELS
 from hc_lafter.files import write_whole
-from hc_lafter.suite.profiles import parse_value
+from hc_lafter.suite.profiles import parse_overrides
 from hc_lafter.suite.study import Study
 from hc_lafter.systems import System, find, registry
 from hc_lafter.systems.hybrid_cascade import HybridCascadeConfig
 from hc_lafter.systems.nga import KINDS
 from hc_lafter.tuning.material import Material, opened
-from hc_lafter.tuning.runs import Result, Run, get, missing
+from hc_lafter.tuning.runs import Result, Run, get, missing, settings_for
 
 Rows = dict[str, list[Run]]
 Key = TypeVar("Key", bound=Hashable)
@@ -32,7 +32,7 @@ HYBRID = "HybridCascade-LaFTer"
 
 def settings_of(study: Study, entry: System, **changes: Any) -> Any:
     """A system's settings under a profile: rates times ``rate`` unless they are a release's own, tokens, grids of C."""
-    p, config = study.profile, entry.configure()
+    p, config = study.profile, settings_for(entry, study.setting)
     names = {f.name for f in fields(config)}
     follow: dict[str, Any] = {}
     for name in ("lr", "nga_lr"):
@@ -86,6 +86,12 @@ def mask_systems(study: Study) -> dict[tuple[str, str], list[Run]]:
                 config = replace(config, margin=0.0)
             found[name, regime] = row(study, name, regime, config)[: None if regime != "no training" else 1]
     return found
+
+
+def whole_images(study: Study) -> dict[tuple[str, str], list[Run]]:
+    """05: rows of 04, beside which the mask systems name whole images; one run where nothing is trained."""
+    keys = (HYBRID, "supervised"), ("linear probe", "supervised"), ("zero-shot", "no training")
+    return {key: row(study, *key)[: None if key[1] != "no training" else 1] for key in keys}
 
 
 def nga(study: Study) -> dict[str, Rows]:
@@ -229,7 +235,7 @@ def alignment(study: Study) -> dict[tuple[int, float], list[Run]]:
 NOTEBOOKS: dict[str, Callable[[Study], list[Run]]] = {
     "02-nga-weights": lambda study: _flat(*nga(study).values()),
     "04-full-training": lambda study: _flat(benchmark(study)),
-    "05-cascade-vs-hybrid": lambda study: [*_flat(mask_systems(study)), *row(study, HYBRID, "supervised")],
+    "05-cascade-vs-hybrid": lambda study: _flat(mask_systems(study), whole_images(study)),
     "06-cka-alignment": lambda study: _flat(alignment(study)),
     "08-ablations": lambda study: _flat(*ablations(study).values(), labels(study), token_sweep(study)),
 }
@@ -251,17 +257,8 @@ def compute(profile: str, overrides: Mapping[str, Any], notebooks: Sequence[str]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m hc_lafter runs``: compute a profile's runs without a notebook, or list them."""
-    parser = argparse.ArgumentParser(prog="hc-lafter runs", description=main.__doc__)
-    parser.add_argument("--profile", default="default", metavar="P", help="default, smoke, full")
-    parser.add_argument("--param", nargs="+", default=[], metavar="KEY=VALUE", help="values of the profile given anew")
-    parser.add_argument("--only", nargs="+", metavar="NN", help="the runs of these notebooks alone")
-    parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster; 'none' computes in this process")
-    parser.add_argument("--list", action="store_true", help="print what is there and what is missing; compute nothing")
-    given = parser.parse_args(argv)
-    overrides = {}
-    for pair in given.param:
-        key, _, text = pair.partition("=")
-        overrides[key] = parse_value(key, text)
+    given = commands.runs().parse_args(argv)
+    overrides = parse_overrides(given.param)
     names = [name for name in NOTEBOOKS if not given.only or name[:2] in given.only or name in given.only]
     rows = []
     for name in names:

@@ -24,7 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.text import Text
 from matplotlib.ticker import Formatter, LogFormatterMathtext, MaxNLocator, PercentFormatter
 
@@ -783,4 +783,35 @@ def gallery(
             mark(ax, i, j)
     if label and shown is not None:
         figure.colorbar(shown, ax=axes, label=label, shrink=0.6, aspect=30)
+    return figure
+
+
+def class_colours(count: int) -> np.ndarray:
+    """[256, 3]: a colour per class of masks, by index; sixty, then again from the first. White from ``count`` on."""
+    shades = [shade for name in ("tab20", "tab20b", "tab20c") for shade in mpl.colormaps[name].colors]
+    found = np.ones((256, 3))
+    found[:count] = [shades[c % len(shades)] for c in range(count)]
+    return found
+
+
+def with_classes(
+    images: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str] = (),
+    *,
+    masks: Sequence[np.ndarray],
+    classes: Sequence[str],
+    **look: Any,
+) -> Figure:
+    """A `gallery` and, below it, the classes that cover most of the ``masks`` [h, w], 24 at most, in their colours.
+
+    Args:
+        images, titles, look: as `gallery` takes them; masks among the images are painted with `class_colours`.
+        classes: names, by index.
+    """
+    figure, shades = gallery(images, titles, **look), class_colours(len(classes))
+    share = np.bincount(np.concatenate([np.ravel(mask) for mask in masks]), minlength=len(classes))[: len(classes)]
+    common = [c for c in np.argsort(-share, kind="stable")[:24] if share[c]]
+    legend_below(figure, [Patch(color=shades[c], label=classes[c]) for c in common])
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.16 * np.ceil(len(common) / (1.1 * width)))
     return figure

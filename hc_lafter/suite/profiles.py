@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -12,12 +11,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from hc_lafter.refusals import nearest
+from hc_lafter.refusals import nearest, unusable
 
 Name = Annotated[str, Field(min_length=1), BeforeValidator(lambda v: str(v) if isinstance(v, PurePath) else v)]
 Size = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-AsList = BeforeValidator(lambda v: list(v) if isinstance(v, tuple | range) else v)
+AsList = BeforeValidator(
+    lambda v: (
+        v.strip(" []()").rstrip(",").split(",")
+        if isinstance(v, str)
+        else list(v)
+        if isinstance(v, tuple | range)
+        else v
+    )
+)
 Counts = Annotated[list[Size], Field(min_length=1), AsList]
 Grid = Annotated[list[Positive], Field(min_length=1), AsList]
 Amounts = Annotated[list[Annotated[float, Field(ge=0, allow_inf_nan=False)]], Field(min_length=1), AsList]
@@ -85,12 +92,13 @@ def profile_names() -> tuple[str, ...]:
     return tuple(_tables())
 
 
-def load_profile(name: str = "default", overrides: Mapping[str, Any] | None = None) -> Profile:
+def load_profile(name: str = "default", overrides: Mapping[str, Any] | None = None, *, strict: bool = True) -> Profile:
     """A profile with other values for some of its fields.
 
     Args:
         name: ``smoke``, ``default`` or ``full``.
         overrides: field -> value; None means "as the profile says".
+        strict: values have the fields' own types; False reads them from text, too: ``3``, ``5,6,12``.
 
     Raises:
         ValueError: profile or field is unknown (the sentence names the nearest known one), or a value does not fit.
@@ -103,53 +111,22 @@ def load_profile(name: str = "default", overrides: Mapping[str, Any] | None = No
             raise ValueError(f"parameter {key!r} is unknown{nearest(key, fields)}: choose one of {', '.join(fields)}.")
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
     try:
-        return Profile(**{**tables[name], **given})
+        return Profile.model_validate({**tables[name], **given}, strict=strict)
     except ValidationError as error:
-        problem = error.errors()[0]
-        key, *place = problem["loc"]
-        # A union reports per branch ("int", "constrained-int"): the place in a list is what the user can look up.
-        item = next((f", item {part + 1}" for part in place if isinstance(part, int)), "")
-        reason = problem["msg"][0].lower() + problem["msg"][1:]
-        raise ValueError(
-            f"parameter {key}={problem['input']!r}{item} is not usable ({reason}): give {fields[key].description}."
-        ) from None
+        raise ValueError(unusable(error, Profile, "parameter ")) from None
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """``key=value`` words of a command line -> overrides for `load_profile`.
+    """``key=value`` words of a command line -> overrides for `load_profile`; ``key=none`` means "as the profile says".
 
     Raises:
-        ValueError: as `parse_value`, or a word has no ``=``.
+        ValueError: a word has no ``=``, a field is unknown, or a text does not fit it.
     """
-    overrides = {}
+    texts: dict[str, str | None] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals:
             raise ValueError(f"--param {pair} has no value: write it as key=value.")
-        overrides[key] = parse_value(key, text)
-    return overrides
-
-
-def parse_value(key: str, text: str) -> Any:
-    """A value written on the command line, with the type that the field wants: ``3``, ``auto``, ``5,6,12``, ``none``.
-
-    Raises:
-        ValueError: the field is unknown, or the text does not fit it.
-    """
-    if text.strip().lower() in ("none", "null", ""):
-        load_profile("default", {key: None})  # refuses a name that no field has
-        return None
-    items = [_number(part) for part in text.strip().strip("[]()").split(",") if part.strip()]
-    for value in (_number(text), items, text):  # the first of these readings that the field takes
-        try:
-            return getattr(load_profile("default", {key: value}), key)
-        except ValueError as error:
-            refusal = error
-    raise refusal
-
-
-def _number(text: str) -> Any:
-    try:
-        return json.loads(text.strip().replace("_", ""))
-    except ValueError:
-        return text
+        texts[key] = None if text.strip().lower() in ("none", "null", "") else text
+    profile = load_profile("default", texts, strict=False)
+    return {key: text and getattr(profile, key) for key, text in texts.items()}

@@ -47,7 +47,7 @@ def write(executed_notebook: str | Path, target: str | Path) -> Path:
     """Write the page of an executed notebook, whole or not at all, and return where.
 
     Raises:
-        ValueError: as `page`; or the file is no notebook.
+        ValueError: as `page`; or the file is not a notebook.
         FileNotFoundError: there is no such notebook.
     """
     path = Path(executed_notebook)
@@ -57,7 +57,7 @@ def write(executed_notebook: str | Path, target: str | Path) -> Path:
         notebook = nbformat.read(path, as_version=4)
     except Exception as error:  # nbformat passes on whatever its parsers raise
         why = type(error).__name__
-        raise ValueError(f"{path} is no notebook ({why}): run notebook {NOTEBOOK[:2]} again.") from None
+        raise ValueError(f"{path} is not a notebook ({why}): run notebook {NOTEBOOK[:2]} again.") from None
     return write_whole(target, page(notebook))
 
 

@@ -1,18 +1,18 @@
-"""Runs one notebook of the chain: what went into it, whether it is up to date, its kernel, its failure in one sentence.
+"""Runs one notebook: what went into it, whether it is up to date, its kernel, its failure in one sentence.
 
-papermill (https://papermill.readthedocs.io) does the running. Around it stands what its users miss: work that is up to
-date is skipped, the kernel is this very Python, a lost kernel or a cell left out is a failure, and the executed copy is
-saved whole and free of times and paths, so that a second run writes the same bytes. `chain` is the face of it.
+papermill (https://papermill.readthedocs.io) puts the parameters in, nbclient runs the cells. Around them stands what
+their users miss: work that is up to date is skipped, the kernel is this very Python, a lost kernel or a cell left out
+is a failure, and the executed copy is saved whole and free of times and paths, so that a second run writes the same
+bytes. `chain` is the face of it.
 """
 
 from __future__ import annotations
 
 import ast
 import functools
-import graphlib
 import hashlib
+import itertools
 import json
-import logging
 import os
 import re
 import sys
@@ -22,12 +22,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hc_lafter.files import NOT_CODE, file_hash, versions, write_whole
+from hc_lafter.files import code_hash, file_hash, versions, write_whole
 from hc_lafter.refusals import nearest
 from hc_lafter.suite.paths import NOTEBOOK, Places
 from hc_lafter.suite.profiles import load_profile
 
-KERNEL_START = 180  # seconds: a cold disk or a loaded machine takes far more than papermill's 60
+KERNEL_START = 180  # seconds: a cold disk or a loaded machine takes far more than nbclient's 60
 OUTPUT_WAIT = 60  # seconds until missing cell output counts as lost, and the run as failed (nbclient's own: 4)
 WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
 # fields of the profile that may name files -> what they may say else
@@ -51,14 +51,12 @@ class Notebook:
 
     Attributes:
         path: the source, without outputs.
-        needs: numbers of the notebooks whose files it reads.
         title: its first heading.
         overrides: what its parameters cell says already; the command line's overrides go before them.
         code: its cells' kinds, sources and tags, which is all that decides what it does.
     """
 
     path: Path
-    needs: tuple[str, ...]
     title: str
     overrides: Mapping[str, Any]
     code: str
@@ -72,46 +70,33 @@ class Notebook:
         return self.name[:2]
 
 
-def find_chain(folder: Path, needs: Mapping[str, Sequence[str]]) -> list[Notebook]:
-    """The notebooks ``NN-name.ipynb`` of a folder, by number, but none before one that it needs.
-
-    Args:
-        needs: number -> numbers of the notebooks that go before it; those that are not on disk are left out.
+def find_chain(folder: Path) -> list[Notebook]:
+    """The notebooks ``NN-name.ipynb`` of a folder, by number.
 
     Raises:
         ValueError: there are none, two share a number, or one cannot be read or lacks its parameters.
     """
-    paths = sorted(path for path in folder.glob("*.ipynb") if NOTEBOOK.fullmatch(path.stem))
-    if not paths:
+    chain = [_read(path) for path in sorted(folder.glob("*.ipynb")) if NOTEBOOK.fullmatch(path.stem)]
+    if not chain:
         raise ValueError(f"{folder} holds no notebook named like 01-feature-tapping.ipynb: run from a checkout.")
-    there = {path.stem[:2]: path for path in paths}
-    if len(there) < len(paths):
-        twin = next(path for path in paths if path not in there.values())
-        raise ValueError(f"{twin.name} and {there[twin.stem[:2]].name} share a number: rename one of them.")
-    before = {number: tuple(need for need in needs.get(number, ()) if need in there) for number in there}
-    sorter = graphlib.TopologicalSorter(before)
-    sorter.prepare()
-    chain, ready = [], []
-    while sorter.is_active():
-        number, *ready = sorted([*ready, *sorter.get_ready()])
-        chain.append(_read(there[number], before[number]))
-        sorter.done(number)
+    for one, other in itertools.pairwise(chain):
+        if one.number == other.number:
+            raise ValueError(f"{one.path.name} and {other.path.name} share a number: rename one of them.")
     return chain
 
 
-def _read(path: Path, needs: tuple[str, ...]) -> Notebook:
+def _read(path: Path) -> Notebook:
     try:
         source = json.loads(path.read_text(encoding="utf-8"))
         cells = [(c["cell_type"], "".join(c["source"]), c["metadata"].get("tags", [])) for c in source["cells"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path.name} is not a notebook ({_last_line(error)}): restore it from git.") from None
-    given: dict[str, Any] = {}
-    for text in (text for _, text, tags in cells if "parameters" in tags):
-        try:
-            assigned = [node for node in ast.parse(text).body if isinstance(node, ast.Assign)]
-            given = {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in assigned}
-        except (SyntaxError, ValueError):
-            raise ValueError(f"{path.name} computes in its parameters cell: keep it to literals.") from None
+    try:
+        parameters = ast.parse("\n".join(text for _, text, tags in cells if "parameters" in tags)).body
+        assigned = [node for node in parameters if isinstance(node, ast.Assign)]
+        given = {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in assigned}
+    except (SyntaxError, ValueError):
+        raise ValueError(f"{path.name} computes in its parameters cell: keep it to literals.") from None
     if "profile" not in given or not isinstance(given.get("overrides"), dict):
         raise ValueError(
             f"{path.name} lacks its parameters: let a cell tagged 'parameters' say "
@@ -119,7 +104,7 @@ def _read(path: Path, needs: tuple[str, ...]) -> Notebook:
         )
     lines = (line for kind, text, _ in cells if kind == "markdown" for line in text.splitlines())
     title = next((line.lstrip("# ") for line in lines if line.startswith("#")), "")
-    return Notebook(path, needs, title, given["overrides"], json.dumps(cells))
+    return Notebook(path, title, given["overrides"], json.dumps(cells))
 
 
 def find_one(chain: Sequence[Notebook], wanted: str) -> Notebook:
@@ -138,15 +123,15 @@ def find_one(chain: Sequence[Notebook], wanted: str) -> Notebook:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the chain: everything that a notebook's result depends on, beside the notebook.
+    """What the notebooks are run with.
 
     Attributes:
-        root: the repository (``notebooks``, ``hc_lafter``).
-        output: what holds ``results``, ``figures`` and the stamps.
+        root: the repository.
+        output: what holds ``results`` and ``figures``.
         profile: the profile's name.
-        overrides: other values for fields of `hc_lafter.suite.profiles.Profile`; a relative path among them counts from
-            the working folder, in the kernel, too, since kernels start in it.
-        chain: all notebooks, also those that are not to run, each after those that it needs.
+        overrides: values given on the command line; they reach every notebook.
+        chain: the notebooks of the repository.
+        needs: number of a notebook -> numbers of lower ones whose files it reads.
         cache: where kernels keep features; None = the repository's own place.
         scheduler: address of the Dask scheduler that training is sent to; None = as the environment says.
     """
@@ -156,11 +141,16 @@ class Run:
     profile: str
     overrides: Mapping[str, Any]
     chain: Sequence[Notebook]
+    needs: Mapping[str, Sequence[str]]
     cache: Path | None = None
     scheduler: str | None = None
 
     def places(self, notebook: Notebook) -> Places:
         return Places(self.root, self.output, self.profile, notebook.name)
+
+    def needed(self, notebook: Notebook) -> list[Notebook]:
+        """The notebooks whose files a notebook reads."""
+        return [other for other in self.chain if other.number in self.needs.get(notebook.number, ())]
 
     def given(self, notebook: Notebook) -> dict[str, Any]:
         """What papermill puts into the parameters cell."""
@@ -176,13 +166,14 @@ class Run:
         Raises:
             ValueError: a value does not fit, or data or a checkpoint that one names is not there.
         """
-        code = _package_hash(self.root / "hc_lafter")
+        package = self.root / "hc_lafter"  # plots and weights included: whatever shows in a notebook
+        code = code_hash(package if package.is_dir() else Path(__file__).parents[1], ("",))
         listed = functools.cache(fingerprint)  # once, since a folder may hold 100,000 images
         keys: dict[str, str] = {}
         for notebook in self.chain:
             values = load_profile(*self.given(notebook).values()).model_dump()
             contents = [values[name] and listed(name, values[name]) for name in POINTERS]
-            needs = [keys[number] for number in notebook.needs]
+            needs = [keys[other.number] for other in self.needed(notebook)]
             whole = json.dumps([notebook.code, values, contents, code, versions(), needs], sort_keys=True)
             keys[notebook.number] = hashlib.sha256(whole.encode()).hexdigest()
         return keys
@@ -229,51 +220,47 @@ class Run:
         Raises:
             NotebookFailed: it did not run to its end, or wrote no metrics.
             OSError: something cannot be written.
+            KeyboardInterrupt: Ctrl-C; the last whole copy stays.
         """
         import nbformat
+        from papermill.iorw import load_notebook_node
+        from papermill.parameterize import parameterize_notebook
 
-        places = self.places(notebook)
-        half = places.state / "running" / f"{self.profile}-{notebook.name}.ipynb"
-        key = self.keys[notebook.number]  # of what it starts from, should files change meanwhile
+        places, key = self.places(notebook), self.keys[notebook.number]  # of what it starts from
         self.stamp(notebook).unlink(missing_ok=True)  # from here on the outputs are nobody's until the end is reached
         before = _written(places.metrics)
-        try:
-            _papermill(notebook.path, half, self.given(notebook), timeout, on_cell)
-        finally:
-            # Interrupted, the last whole copy stays; failed or finished, this one takes its place.
-            if half.exists() and not isinstance(sys.exception(), KeyboardInterrupt):
-                executed = tidy(nbformat.read(half, as_version=4), self.root)
-                write_whole(places.executed, nbformat.writes(executed) + "\n")
-            half.unlink(missing_ok=True)
-        if _written(places.metrics) in (None, before):
-            raise NotebookFailed("it wrote no metrics.json: let its last cell call study.finish(), and no cell leave")
+        book = load_notebook_node(str(notebook.path))
+        for cell in book.cells:
+            if cell.cell_type == "code":  # what a run in Jupyter left behind
+                cell.update(outputs=[], execution_count=None)
+        book = parameterize_notebook(book, self.given(notebook), kernel_name="python3", language="python")
+        failure = _run_cells(book, places.state / f"kernel-{self.profile}.log", timeout, on_cell)
+        write_whole(places.executed, nbformat.writes(tidy(book, self.root)) + "\n")
+        if not failure and _written(places.metrics) in (None, before):
+            failure = "it wrote no metrics.json: let its last cell call study.finish()"
+        if failure:
+            raise NotebookFailed(failure)
         files = [*places.results.rglob("*"), *places.figures.rglob("*")]
         outputs = {p.relative_to(self.output).as_posix(): file_hash(p) for p in sorted(files) if p.is_file()}
         write_whole(self.stamp(notebook), json.dumps({"key": key, "outputs": outputs}, indent=1) + "\n")
-
-
-def _package_hash(folder: Path) -> str:
-    """Hex sha256 over all files of the package, plots and weights included: whatever shows in a notebook."""
-    folder = folder if folder.is_dir() else Path(__file__).parents[1]
-    files = (path for path in folder.rglob("*") if path.is_file() and not NOT_CODE & set(path.parts))
-    lines = sorted(f"{path.relative_to(folder).as_posix()} {file_hash(path)}" for path in files)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _written(path: Path) -> int | None:
     return path.stat().st_mtime_ns if path.exists() else None
 
 
-def _papermill(
-    path: Path, half: Path, parameters: dict[str, Any], timeout: int | None, on_cell: Callable[[str], object]
-) -> None:
-    import papermill
+def _run_cells(book: Any, log: Path, timeout: int | None, on_cell: Callable[[str], object]) -> str | None:
+    """Run a notebook's cells in place, each after the other; what stopped it, or None.
+
+    The cell that failed then has an error among its outputs, and a mark before it as papermill makes it.
+    """
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
-    from nbformat.v4 import new_output
-    from papermill.engines import NBClientEngine, papermill_engines
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    from nbformat.v4 import new_markdown_cell, new_output
+    from papermill import execute as papermill
 
     class ThisPython(AsyncKernelManager):
         """Starts this very Python, whatever kernels a user has installed under whatever name."""
@@ -282,60 +269,40 @@ def _papermill(
         def kernel_spec(self) -> KernelSpec:
             return KernelSpec(**get_kernel_dict())  # its command starts with sys.executable
 
-        async def start_kernel(self, **options: Any) -> None:
-            with half.with_suffix(".log").open("wb") as log:  # what no cell shows, e.g. why it died
-                await super().start_kernel(stdout=log, stderr=log, **options)
-
-    class Engine(NBClientEngine):
-        """Where the kernel or its messages fail, not a statement, the cell that was running says so."""
-
-        @classmethod
-        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> None:
-            cells = nb_man.nb.cells
-            shown = lambda cell, cell_index: on_cell(f"cell {cell_index + 1} of {len(cells)}")  # noqa: E731
-            try:
-                super().execute_managed_notebook(nb_man, kernel_name, on_cell_start=shown, **options)
-            except Exception as error:
-                reason = _last_line(error)
-                if isinstance(error, DeadKernelError):
-                    reason = "the kernel died, most often for want of memory: lower batch_size or n_train"
-                elif isinstance(error, CellTimeoutError) and "IOPub" not in str(error):
-                    reason = f"the cell ran longer than {timeout} s: give a higher --timeout"
-                begun = [c for c in cells if c.metadata.papermill["start_time"] and c.cell_type == "code"]
-                if not begun:
-                    raise NotebookFailed(f"before its first cell: {reason}") from error
-                kept = [output for output in begun[-1].outputs if output.output_type != "error"]
-                begun[-1].outputs = [*kept, new_output("error", ename=type(error).__name__, evalue=reason)]
-                begun[-1].execution_count = len(begun)  # a dying kernel may or may not have said it
-
-    papermill_engines.register("hc-lafter", Engine)
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it would log, we say in one sentence
-    # papermill fills braces in paths with parameters.
-    source, target = (str(each).replace("{", "{{").replace("}", "}}") for each in (path, half))
+    limits = {"timeout": timeout, "startup_timeout": KERNEL_START, "iopub_timeout": OUTPUT_WAIT}
+    keeps = {"raise_on_iopub_timeout": True, "record_timing": False, "store_widget_state": False}
+    client = NotebookClient(book, kernel_manager_class=ThisPython, **limits, **keeps)
+    index, cell = 0, None
     try:
-        papermill.execute_notebook(
-            source,
-            target,
-            parameters,
-            engine_name="hc-lafter",
-            kernel_name="python3",
-            language="python",
-            progress_bar=False,
-            start_timeout=KERNEL_START,
-            execution_timeout=timeout,
-            iopub_timeout=OUTPUT_WAIT,
-            record_timing=False,
-            kernel_manager_class=ThisPython,
-        )
-    except papermill.PapermillExecutionError as error:
-        reason = f"{error.ename}: {_last_line(error.evalue)}"
-        raise NotebookFailed(f"at In [{error.exec_count}], {reason}") from error
+        # Not client.execute(), which takes Ctrl-C and SIGTERM for itself. The log holds what no cell shows.
+        with log.open("wb") as file, client.setup_kernel(stdout=file, stderr=file):
+            for index, cell in enumerate(book.cells):
+                on_cell(f"cell {index + 1} of {len(book.cells)}")
+                client.execute_cell(cell, index, execution_count=client.code_cells_executed + 1)
+        return None
+    except CellExecutionError as error:
+        name, reason = error.ename, _last_line(error.evalue)
+    except Exception as error:  # the kernel or its messages failed, not a statement: the cell that was running says so
+        name, reason = type(error).__name__, _last_line(error)
+        if isinstance(error, DeadKernelError):
+            reason = "the kernel died, most often for want of memory: lower batch_size or n_train"
+        elif isinstance(error, CellTimeoutError) and "IOPub" not in str(error):
+            reason = f"the cell ran longer than {timeout} s: give a higher --timeout"
+        if cell is None:
+            return f"before its first cell: {reason}"
+        kept = [output for output in cell.outputs if output.output_type != "error"]
+        cell.outputs = [*kept, new_output("error", ename=name, evalue=reason)]
+    cell.execution_count = client.code_cells_executed  # a dying kernel may or may not have said it
+    tags = {"tags": [papermill.ERROR_MARKER_TAG]}
+    book.cells.insert(index, new_markdown_cell(papermill.ERROR_ANCHOR_MSG, metadata=tags))
+    book.cells.insert(0, new_markdown_cell(papermill.ERROR_MESSAGE_TEMPLATE % cell.execution_count, metadata=tags))
+    return f"at In [{cell.execution_count}], {name}: {reason}"
 
 
 def tidy(notebook: Any, root: Path) -> Any:
     """An executed notebook without what differs from run to run and machine to machine.
 
-    Times, random cell ids and papermill's paths go; progress bars and sliders, which are dead without their kernel, go;
+    Random cell ids and papermill's notes go; progress bars and sliders, which are dead without their kernel, go;
     folders of this machine in texts become ``<repository>``, ``<python>`` and ``~``.
     """
     folders = {str(root): "<repository>", sys.prefix: "<python>", str(Path.home()): "~"}
@@ -352,13 +319,11 @@ def tidy(notebook: Any, root: Path) -> Any:
         return value
 
     notebook.metadata["papermill"] = {"parameters": notebook.metadata.get("papermill", {}).get("parameters", {})}
-    notebook.metadata.pop("widgets", None)
     for number, cell in enumerate(notebook.cells):
-        for key in ("papermill", "execution"):
-            cell.metadata.pop(key, None)
-        added = next((tag for tag in cell.metadata.get("tags", []) if tag.startswith(("injected", "papermill"))), None)
+        cell.metadata.pop("papermill", None)
+        added = [tag for tag in cell.metadata.get("tags", []) if tag.startswith(("injected", "papermill"))]
         if added:
-            cell["id"] = f"{added}-{number}"
+            cell["id"] = f"{added[0]}-{number}"
         if cell.cell_type == "code":
             cell.outputs = clean([output for output in cell.outputs if WIDGET not in output.get("data", {})])
     return notebook
@@ -378,40 +343,35 @@ def fingerprint(parameter: str, spec: str) -> str | None:
     Raises:
         ValueError: there is no such folder or file, or no data set of the name before the colon.
     """
-    path, own = Path(spec).expanduser(), POINTERS[parameter]
-    if spec in own:
+    path = Path(spec).expanduser()
+    if spec in POINTERS[parameter]:
         return None
-    if parameter.endswith("clip"):
-        path = path if path.exists() else Path(spec.partition("@")[2] or spec).expanduser()
-        if not path.is_file() and path.suffix not in WEIGHTS and "@" not in spec:
+    if parameter.endswith("clip") and not path.exists():
+        path = Path(spec.partition("@")[2] or spec).expanduser()
+        if path.suffix not in WEIGHTS and "@" not in spec:
             return None  # a tag of open_clip
     elif ":" in spec and not path.exists():  # a published set, as emoset:FOLDER
         from hc_lafter.data.emotion import sets as emotion_sets
         from hc_lafter.data.masks import sets as segmentation_sets  # here, since they bring torch along
 
         path = (segmentation_sets if segmentation_sets.is_mask_spec(spec) else emotion_sets).split_spec(spec)[1]
-    files, seen, base = [path, path.with_name("open_clip_config.json")], set(), path.parent
-    if path.is_dir():
-        files, base = [], path
-        for folder, below, names in os.walk(path, followlinks=True):  # as the loader does, links that loop left out
-            below[:] = [name for name in below if os.path.realpath(Path(folder, name)) not in seen]
-            seen |= {os.path.realpath(Path(folder, name)) for name in below}
-            files += [Path(folder, name) for name in names]
-    elif not path.is_file():
-        known = ", ".join(map(repr, own))
+    if not path.exists():
+        known = ", ".join(map(repr, POINTERS[parameter]))
         raise ValueError(
             f"{parameter}={spec} is neither {known} nor a folder or file here: check the path, it counts from "
             f"{Path.cwd()}."
         )
-    elif parameter.endswith("data"):
+    base = path if path.is_dir() else path.parent
+    files, seen = [path, base / "open_clip_config.json"], set()
+    for folder, below, names in os.walk(path, followlinks=True):  # as the loader does, links that loop left out
+        below[:] = [name for name in below if os.path.realpath(Path(folder, name)) not in seen]
+        seen |= {os.path.realpath(Path(folder, name)) for name in below}
+        files += [Path(folder, name) for name in names]
+    if path.is_file() and parameter.endswith("data"):
         cells = set(re.split(r"""[,;\t\r\n"]+""", path.read_text("utf-8", "replace").replace("\\", "/")))
-        files += [base / cell for cell in cells if "." in cell and os.path.isfile(base / cell)]
-    found = [
-        (os.path.relpath(file, base), os.lstat(file) if not file.exists() else file.stat())
-        for file in files
-        if os.path.lexists(file)
-    ]
-    lines = sorted(f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in found)
+        files += [base / cell for cell in cells if "." in cell]
+    found = {os.path.relpath(file, base): file.stat() for file in files if os.path.isfile(file)}
+    lines = [f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in sorted(found.items())]
     return hashlib.sha256("\n".join(lines).encode("utf-8", "replace")).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""What every system is made of: its outputs, its phases, what it starts from, and the entry that makes it known."""
+"""What every system is made of: its outputs and phases, what it starts from, and the entry that makes it known."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ REGIMES = ("no training", "label-free", "supervised", "inductive", "transductive
 
 @dataclass(frozen=True)
 class Output:
-    """What a system says of a batch.
+    """A system's answer to a batch.
 
     Attributes:
         logits: [B, C].
         stage_logits: [B, S, C], from the shallowest stage to the deepest; None for a system without stages.
-        weights: [S], the fusion weights now.
-        features: [B, S, D], what the classifier read.
+        weights: [S], the fusion weights.
+        features: [B, S, D], the input of the classifier.
     """
 
     logits: Tensor
@@ -36,11 +36,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Masks:
-    """What a segmentation system says of a batch.
-
-    Attributes:
-        logits: [B, C, H, W], one map per class, at the input's size.
-    """
+    """A segmentation system's answer to a batch: ``logits`` [B, C, H, W], one map per class, at the input's size."""
 
     logits: Tensor
 
@@ -50,10 +46,10 @@ class Phase:
     """A stretch of training.
 
     Attributes:
-        name: what figures call it; no two phases of a run share one.
-        epochs: how many, from 1.
-        trains: names of the parameter groups with a gradient; all other parameters stand still.
-        weights: term -> its weight in the loss. A term that is not named here is recorded and not trained on.
+        name: in figures; unique within a run.
+        epochs: from 1.
+        trains: names of the parameter groups that are trained; all other parameters are fixed.
+        weights: term -> its weight in the loss. A term without a weight is recorded, not trained on.
     """
 
     name: str
@@ -70,8 +66,8 @@ class Start:
         visual: the vision tower. tower: its name, such as ``ViT-B-16/laion2b_s34b_b88k``.
         text: [C, D], one unit vector per class, the mean of its filled templates.
         logit_scale: the multiplier itself (100 for CLIP).
-        classifier: [C, D], trained on texts; None where masks are read.
-        seen: [C] bool, the classes whose pixels are labelled in training; None where whole images are read.
+        classifier: [C, D], trained on texts; None for segmentation systems.
+        seen: [C] bool, the classes whose pixels are labelled in training; None for systems that classify images.
     """
 
     visual: nn.Module
@@ -84,13 +80,13 @@ class Start:
 
 @dataclass(frozen=True, eq=False)
 class System:
-    """How a system is known to notebooks, tables, figures, costs and tests. Every module of a system ends in one.
+    """A system's entry, from which notebooks, tables, figures, costs and tests know it. Its module ends in one.
 
     Attributes:
         name: in every table and figure.
         colour: in every figure, as ``#rrggbb``.
-        reads: ``taps``, projected CLS [B, L, D] of ``config.layers``, computed once; ``images`` [B, 3, H, W], its tower
-            runs at each step; ``masks``: images, and it answers with a mask.
+        reads: ``taps``, projected CLS [B, L, D] of ``config.layers``, computed once; ``images`` [B, 3, H, W], with
+            the tower run at each step; ``masks``: images, and the answer is a mask.
         regimes: how it may be tuned, of `REGIMES`.
         config: a frozen dataclass of settings, each with a default. A field ``tokens``, ``lr`` or ``nga_lr`` follows
             the profile.
@@ -98,8 +94,10 @@ class System:
             train, ``schedule(epochs)`` -> phases.
         sources: papers and releases.
         settings: of ``config``, where this entry departs from its defaults.
+        preset: (tower's name, data set's name) -> ``config``, where a release has other settings for other towers or
+            data sets.
         fit: instead of gradient descent: (start, config, train, val) -> module, each of the two (taps, labels).
-        released_rate: the learning rate is that of a release and does not follow the profile's factor.
+        released_rate: the learning rate is a release's and does not follow the profile's factor.
         order: place in tables, ascending.
         line: matplotlib's style of its curves.
     """
@@ -112,6 +110,7 @@ class System:
     build: Callable[[Start, Any, int], nn.Module]
     sources: tuple[str, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    preset: Callable[[str, str], Any] | None = None
     fit: Callable[..., nn.Module] | None = None
     released_rate: bool = False
     order: float = 100.0
@@ -124,25 +123,40 @@ class System:
                 f"one of {', '.join(READS)}, and of the regimes {', '.join(REGIMES)}."
             )
 
-    def configure(self, **changes: Any) -> Any:
-        """The settings of this entry, with changes."""
-        return self.config(**{**self.settings, **changes})
+    def configure(self, tower: str = "", data: str = "", **changes: Any) -> Any:
+        """The settings of this entry, with changes; its preset's for a tower and a data set where it has presets.
+
+        Raises:
+            ValueError: there is no preset for this tower.
+        """
+        config = self.preset(tower, data) if self.preset and tower else self.config()
+        return replace(config, **{**self.settings, **changes})
 
     def variant(self, name: str, *, settings: Mapping[str, Any], **changes: Any) -> System:
         """A second entry of the same module, with other settings: a module lists them as ``VARIANTS``."""
         return replace(self, name=name, settings={**self.settings, **settings}, **changes)
 
 
-def frozen(visual: nn.Module, *, copied: bool = False) -> nn.Module:
-    """The tower in eval mode, where nothing asks for a gradient.
+def choose(name: str, value: str, known: Sequence[str]) -> None:
+    """Raises ValueError: the setting ``name`` has a value that is not known."""
+    if value not in known:
+        raise ValueError(f"{name} {value!r} is unknown: choose one of {', '.join(known)}.")
 
-    Systems that never train it share it, so that a hundred of them hold one; ``copied`` is for those that do.
-    """
+
+def choose_layers(name: str, groups: Sequence[Sequence[int]], visual: nn.Module) -> None:
+    """Raises ValueError: the setting ``name`` has an empty group of layers, or layers that the tower lacks."""
+    depth = len(visual.transformer.resblocks)
+    if not groups or not all(groups) or any(not 1 <= layer <= depth for group in groups for layer in group):
+        raise ValueError(f"{name} {groups} must each hold layers of this tower, from 1 to {depth}.")
+
+
+def frozen(visual: nn.Module, *, copied: bool = False) -> nn.Module:
+    """The tower in eval mode and without gradients: shared, or ``copied`` for a system that trains parts of it."""
     return (copy.deepcopy(visual) if copied else visual).eval().requires_grad_(False)
 
 
 def taps_of(visual: nn.Module, x: Tensor, layers: Sequence[int]) -> Tensor:
-    """[B, L, D], CLS of ``layers`` in the shared space (LN_post(cls) @ P) of images; what is taps already passes."""
+    """[B, L, D], CLS of ``layers`` in the shared space, LN_post(cls) @ P, of images; taps are returned unchanged."""
     return project(visual, walk(visual, x, layers=list(layers)).cls) if x.ndim == 4 else x
 
 
@@ -157,7 +171,7 @@ def prompt_tokens(count: int, visual: nn.Module, generator: torch.Generator) -> 
 
 
 def parameter_groups(parts: Mapping[str, tuple[Sequence[nn.Parameter], float, float]]) -> list[Group]:
-    """name -> (parameters, rate, weight decay) in torch.optim's form; a name without parameters is left out."""
+    """name -> (parameters, rate, weight decay) in torch.optim's form, without the names that have no parameters."""
     return [
         {"name": name, "params": list(params), "lr": lr, "weight_decay": decay}
         for name, (params, lr, decay) in parts.items()
@@ -166,7 +180,7 @@ def parameter_groups(parts: Mapping[str, tuple[Sequence[nn.Parameter], float, fl
 
 
 def split_epochs(epochs: int, shares: tuple[int, ...]) -> list[int]:
-    """Epochs per phase in the proportion of ``shares``, each phase with one at least.
+    """Epochs per phase in the proportion of ``shares``, at least one each.
 
     Raises:
         ValueError: fewer epochs than phases.
@@ -174,6 +188,6 @@ def split_epochs(epochs: int, shares: tuple[int, ...]) -> list[int]:
     if epochs < len(shares):
         raise ValueError(f"{epochs} epochs do not hold the {len(shares)} phases of this system: give {len(shares)}.")
     found = [max(1, round(epochs * share / sum(shares))) for share in shares]
-    while sum(found) != epochs:  # rounding: what is over or short goes from or to the longest phase
+    while sum(found) != epochs:  # rounding: the longest phase makes up the difference
         found[found.index(max(found))] += 1 if sum(found) < epochs else -1
     return found

@@ -1,12 +1,12 @@
 """Cascade-CLIP (Li et al., ICML 2024): zero-shot segmentation from the patches of layers 6 to 12, one decoder a level.
 
-After the paper's section 3 and the released behaviour (commit dadf40d), whose oddities its numbers depend on. They are
-the defaults here and each is a setting: the class embedding enters twice (``position``); the norm named after prompts
-acts on block outputs, so that two LayerNorms follow each other (``double_norm``); the projections of layers 6-11 are
-drawn at random and never trained, since the release's optimiser thaws what is called "prompt" and the head
+After the paper's section 3 and the released behaviour (commit dadf40d), whose oddities affect its numbers. They are the
+defaults here, each with a setting: the class embedding is added twice (``position``); the norm named after prompts acts
+on block outputs, so that two LayerNorms follow each other (``double_norm``); the projections of layers 6-11 are drawn
+at random and never trained, since the release's optimiser trains only the head and what is called "prompt"
 (``projections``, ``train_projections``); focal loss counts ignored pixels as negatives and is divided by the classes
-present (`hc_lafter.systems.losses.focal_dice`). Not kept: an even, square grid. One decoder on the last layer, the
-setting ``levels=((12,),)``, is what ZegCLIP (Zhou et al., CVPR 2023) does with the same prompts.
+present (`hc_lafter.systems.losses.focal_dice`). Unlike the release, it takes any grid of patches. One decoder on the
+last layer, ``levels=((12,),)``, is what ZegCLIP (Zhou et al., CVPR 2023) does with the same prompts.
 
 B images, C classes, W tower width, D embedding size, N = h x w patches, P prompts, Q queries (one per class).
 """
@@ -19,8 +19,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hc_lafter.analysis.costs import parameters
 from hc_lafter.clip.vit import Prompts, walk
-from hc_lafter.systems.base import Group, Masks, Phase, System, frozen, parameter_groups, prompt_tokens, split_epochs
+from hc_lafter.systems.base import (
+    Group,
+    Masks,
+    Phase,
+    System,
+    choose,
+    choose_layers,
+    frozen,
+    parameter_groups,
+    prompt_tokens,
+    split_epochs,
+)
 from hc_lafter.systems.nga import NGA
 
 PROJECTIONS = ("random", "tower")
@@ -40,12 +52,12 @@ class CascadeCLIPConfig:
             embedding to CLS a second time and interpolates bilinearly.
         double_norm: a LayerNorm (eps 1e-6, trained) on the block outputs before LN_post or a layer's own.
         projections: ``random``, W^-1/2 N(0, 1) as released, or ``tower``: copies of LN_post and P.
-        train_projections: thaw them; the release does not.
-        start: standard deviation of the head's matrices at the start. The release's 0.02 has 20,000 steps to grow; with
-            D^-1/2, which keeps a vector's length, a few hundred teach what they can.
-        margin: taken off the sigmoid of seen classes when masks are decided (calibrated stacking; Chao et al., ECCV
-            2016). 0 for a system trained transductively.
-        dropout: of prompts, attention and decoder layers, in training mode alone.
+        train_projections: train them; the release does not.
+        start: initial standard deviation of the head's matrices. The release's 0.02 suits its 20,000 steps; for a few
+            hundred, D^-1/2, which keeps a vector's length.
+        margin: subtracted from the sigmoid of seen classes by `CascadeCLIP.decide` (calibrated stacking; Chao et al.,
+            ECCV 2016). 0 for a system trained transductively.
+        dropout: of prompts, attention and decoder layers, in training mode only.
         present_only, ignored_negative: of the focal loss, see `hc_lafter.systems.losses.focal_dice`.
         lr, weight_decay: AdamW's; LayerNorms and NGA weights are not decayed.
     """
@@ -74,17 +86,16 @@ class CascadeCLIPConfig:
 
 
 class CascadeCLIP(nn.Module):
-    """See the module.
+    """Prompted tower -> patch features of each level -> a decoder per level, whose last maps are summed.
 
     Args:
         visual: the vision tower, never trained.
         text: [C, D], one vector per class; brought to unit length.
         seen: [C] bool, the classes whose pixels are labelled in training.
-        seed: of everything drawn at the start.
+        seed: of all initial values.
 
     Raises:
-        ValueError: levels that do not fit the tower, an unknown kind of projection, D that the heads do not divide, or
-            shapes of text and seen that do not agree.
+        ValueError: levels that do not fit the tower, an unknown kind of projection, or heads that do not divide D.
     """
 
     def __init__(
@@ -97,17 +108,11 @@ class CascadeCLIP(nn.Module):
         seed: int = 0,
     ):
         super().__init__()
-        (width, dim), depth, layers = visual.proj.shape, len(visual.transformer.resblocks), config.layers
-        if not layers or not all(config.levels) or any(not 1 <= layer <= depth for layer in layers):
-            raise ValueError(f"levels {config.levels} must each hold layers of this tower, from 1 to {depth}.")
-        if config.projections not in PROJECTIONS:
-            raise ValueError(f"projections {config.projections!r} are unknown: choose one of {', '.join(PROJECTIONS)}.")
+        (width, dim), depth = visual.proj.shape, len(visual.transformer.resblocks)
+        choose_layers("levels", config.levels, visual)
+        choose("projections", config.projections, PROJECTIONS)
         if dim % config.heads:
             raise ValueError(f"{config.heads} heads do not divide the embedding size {dim}: choose a divisor.")
-        if text.ndim != 2 or text.shape[1] != dim or seen.shape != text.shape[:1] or not seen.any():
-            raise ValueError(
-                f"text {list(text.shape)} and seen {list(seen.shape)} must be [C, {dim}] and [C] with a seen class."
-            )
         self.config, self.visual, self.depth = config, frozen(visual), depth
         self.register_buffer("text", F.normalize(text.detach().float(), dim=-1))
         self.register_buffer("seen", seen.detach().bool())
@@ -115,17 +120,15 @@ class CascadeCLIP(nn.Module):
         self.prompts = nn.ParameterList(prompt_tokens(config.tokens, visual, generator) for _ in range(depth))
         self.prompt_proj = _linear(width, width, generator, (2 / width) ** 0.5)  # He et al., fan out
         self.prompt_norm = nn.LayerNorm(width, eps=1e-6) if config.double_norm else nn.Identity()
-        early = [layer for layer in layers if layer != depth]
-        self.norms = nn.ModuleDict({str(layer): nn.LayerNorm(width) for layer in early})
+        early = [str(layer) for layer in config.layers if layer != depth]
+        self.norms = nn.ModuleDict({layer: nn.LayerNorm(width) for layer in early})
         self.projections = nn.ParameterDict()
         for layer in early:
-            start = torch.randn(width, dim, generator=generator) * width**-0.5
-            self.projections[str(layer)] = nn.Parameter(start)
-        if config.projections == "tower":
-            with torch.no_grad():
-                for layer in self.projections:
-                    self.projections[layer].copy_(visual.proj)
-                    self.norms[layer].load_state_dict(visual.ln_post.state_dict())
+            projection = torch.randn(width, dim, generator=generator) * width**-0.5
+            if config.projections == "tower":
+                projection = visual.proj.detach().clone()
+                self.norms[layer].load_state_dict(visual.ln_post.state_dict())
+            self.projections[layer] = nn.Parameter(projection)
         for part in (self.norms, self.projections):
             part.requires_grad_(config.train_projections)
         self.nga = nn.ModuleList(NGA(len(level), config.nga) if len(level) > 1 else _Only() for level in config.levels)
@@ -133,7 +136,7 @@ class CascadeCLIP(nn.Module):
         self.decoders = nn.ModuleList(_Decoder(dim, config, generator) for _ in config.levels)
 
     def train(self, mode: bool = True) -> CascadeCLIP:
-        """Training mode is for the dropouts; the frozen tower stays in eval mode."""
+        """Training mode switches the dropouts on; the frozen tower stays in eval mode."""
         super().train(mode)
         self.visual.eval()
         return self
@@ -141,16 +144,16 @@ class CascadeCLIP(nn.Module):
     def features(self, images: Tensor) -> tuple[list[Tensor], Tensor, tuple[int, int]]:
         """[B, 3, H, W] -> unit patch features [B, N, D] of each tapped layer, unit CLS [B, D], grid (h, w)."""
         layers, drop = self.config.layers, self.config.dropout
-        entering = {}
-        for index, tokens in enumerate(self.prompts):
-            tokens = self.prompt_proj(tokens).expand(len(images), -1, -1)
-            entering[index] = F.dropout(tokens, drop, self.training)
+        prompts = {
+            index: F.dropout(self.prompt_proj(tokens).expand(len(images), -1, -1), drop, self.training)
+            for index, tokens in enumerate(self.prompts)
+        }
         walked = walk(
             self.visual,
             images,
             layers=[*layers, self.depth],
             patches=True,
-            prompts=Prompts(entering),
+            prompts=Prompts(prompts),
             position=self.config.position,
         )
         cls = self._project(self.depth, walked.cls[:, -1])
@@ -175,12 +178,12 @@ class CascadeCLIP(nn.Module):
     def decode(
         self, patches: list[Tensor], cls: Tensor, grid: tuple[int, int], text: Tensor | None = None
     ) -> list[list[Tensor]]:
-        """What `maps` makes of `features`, for its own classes or for other unit ``text`` [C', D]."""
-        found = []
+        """`maps` from `features`, for the system's own classes or for other unit ``text`` [C', D]."""
+        found, remaining = [], iter(patches)
         for index, (level, nga) in enumerate(zip(self.config.levels, self.nga, strict=True)):
-            mine, patches = patches[: len(level)], patches[len(level) :]
-            memory = nga(torch.stack(mine, dim=1))
-            found.append([m.unflatten(-1, grid) for m in self.decoders[index](self.query(index, cls, text), memory)])
+            memory = nga(torch.stack([next(remaining) for _ in level], dim=1))
+            maps = self.decoders[index](self.query(index, cls, text), memory)
+            found.append([m.unflatten(-1, grid) for m in maps])
         return found
 
     def forward(self, images: Tensor, size: tuple[int, int] | None = None) -> Masks:
@@ -196,24 +199,20 @@ class CascadeCLIP(nn.Module):
     def parameter_groups(self) -> list[Group]:
         """``prompts`` with their projection, ``head``, ``norms`` (not decayed, NGA among them), ``projections``."""
         lr, decay = self.config.lr, self.config.weight_decay
-        head = [p for part in (self.queries, self.decoders) for p in part.parameters()]
-        norms = {id(p) for m in self.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()}
+        head = nn.ModuleList([self.queries, self.decoders])
+        norms = [p for m in head.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()]
+        matrices = [p for p in head.parameters() if all(p is not norm for norm in norms)]
         thawed = self.config.train_projections
-        parts = {
+        return parameter_groups({
             "prompts": ([*self.prompts, *self.prompt_proj.parameters()], lr, decay),
-            "head": ([p for p in head if id(p) not in norms], lr, decay),
-            "norms": (
-                [*self.prompt_norm.parameters(), *self.nga.parameters(), *[p for p in head if id(p) in norms]],
-                lr,
-                0.0,
-            ),
+            "head": (matrices, lr, decay),
+            "norms": ([*self.prompt_norm.parameters(), *self.nga.parameters(), *norms], lr, 0.0),
             "projections": (list(self.projections.values()) if thawed else [], lr, decay),
             "projection norms": (list(self.norms.parameters()) if thawed else [], lr, 0.0),
-        }
-        return parameter_groups(parts)
+        })  # fmt: skip
 
     def schedule(self, epochs: int, *, transductive: bool = False) -> list[Phase]:
-        """One phase on seen pixels; transductively its second half also learns from the system's own labels.
+        """One phase on seen pixels; if transductive, a second one on the system's own labels.
 
         Raises:
             ValueError: fewer epochs than phases.
@@ -232,27 +231,23 @@ def account(system: CascadeCLIP) -> dict[str, int]:
 
     Returns:
         ``tower``: frozen, CLIP's own. ``projections``: LayerNorms and projections of the earlier layers. ``trainable``:
-        what the optimiser here holds. ``without gradient``: the release's value path, MLP and norms in the last layer
-        of each decoder, whose output nobody reads. ``never called``: its self-attention and first norms. ``released
-        trainable``: the three together, what the paper counts. ``total``: all of it, the tower included.
+        trained here. ``without gradient``: the release's value path, MLP and norms in the last layer of each decoder,
+        whose output is not used. ``never called``: its self-attention and first norms. ``released trainable``: the
+        three together, which the paper counts. ``total``: all of it, the tower included.
     """
-    dim = system.text.shape[1]
-    layers, decoders = system.config.decoder_layers, len(system.decoders)
+    dim, decoders = system.text.shape[1], len(system.decoders)
+    linear, norm, found = dim * dim + dim, 2 * dim, parameters(system)
     mlp = (dim * 4 * dim + 4 * dim) + (4 * dim * dim + dim)
-    silent = decoders * (2 * (dim * dim + dim) + mlp + 2 * 2 * dim)
-    uncalled = decoders * layers * (4 * (dim * dim + dim) + 2 * dim)
-    tower = sum(p.numel() for p in system.visual.parameters())
-    projections = sum(p.numel() for part in (system.norms, system.projections) for p in part.parameters())
-    trainable = sum(p.numel() for group in system.parameter_groups() for p in group["params"])
-    held = projections if not system.config.train_projections else 0
+    unused = decoders * (2 * linear + mlp + 2 * norm)
+    uncalled = decoders * system.config.decoder_layers * (4 * linear + norm)
     return {
-        "tower": tower,
-        "projections": projections,
-        "trainable": trainable,
-        "without gradient": silent,
+        "tower": found.total - found.beside,
+        "projections": sum(p.numel() for part in (system.norms, system.projections) for p in part.parameters()),
+        "trainable": found.trained,
+        "without gradient": unused,
         "never called": uncalled,
-        "released trainable": trainable + silent + uncalled,
-        "total": tower + held + trainable + silent + uncalled,
+        "released trainable": found.trained + unused + uncalled,
+        "total": found.total + unused + uncalled,
     }
 
 
@@ -264,9 +259,9 @@ class _Only(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """Class queries look at patches: cross-attention, MLP, no self-attention (SegViT: Zhang et al., NeurIPS 2022).
+    """Class queries attend to patches: cross-attention, MLP, no self-attention (SegViT: Zhang et al., NeurIPS 2022).
 
-    The last layer is asked for its map alone, so it holds nothing but the two matrices behind it.
+    Only the map of the last layer is used, so it has no more than the two matrices for it.
     """
 
     def __init__(self, dim: int, config: CascadeCLIPConfig, generator: torch.Generator):
@@ -280,8 +275,8 @@ class _Decoder(nn.Module):
         """[B, Q, D], [B, N, D] -> the map [B, Q, N] of each layer."""
         maps = []
         for layer in self.layers:
-            queries, seen = layer(queries, memory)
-            maps.append(seen)
+            queries, attended = layer(queries, memory)
+            maps.append(attended)
         return maps
 
 
@@ -299,14 +294,14 @@ class _Layer(nn.Module):
     def forward(self, queries: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         q, k = (self._split(part) for part in (self.q(queries), self.k(memory)))
         logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5  # [B, heads, Q, N]
-        seen = logits.mean(dim=1)
+        attended = logits.mean(dim=1)
         if self.map_only:
-            return queries, seen
+            return queries, attended
         attention = F.dropout(logits.softmax(dim=-1), self.dropout, self.training)
-        told = (attention @ self._split(self.v(memory))).transpose(1, 2).flatten(2)
-        queries = self.norm2(queries + self._drop(self.proj(told)))
+        values = (attention @ self._split(self.v(memory))).transpose(1, 2).flatten(2)
+        queries = self.norm2(queries + self._drop(self.proj(values)))
         hidden = self._drop(self.linear1(queries).relu())
-        return self.norm3(queries + self._drop(self.linear2(hidden))), seen
+        return self.norm3(queries + self._drop(self.linear2(hidden))), attended
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)

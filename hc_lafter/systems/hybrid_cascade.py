@@ -13,7 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hc_lafter.clip.vit import Prompts, project, walk
-from hc_lafter.systems.base import Group, Output, Phase, System, frozen, parameter_groups, prompt_tokens, split_epochs
+from hc_lafter.systems.base import (
+    Group,
+    Output,
+    Phase,
+    System,
+    choose,
+    choose_layers,
+    frozen,
+    parameter_groups,
+    prompt_tokens,
+    split_epochs,
+)
 from hc_lafter.systems.nga import stages_nga
 
 CLASSIFIERS = ("shared", "independent")
@@ -22,7 +33,7 @@ FUSIONS = ("learned", "equal")
 
 @dataclass(frozen=True)
 class HybridCascadeConfig:
-    """The settings of the design (``docs/designs.md``); every one of them is a row of the ablations.
+    """The settings of the design, each of which the ablations vary.
 
     Attributes:
         stages: layers of each stage, from shallow to deep, none in two stages.
@@ -30,13 +41,12 @@ class HybridCascadeConfig:
         stage_adapters: Linear(D, D) - ReLU - Linear(D, D) without biases, residual, zero at the start.
         classifier: ``shared`` by the stages, or ``independent`` copies that part in training.
         fusion: ``learned`` weights through a softmax, or ``equal`` ones.
-        prompts: tokens at the input, as LaFTer has them; 0 leaves the tower's features fixed, so that they can be
-            computed once.
-        normalise: bring each stage's feature to unit length, the length of the texts that the classifier was trained
-            on. The design leaves it open; raw features (ten times as long) saturate its softmax.
+        prompts: tokens at the input, as in LaFTer; 0 keeps the tower's features fixed, so that they are computed once.
+        normalise: bring each stage's feature to unit length, that of the texts that the classifier was trained on. Raw
+            features, ten times as long, saturate its softmax.
         lr: of stage adapters, fusion weights, classifier and prompts. nga_lr: of the sigmas.
         weight_decay: AdamW's; sigmas and fusion weights have none.
-        consistency: weight of that loss in the last phase. distillation: of `losses.distillation`, all along.
+        consistency: weight of that loss in the last phase. distillation: of `losses.distillation`, in all phases.
     """
 
     stages: tuple[tuple[int, ...], ...] = ((5, 6, 7), (8, 9), (10, 11, 12))
@@ -60,7 +70,7 @@ class HybridCascadeConfig:
 
 
 class HybridCascade(nn.Module):
-    """See the module.
+    """Stages of CLS features -> NGA -> unit length -> adapters -> one classifier -> fused logits.
 
     Args:
         visual: the vision tower, never trained.
@@ -80,14 +90,11 @@ class HybridCascade(nn.Module):
         seed: int = 0,
     ):
         super().__init__()
-        layers, depth = config.layers, len(visual.transformer.resblocks)
-        if not layers or not all(config.stages) or len(set(layers)) < len(layers):
-            raise ValueError(f"stages {config.stages} must each hold a layer, and no layer twice.")
-        if any(not 1 <= layer <= depth for layer in layers):
-            raise ValueError(f"stages {config.stages} leave the layers 1 to {depth} of this tower: choose among them.")
-        for name, value, known in (("classifier", config.classifier, CLASSIFIERS), ("fusion", config.fusion, FUSIONS)):
-            if value not in known:
-                raise ValueError(f"{name} {value!r} is unknown: choose one of {', '.join(known)}.")
+        choose_layers("stages", config.stages, visual)
+        choose("classifier", config.classifier, CLASSIFIERS)
+        choose("fusion", config.fusion, FUSIONS)
+        if len(set(config.layers)) < len(config.layers):
+            raise ValueError(f"stages {config.stages} must hold no layer twice.")
         self.config, self.visual = config, frozen(visual)
         generator, count, width = torch.Generator().manual_seed(seed), len(config.stages), classifier.shape[1]
         self.nga = stages_nga(config.stages, config.nga, config.sigma)
@@ -101,14 +108,14 @@ class HybridCascade(nn.Module):
         """Images [B, 3, H, W]; or, without prompts, projected CLS [B, L, D] of ``config.layers`` (`vit.project`).
 
         Raises:
-            ValueError: taps although prompts change the tower's features.
+            ValueError: taps for a system whose prompts change the tower's features.
         """
         if x.ndim == 3 and self.prompts is not None:
-            raise ValueError("this HybridCascade has prompts, so that taps computed once are not its own: give images.")
+            raise ValueError("this HybridCascade has prompts, and taps are computed without them: give images.")
         taps = self.taps(x) if x.ndim == 4 else x
         features = []
-        for index, part in enumerate(taps.split([len(s) for s in self.config.stages], dim=1)):
-            z = self.nga[index](part)
+        for index, stage in enumerate(taps.split([len(s) for s in self.config.stages], dim=1)):
+            z = self.nga[index](stage)
             z = F.normalize(z, dim=-1) if self.config.normalise else z
             features.append(self.adapters[index](z) if self.adapters else z)
         features = torch.stack(features, dim=1)
@@ -122,41 +129,38 @@ class HybridCascade(nn.Module):
         return project(self.visual, walk(self.visual, images, layers=self.config.layers, prompts=prompts).cls)
 
     def fusion_weights(self) -> Tensor:
-        """[S], sum to one."""
+        """[S], which sum to one."""
         if self.fusion is None:
             return torch.full((len(self.nga),), 1 / len(self.nga), device=self.classifier.device)
         return self.fusion.softmax(dim=0)
 
     def watched(self) -> dict[str, Tensor]:
-        """What a history records beside the losses: the weight of each layer in its stage, and each stage's sigma."""
+        """For the history, beside the losses: the weight of each layer in its stage, and each stage's sigma."""
         weights = zip(self.config.layers, torch.cat([nga.weights() for nga in self.nga]), strict=True)
         found = {f"weight of layer {layer}": weight for layer, weight in weights}
         sigmas = {stage: nga.sigma for stage, nga in zip(self.config.stages, self.nga, strict=True)}
         return found | {f"sigma of layers {s[0]}-{s[-1]}": v[0] for s, v in sigmas.items() if v is not None}
 
     def parameter_groups(self) -> list[Group]:
-        """``adapters``, ``fusion``, ``classifier``, ``nga``, ``prompts``: those that there are."""
+        """``adapters``, ``fusion``, ``classifier``, ``nga``, ``prompts``, those that the settings have."""
         lr, decay = self.config.lr, self.config.weight_decay
-        parts = {
+        return parameter_groups({
             "adapters": (list(self.adapters.parameters()), lr, decay),
             "fusion": ([] if self.fusion is None else [self.fusion], lr, 0.0),
             "classifier": ([self.classifier], lr, decay),
             "nga": (list(self.nga.parameters()), self.config.nga_lr, 0.0),
             "prompts": ([] if self.prompts is None else [self.prompts], lr, decay),
-        }
-        return parameter_groups(parts)
+        })  # fmt: skip
 
     def schedule(self, epochs: int = 8) -> list[Phase]:
-        """Adapters, fusion and classifier; sigma too; everything, and the consistency loss on.
+        """First adapters, fusion and classifier, then sigma too, then everything, with the consistency loss.
 
         Raises:
             ValueError: fewer than 3 epochs.
         """
         there = [str(group["name"]) for group in self.parameter_groups()]
         first, second, third = split_epochs(epochs, (3, 3, 2))
-        base = {"task": 1.0}
-        if self.config.distillation:
-            base["distillation"] = self.config.distillation
+        base = {"task": 1.0} | ({"distillation": self.config.distillation} if self.config.distillation else {})
         heads = tuple(n for n in there if n in ("adapters", "fusion", "classifier"))
         sigma = tuple(n for n in there if n != "prompts")
         return [
@@ -167,11 +171,11 @@ class HybridCascade(nn.Module):
 
 
 class _StageAdapter(nn.Module):
-    """z + A2 relu(A1 z), [B, D] -> [B, D]; A2 starts at zero, so that training starts from the unchanged feature."""
+    """z + A2 relu(A1 z), [B, D] -> [B, D]; A2 starts at zero, so that the feature starts unchanged."""
 
     def __init__(self, width: int, generator: torch.Generator):
         super().__init__()
-        bound = width**-0.5  # nn.Linear's own start, drawn from our generator
+        bound = width**-0.5  # as nn.Linear's, but drawn from our generator
         self.first = nn.Parameter(torch.empty(width, width).uniform_(-bound, bound, generator=generator))
         self.last = nn.Parameter(torch.zeros(width, width))
 

@@ -1,9 +1,9 @@
 """LaFTer (Mirza et al., NeurIPS 2023): prompts and LayerNorms tuned with labels that a text-trained classifier gives.
 
-After the paper's section 3 and the released behaviour (commit 26f3bf4), its oddities included: the prompts enter behind
+After the paper's section 3 and the released behaviour (commit 26f3bf4), including its oddities: the prompts enter after
 ``ln_pre`` without a position; the student's feature is not normalised, though its classifier was trained on unit text
-vectors; the teacher is the *same* tower without prompts, which moves as its LayerNorms are trained; LayerNorm weights
-are decayed, their biases are not; the rate is constant. Agreement is tested on tensors of the released code.
+vectors; the teacher is the *same* tower without prompts, whose LayerNorms are trained; LayerNorm weights are decayed,
+their biases are not; the rate is constant. Tests compare it with tensors of the released code.
 """
 
 from __future__ import annotations
@@ -39,9 +39,8 @@ class LaFTer(nn.Module):
 
     Args:
         visual: the vision tower; a copy is tuned.
-        classifier: [C, D], trained on texts (`hc_lafter.clip.text.train_text_classifier`); the teacher keeps it as it
-            is.
-        seed: of the prompts' start.
+        classifier: [C, D], trained on texts (`hc_lafter.clip.text.train_text_classifier`); the teacher's is not tuned.
+        seed: of the prompts' initial values.
     """
 
     def __init__(
@@ -59,12 +58,12 @@ class LaFTer(nn.Module):
         self.register_buffer("teacher_classifier", classifier.detach().clone())
 
     def forward(self, x: Tensor) -> Output:
-        """Images [B, 3, H, W], the strongly augmented ones in training."""
+        """Images [B, 3, H, W], strongly augmented in training."""
         return Output(walk(self.visual, x, prompts=Prompts({0: self.prompts})).final @ self.classifier.T)
 
     @torch.no_grad()
     def teach(self, x: Tensor) -> Tensor:
-        """[B] int64 pseudo-labels for weakly augmented images, from the tower as it is now, without prompts."""
+        """[B] int64 pseudo-labels for weakly augmented images, from the tower without prompts."""
         return (F.normalize(walk(self.visual, x).final, dim=-1) @ self.teacher_classifier.T).argmax(dim=1)
 
     def parameter_groups(self) -> list[Group]:
@@ -80,7 +79,7 @@ class LaFTer(nn.Module):
         return parameter_groups(parts)
 
     def schedule(self, epochs: int) -> list[Phase]:
-        """One phase: everything, all along."""
+        """A single phase that trains everything."""
         return [Phase("all", epochs, tuple(str(g["name"]) for g in self.parameter_groups()))]
 
 

@@ -1,4 +1,4 @@
-"""The linear probe: logistic regression on frozen features, the bar that tuning with labels has to clear."""
+"""The linear probe: logistic regression on frozen features, the baseline of tuning with labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hc_lafter.systems.base import Group, Output, System, frozen, taps_of
 
 @dataclass(frozen=True)
 class LinearProbeConfig:
-    """``layers``: those whose projected CLS are joined end to end. ``cs``: the grid of C, chosen on validation."""
+    """``layers``: their projected CLS are concatenated. ``cs``: the grid of C, from which validation chooses."""
 
     layers: tuple[int, ...] = (12,)
     cs: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0)
@@ -53,7 +53,7 @@ class LinearProbe(nn.Module):
 
     @classmethod
     def empty(cls, visual: nn.Module, classes: int, config: LinearProbeConfig) -> LinearProbe:
-        """A probe of zeros, for a file of weights to fill or for counting."""
+        """A probe of zeros, to load weights into or to count."""
         weight, bias = torch.zeros(classes, visual.output_dim * len(config.layers)), torch.zeros(classes)
         return cls(visual, ProbeResult(None, None, float("nan"), {}, (), weight, bias), config)
 

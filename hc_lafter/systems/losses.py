@@ -1,13 +1,11 @@
-"""The losses of the suite that torch does not bring. B images, C classes, S stages.
+"""The losses that torch does not have. B images, C classes, S stages.
 
-Label-smoothed cross-entropy is ``torch.nn.functional.cross_entropy(..., label_smoothing=0.1)`` and is not here.
 Every function computes in fp32 at least (float64 stays), whatever autocast or the dtype of its input, takes logarithms
-by log-softmax alone, and returns a scalar in nats.
+by log-softmax alone, and returns a scalar in nats. Batches are not empty.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -23,20 +21,9 @@ def dual_task_targets(labels: Tensor, distributions: Tensor, lam: float = 0.8) -
 
     Args:
         labels: [B] int64 class indices.
-        distributions: [B, C], rows sum to one (the tables of ``emotions`` and the votes' shares do; a sum per
-            step would cost a wait for the GPU each time).
+        distributions: [B, C], rows sum to one.
         lam: share of the distribution, 0 to 1; the paper's best is 0.8.
-
-    Raises:
-        ValueError: lam outside 0..1, or shapes that do not agree.
     """
-    if not 0 <= lam <= 1:
-        raise ValueError(f"lam is {lam}, but the distribution's share lies between 0 and 1.")
-    if distributions.ndim != 2 or labels.shape != distributions.shape[:1]:
-        raise ValueError(
-            f"labels must be [B] and distributions [B, C], but they are {list(labels.shape)} and "
-            f"{list(distributions.shape)}."
-        )
     distributions = _wide(distributions)
     onehot = F.one_hot(labels, distributions.shape[1]).to(distributions.dtype)
     return (1 - lam) * onehot + lam * distributions
@@ -47,24 +34,14 @@ def dual_task(
 ) -> Tensor:
     """T^2 * KL(t || softmax(z / T)), the mean over the batch.
 
-    Its gradient in the logits is T * (softmax(z / T) - t) / B: at T = 1 prediction minus target. It is zero only where
-    the prediction is t itself, unlike a cross-entropy with t, which differs by t's entropy.
+    Its gradient in the logits is T * (softmax(z / T) - t) / B. It is zero only where the prediction is t itself; a
+    cross-entropy with t is larger by t's entropy.
 
     Args:
         logits: z [B, C].
         labels, distributions, lam: as in ``dual_task_targets``.
         temperature: T, above 0. The target is not softened by it.
-
-    Raises:
-        ValueError: an empty batch, shapes that do not agree, or lam or temperature out of range.
     """
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature is {temperature}, but it must be above 0 and finite.")
-    if logits.shape != distributions.shape or len(logits) == 0:
-        raise ValueError(
-            f"logits and distributions must both be [B, C] with B from 1, but they are {list(logits.shape)} and "
-            f"{list(distributions.shape)}."
-        )
     targets = dual_task_targets(labels, distributions, lam)
     log_p = F.log_softmax(_wide(logits) / temperature, dim=-1)
     return temperature**2 * F.kl_div(log_p, targets.to(log_p.dtype), reduction="batchmean")
@@ -73,17 +50,11 @@ def dual_task(
 def consistency(stage_logits: Sequence[Tensor] | Tensor) -> Tensor:
     """Mean over the stage pairs i < j of KL(p_j || p_i), the mean over the batch.
 
-    The gradient flows into both stages of a pair. A single stage has no pair and so nothing to disagree with: 0.
+    The gradient flows into both stages of a pair. A single stage has no pair: 0.
 
     Args:
         stage_logits: S tensors [B, C] from the shallowest stage to the deepest, or one [S, B, C].
-
-    Raises:
-        ValueError: no stage, an empty batch, or stages of different shapes.
     """
-    shapes = [list(z.shape) for z in stage_logits]
-    if not shapes or any(s != shapes[0] for s in shapes) or len(shapes[0]) != 2 or shapes[0][0] == 0:
-        raise ValueError(f"stage logits must be one [B, C] per stage with B from 1, but their shapes are {shapes}.")
     log_p = [F.log_softmax(_wide(z), dim=-1) for z in stage_logits]
     pairs = [(i, j) for j in range(len(log_p)) for i in range(j)]
     if not pairs:
@@ -93,22 +64,14 @@ def consistency(stage_logits: Sequence[Tensor] | Tensor) -> Tensor:
 
 
 def distillation(stage_features: Tensor, frozen: Tensor) -> Tensor:
-    """1 - cosine between each stage's feature and the frozen tower's own final feature, the mean over stages and batch.
+    """1 - cosine between each stage's feature and the frozen tower's final feature, the mean over stages and batch.
 
-    The remedy of claim C20 in ``claims.yaml``, optional. From 0 (same direction) to 2; no gradient enters ``frozen``.
+    From 0 (same direction) to 2; no gradient enters ``frozen``.
 
     Args:
         stage_features: [B, S, D].
         frozen: [B, D].
-
-    Raises:
-        ValueError: an empty batch or shapes that do not agree.
     """
-    if stage_features.ndim != 3 or stage_features.shape[::2] != frozen.shape or stage_features.numel() == 0:
-        raise ValueError(
-            f"stage features must be [B, S, D] and the frozen feature [B, D] with B from 1, but they are "
-            f"{list(stage_features.shape)} and {list(frozen.shape)}."
-        )
     cosine = F.cosine_similarity(_wide(stage_features), _wide(frozen.detach()).unsqueeze(1), dim=-1)
     return (1 - cosine).mean()
 
@@ -127,7 +90,7 @@ def focal_dice(
 
     Focal (Lin et al., ICCV 2017, equation 5) is a mean over pixels and a sum over images and ALL classes; Dice
     (Milletari et al., 3DV 2016), 1 - (2 sum(p y) + 1) / (sum(p) + sum(y) + 1), a sum over the classes PRESENT in each
-    image. Both are divided by the number of (image, present class) pairs, which is the release's way.
+    image. Both are divided by the number of (image, present class) pairs, as in the release.
 
     Args:
         logits: [B, C, H, W].
@@ -140,15 +103,7 @@ def focal_dice(
 
     Returns:
         The two scalars, each at least fp32. Without a labelled pixel in the batch the divisor is 1.
-
-    Raises:
-        ValueError: shapes that do not agree, or an empty batch.
     """
-    if logits.ndim != 4 or mask.shape != logits.shape[:1] + logits.shape[2:] or logits.numel() == 0:
-        raise ValueError(
-            f"logits must be [B, C, H, W] and the mask [B, H, W] with B from 1, but they are {list(logits.shape)} and "
-            f"{list(mask.shape)}."
-        )
     logits, classes = _wide(logits).flatten(2), logits.shape[1]
     mask = mask.flatten(1).long()
     valid = (mask >= 0) & (mask < classes)

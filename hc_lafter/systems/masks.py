@@ -1,13 +1,43 @@
-"""From patch features to a class per pixel: mask logits of dense CLIP features, and the decision with its thresholds.
+"""From patch features to a class per pixel: mask logits, sliding windows, and the thresholds of published protocols.
 
 B images, C classes, K class names, N = h x w patches, D embedding size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a release scores a data set whose background is a class.
+
+    Attributes:
+        probability, area: the thresholds of `decide`.
+        scale: factor on the cosines, which decides what a probability threshold means.
+    """
+
+    probability: float
+    area: float = 0.0
+    scale: float = 40.0
+
+
+# SC-CLIP's release (commit 0417ba9), by the data set's name. Its images have a short side of 336 pixels and pass in
+# windows of 224, 112 apart. It takes the softmax over class names, `decide` over classes.
+_VOC21, _CONTEXT60 = Protocol(0.15, area=0.1, scale=50.0), Protocol(0.15)
+PROTOCOLS = {
+    "voc21": _VOC21,
+    "voc21_aug": _VOC21,
+    "context60": _CONTEXT60,
+    "context60_voc_first": _CONTEXT60,
+    "coco_object": Protocol(0.35, scale=55.0),
+}
 
 
 def mask_logits(
@@ -46,31 +76,42 @@ def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return rows.mT @ maps @ columns
 
 
-def decide(logits: Tensor, *, background: int | None = None, probability: float = 0.0, area: float = 0.0) -> Tensor:
-    """[B, H, W] int64 classes of [B, C, H, W] logits: the likeliest, and the background where there is one in doubt.
+def sliding(scores: Callable[[Tensor], Tensor], images: Tensor, *, crop: int, stride: int) -> Tensor:
+    """[B, C, H, W] scores of [B, 3, H, W] images: the mean over all windows that contain a pixel.
 
-    The thresholds that SC-CLIP, SCLIP and MaskCLIP's line of work sets per data set, and that move its numbers by
-    points: SC-CLIP's release has probability .15 and area .1 on VOC with background, .15 on Context with background,
-    .35 on COCO-Object, and none where every pixel has a class. (The release takes the softmax over names before a
-    class's largest; here it is over classes. They differ where a class has several names.)
+    Windows begin every ``stride`` pixels; the last of a row or column is moved back into the image, not padded, and a
+    side shorter than ``crop`` has one window as long as itself.
 
     Args:
-        background: the class that takes pixels in doubt; None: nothing is in doubt, and no threshold is allowed.
-        probability: a pixel whose likeliest class has a smaller softmax probability is background.
-        area: a class that wins no more than this share of an image's pixels that are not background wins none there:
-            each of them goes to the next likely class. Comes before ``probability``.
-
-    Raises:
-        ValueError: a threshold without a background, or out of [0, 1).
+        scores: [B, 3, h, w] -> [B, C, h, w].
+        crop, stride: pixels, along both sides; the stride is at most the crop.
     """
-    for name, value in (("probability", probability), ("area", area)):
-        if not 0 <= value < 1:
-            raise ValueError(f"the {name} threshold is {value}: give at least 0 and less than 1.")
+    tops, lefts = ([*range(0, max(n - crop, 0), stride), max(n - crop, 0)] for n in images.shape[2:])
+    total = count = None
+    for top, left in product(tops, lefts):
+        window = (..., slice(top, top + crop), slice(left, left + crop))
+        found = scores(images[window])
+        if total is None:
+            total = found.new_zeros(*found.shape[:2], *images.shape[2:])
+            count = torch.zeros_like(total[0, 0])
+        total[window] += found
+        count[window] += 1
+    return total / count
+
+
+def decide(logits: Tensor, *, background: int | None = None, probability: float = 0.0, area: float = 0.0) -> Tensor:
+    """[B, H, W] int64 classes of [B, C, H, W] logits: the likeliest, or the background where that is in doubt.
+
+    The thresholds are those of SCLIP's and SC-CLIP's releases, which set them per data set (`PROTOCOLS`).
+
+    Args:
+        background: the class that takes pixels in doubt; None: every pixel gets its likeliest class, and the two
+            thresholds do not apply.
+        probability: a pixel whose likeliest class has a smaller softmax probability is background.
+        area: a class that wins no more than this share of an image's foreground pixels wins none there: each of them
+            goes to the next likely class. Applied before ``probability``.
+    """
     if background is None:
-        if probability or area:
-            raise ValueError(
-                f"probability={probability} and area={area} need a class to give pixels to: name the background."
-            )
         return logits.max(dim=1).indices  # several times as fast as argmax across a strided axis
     chance = logits.softmax(dim=1)
     if area:

@@ -1,6 +1,6 @@
-"""The mean of layers, read by the text-trained classifier: the bar that every cascade has to clear.
+"""The mean of layers, read by the text-trained classifier: the baseline of every cascade.
 
-With the last layer alone it is the text classifier itself, as it came from its texts or tuned.
+With the last layer alone it is the text classifier itself, before or after tuning.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hc_lafter.systems.base import Group, Output, Phase, System, frozen, taps_of
 
 @dataclass(frozen=True)
 class MeanOfLayersConfig:
-    """``layers``: which are averaged. ``lr``, ``weight_decay``: AdamW's, for the classifier."""
+    """``layers``: those averaged. ``lr``, ``weight_decay``: AdamW's, for the classifier."""
 
     layers: tuple[int, ...] = (5, 6, 7, 8, 9, 10, 11, 12)
     lr: float = 1e-4
@@ -25,7 +25,7 @@ class MeanOfLayersConfig:
 class MeanOfLayers(nn.Module):
     """The mean of the layers' projected CLS, at unit length, read by the text-trained classifier, which is tuned.
 
-    ``forward`` takes images [B, 3, H, W] or projected CLS [B, L, D]. With one layer it is tuning the classifier alone.
+    ``forward`` takes images [B, 3, H, W] or projected CLS [B, L, D].
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """Multi-layer LaFTer: segments of blocks with prompts of their own, read at the end of each segment.
 
-The prompts of a segment go in where it starts and take the place of the segment before. Training goes from the deepest
+A segment's prompts enter where it starts and replace those of the segment before. Training goes from the deepest
 segment to the shallowest.
 """
 
@@ -13,7 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hc_lafter.clip.vit import Prompts, project, walk
-from hc_lafter.systems.base import Group, Output, Phase, System, frozen, parameter_groups, prompt_tokens, split_epochs
+from hc_lafter.systems.base import (
+    Group,
+    Output,
+    Phase,
+    System,
+    choose,
+    choose_layers,
+    frozen,
+    parameter_groups,
+    prompt_tokens,
+    split_epochs,
+)
 from hc_lafter.systems.nga import stages_nga
 
 SEGMENTS = {  # layers counted from 1, all for 12 blocks
@@ -25,12 +36,12 @@ POOLED = ("cls", "patches")
 
 @dataclass(frozen=True)
 class MultiLayerConfig:
-    """The settings of the design (``docs/designs.md``).
+    """The settings of the design.
 
     Attributes:
-        segments: layers of each, from shallow to deep, none left out between the first and the last.
+        segments: layers of each, from shallow to deep, without a gap.
         tokens: P, prompt tokens per segment.
-        pooled: what a block says: its CLS, or the mean of its patch tokens.
+        pooled: of each block, ``cls`` or ``patches``, the mean of its patch tokens.
         nga, sigma: see `hc_lafter.systems.nga.NGA`.
         lr: of prompts, classifier and segment weights. nga_lr: of the sigmas. weight_decay: AdamW's; sigmas have none.
     """
@@ -46,7 +57,7 @@ class MultiLayerConfig:
 
 
 class MultiLayerLaFTer(nn.Module):
-    """Per segment: LN_post and projection of every block -> NGA -> unit length; weighted sum -> the text classifier.
+    """Per segment: LN_post and projection of every block -> NGA -> unit length; their weighted sum -> classifier.
 
     Args:
         visual: the vision tower, never trained.
@@ -66,13 +77,11 @@ class MultiLayerLaFTer(nn.Module):
         seed: int = 0,
     ):
         super().__init__()
-        layers, depth = [layer for segment in config.segments for layer in segment], len(visual.transformer.resblocks)
-        if not all(config.segments) or not layers or layers != list(range(layers[0], layers[-1] + 1)):
+        choose_layers("segments", config.segments, visual)
+        choose("pooled", config.pooled, POOLED)
+        layers = [layer for segment in config.segments for layer in segment]
+        if layers != list(range(layers[0], layers[-1] + 1)):
             raise ValueError(f"segments {config.segments} do not follow one another: leave no layer out between them.")
-        if layers[0] < 1 or layers[-1] > depth:
-            raise ValueError(f"segments {config.segments} leave the layers 1 to {depth} of this tower: shorten them.")
-        if config.pooled not in POOLED:
-            raise ValueError(f"pooled {config.pooled!r} is unknown: choose one of {', '.join(POOLED)}.")
         self.config, self.visual, self.layers = config, frozen(visual), layers
         generator = torch.Generator().manual_seed(seed)
         self.prompts = nn.ParameterList(prompt_tokens(config.tokens, visual, generator) for _ in config.segments)
@@ -81,7 +90,7 @@ class MultiLayerLaFTer(nn.Module):
         self.classifier = nn.Parameter(classifier.detach().clone())
 
     def forward(self, x: Tensor) -> Output:
-        """Images [B, 3, H, W]; ``stage_logits`` are those of the segments alone."""
+        """Images [B, 3, H, W]; ``stage_logits`` are those of each segment alone."""
         patches = self.config.pooled == "patches"
         prompts = Prompts({s[0] - 1: tokens for s, tokens in zip(self.config.segments, self.prompts, strict=True)})
         walked = walk(self.visual, x, layers=self.layers, patches=patches, prompts=prompts)
@@ -101,7 +110,7 @@ class MultiLayerLaFTer(nn.Module):
         return parameter_groups(parts)
 
     def schedule(self, epochs: int = 8) -> list[Phase]:
-        """The deepest segment and the classifier; the others one by one, from deep to shallow; all.
+        """First the deepest segment and the classifier, then the others one by one, then everything.
 
         Raises:
             ValueError: fewer than 3 epochs.
@@ -113,7 +122,7 @@ class MultiLayerLaFTer(nn.Module):
         for epoch in range(middle):
             reached = 1 + round((epoch + 1) * (len(names) - 1) / middle)
             active = (*names[:reached], "classifier")
-            if phases[-1].trains == active:  # fewer segments than epochs: the phase goes on
+            if phases[-1].trains == active:  # fewer segments than epochs: the phase is longer
                 phases[-1] = replace(phases[-1], epochs=phases[-1].epochs + 1)
             elif reached > done:
                 phases.append(Phase(f"{reached} of {len(names)} segments", 1, active))

@@ -1,13 +1,13 @@
 """Neighborhood Gaussian Aggregation: the d layers of one stage become one feature.
 
-Layers of a stage are numbered l = 1..d from shallow to deep and layer l stands d - l + 1 steps from the stage's end:
+Layers of a stage are numbered l = 1..d from shallow to deep; layer l is d - l + 1 steps from the stage's end:
 
     w_l = exp(-(d - l + 1)^2 / (2 sigma^2)),    Z = sum_l w_l H_l / sum_l w_l.
 
-The idea is Cascade-CLIP's (Li et al., ICML 2024), whose release learns a free vector instead, started at
-exp(-(d - l)^2 / 2) and never normalised: that is the kind ``free``. It counts from the deepest layer itself, one step
-less, and so starts out flatter: for d = 3 at sigma 1 the formula above gives [0.015, 0.180, 0.806]; the release's
-start, once normalised, is [0.078, 0.348, 0.574].
+The idea is Cascade-CLIP's (Li et al., ICML 2024), whose release learns a free vector instead, initialised to
+exp(-(d - l)^2 / 2) and never normalised: the kind ``free``. It counts from the deepest layer itself, one step less, and
+so starts flatter: for d = 3 at sigma 1 the formula above gives [0.015, 0.180, 0.806]; the release's start, once
+normalised, is [0.078, 0.348, 0.574].
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from hc_lafter.systems.base import choose
+
 KINDS = ("gaussian", "gaussian_per_layer", "free", "mean", "last")
 
-# The largest 1 / sigma^2 that enters the arithmetic, exp(60) = 1e26 or sigma = 1e-13. Products with the squared
-# distances of any stage stay finite in fp32 and the weights there have long been those of `last` to the bit.
+# The largest 1 / sigma^2 used, exp(60) = 1e26 or sigma = 1e-13: its products with the squared distances of any stage
+# stay finite in fp32, and the weights there equal those of `last` to the bit.
 _MAX_LOG_PRECISION = 60.0
 
 
@@ -35,14 +37,8 @@ def gaussian_weights(depth: int, sigma: float | Tensor) -> Tensor:
     Returns:
         [d] float64 for one number, else [..., d]; sums to one. Exactly [0, ..., 0, 1] for a sigma near 0 and exactly
         1 / d each for a huge one.
-
-    Raises:
-        ValueError: a depth below 1, or a sigma that is not a positive finite number.
     """
-    _check_depth(depth)
-    sigma = torch.as_tensor(sigma, dtype=torch.float64)
-    _check_sigma(sigma)
-    return _weights(depth, sigma.log().unsqueeze(-1))
+    return _weights(depth, torch.as_tensor(sigma, dtype=torch.float64).log().unsqueeze(-1))
 
 
 class NGA(nn.Module):
@@ -58,10 +54,9 @@ class NGA(nn.Module):
     last                 0          the deepest layer alone (control)
     ==================== ========== ============================================================================
 
-    The parameter behind sigma is its logarithm (``log_sigma``): whatever value an optimiser writes there is a positive
-    sigma, sigma 1 is exactly 0, and one step changes sigma by the same share wherever it is, as fits weights that
-    depend on sigma through a ratio. Softplus would be linear for large sigmas and so much stiffer there.
-    The weights are a softmax, which takes the largest exponent off first: the formula as written underflows to 0 / 0
+    The parameter is log sigma (``log_sigma``): an optimiser cannot make sigma negative, sigma 1 is exactly 0, and one
+    step changes sigma by the same share at any width, as fits weights that depend on sigma through a ratio.
+    The weights are a softmax, which subtracts the largest exponent first: the formula as written underflows to 0 / 0
     below sigma 0.07 in fp32, since even the deepest layer is one step away.
 
     Args:
@@ -70,16 +65,14 @@ class NGA(nn.Module):
         sigma: initial width in layers, for the two Gaussian kinds.
 
     Raises:
-        ValueError: an unknown kind, a depth below 1, a sigma that is not a positive finite number or that a kind
-            without sigma would ignore.
+        ValueError: an unknown kind, a sigma that is not positive and finite, or one for a kind without sigma.
     """
 
     def __init__(self, depth: int, kind: str = "gaussian", sigma: float = 1.0):
         super().__init__()
-        _check_depth(depth)
-        if kind not in KINDS:
-            raise ValueError(f"NGA kind {kind!r} is unknown: choose one of {', '.join(KINDS)}.")
-        _check_sigma(torch.as_tensor(sigma, dtype=torch.float64))
+        choose("NGA kind", kind, KINDS)
+        if not 0 < sigma < math.inf:
+            raise ValueError(f"sigma is {sigma}, but a width must be above 0 and finite, such as 1.0.")
         self.depth, self.kind = depth, kind
         if kind == "gaussian":
             self.log_sigma = nn.Parameter(torch.tensor([math.log(sigma)]))
@@ -92,7 +85,7 @@ class NGA(nn.Module):
 
     @property
     def sigma(self) -> Tensor | None:
-        """Width in layers now: [1] or [d], detached; None for kinds without one. Positive; may round to 0 or inf."""
+        """Width in layers, [1] or [d], detached; None for kinds without one. May round to 0 or infinity."""
         return self.log_sigma.detach().exp() if self.kind.startswith("gaussian") else None
 
     def weights(self) -> Tensor:
@@ -109,14 +102,7 @@ class NGA(nn.Module):
         """[B, d, D] (or [B, d, N, D], any axes behind d) -> [B, D] (or [B, N, D]) in the same dtype.
 
         Half precision is summed in fp32, autocast or not: weights rounded to bf16 no longer sum to one.
-
-        Raises:
-            ValueError: the second axis is not d.
         """
-        if layers.ndim < 3 or layers.shape[1] != self.depth:
-            raise ValueError(
-                f"this stage aggregates {self.depth} layers, [B, {self.depth}, ...], but got {list(layers.shape)}."
-            )
         if self.kind == "last":
             return layers[:, -1]
         if self.kind == "mean":
@@ -150,13 +136,3 @@ def _distances(depth: int) -> Tensor:
 
 def _at_least_fp32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
-
-
-def _check_depth(depth: int) -> None:
-    if not isinstance(depth, int) or depth < 1:
-        raise ValueError(f"a stage of {depth!r} layers cannot be aggregated: depth is a whole number from 1.")
-
-
-def _check_sigma(sigma: Tensor) -> None:
-    if not bool(((sigma > 0) & sigma.isfinite()).all()):
-        raise ValueError(f"sigma is {sigma.tolist()}, but a width must be above 0 and finite, such as 1.0.")

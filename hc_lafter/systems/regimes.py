@@ -1,14 +1,15 @@
 """The regimes of tuning, as loss terms of a system and a batch.
 
-A regime takes a system and a batch and returns named scalar losses; which of them count, and how much, a phase
-decides. ``student`` is what the system reads: images, or taps that were computed once. What a regime prints says all
-that it computes, so that it can stand in a key.
+A regime takes a system and a batch and returns named scalar losses; a phase says which of them count, and how much.
+``student`` is the system's input: images, or taps that were computed once. A regime's repr says all that it computes,
+so that it can be part of a key.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -27,9 +28,16 @@ class Supervised:
 
     Attributes:
         lam: the distribution's share; 0 is plain cross-entropy.
+
+    Raises:
+        ValueError: lam outside 0..1.
     """
 
     lam: float = 0.8
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.lam <= 1:
+            raise ValueError(f"lam is {self.lam}, but the distribution's share lies between 0 and 1.")
 
     def __call__(self, system: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         out = system(batch["student"])
@@ -43,9 +51,8 @@ class LabelFree:
 
     Attributes:
         smoothing: of the pseudo-labels.
-        teach: images [B, 3, H, W] -> [B] pseudo-labels, asked at every step about the batch's ``teacher`` view. None:
-            the batch brings ``pseudo`` [B], which were computed once; that is the same only for a teacher that does not
-            move and a view that is fixed.
+        teach: images [B, 3, H, W] -> [B] pseudo-labels, called at every step on the batch's ``teacher`` view. None:
+            the batch has ``pseudo`` [B], computed once, for a teacher that is not trained and a fixed view.
     """
 
     smoothing: float = 0.1
@@ -66,12 +73,12 @@ class SeenMasks:
     """Cascade-CLIP's two regimes; the batch has student [B, 3, H, W] and mask [B, H, W].
 
     Inductive, the terms ``focal`` and ``dice``: queries and labels of the seen classes alone, pixels of the others are
-    ignored. Transductive, the same terms ``, own labels``: every class is asked for, and a labelled pixel that is of no
-    seen class gets the unseen class to which the system, as it is now, gives the highest logit. Which class it really
-    is, is read nowhere; that it is not a seen one, is (as in the release).
+    ignored. Transductive, also ``focal, own labels`` and ``dice, own labels``: every class is queried, and a labelled
+    pixel of an unseen class gets the unseen class with the system's highest logit. Its own class is never read; that
+    it is unseen, is (as in the release).
 
     Attributes:
-        transductive: compute those terms, too.
+        transductive: compute those two terms as well.
         present_only, ignored_negative: of `hc_lafter.systems.losses.focal_dice`.
     """
 
@@ -81,14 +88,14 @@ class SeenMasks:
 
     def __call__(self, system: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         logits, mask, seen = system(batch["student"]).logits, batch["mask"].long(), system.seen
-        how = {"present_only": self.present_only, "ignored_negative": self.ignored_negative}
+        loss = partial(focal_dice, present_only=self.present_only, ignored_negative=self.ignored_negative)
         among_seen = _seen_places(mask, seen)
-        focal, dice = focal_dice(logits[:, seen], among_seen, **how)
+        focal, dice = loss(logits[:, seen], among_seen)
         terms = {"focal": focal, "dice": dice}
         if self.transductive:
             own = logits.detach().masked_fill(seen[:, None, None], -torch.inf).argmax(dim=1)
             unseen = (mask < len(seen)) & (among_seen == IGNORE)
-            focal, dice = focal_dice(logits, torch.where(unseen, own, mask), **how)
+            focal, dice = loss(logits, torch.where(unseen, own, mask))
             terms |= {"focal, own labels": focal, "dice, own labels": dice}
         return terms
 
@@ -97,22 +104,23 @@ class SeenMasks:
 class SeenPixels:
     """Cross-entropy over the seen classes at every pixel of a seen class; the batch has student and mask [B, H, W].
 
-    What a classifier of CLIP features is trained with, laid over the pixels: ``task``.
+    The term is ``task``, the usual loss of a classifier of CLIP features at every pixel.
     """
 
     def __call__(self, system: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        logits, aim = system(batch["student"]).logits[:, system.seen], _seen_places(batch["mask"].long(), system.seen)
-        pixels = (aim != IGNORE).sum().clamp(min=1)  # a batch without a seen pixel has no mean
-        return {"task": F.cross_entropy(logits.float(), aim, ignore_index=IGNORE, reduction="sum") / pixels}
+        logits = system(batch["student"]).logits[:, system.seen].float()
+        target = _seen_places(batch["mask"].long(), system.seen)
+        pixels = (target != IGNORE).sum().clamp(min=1)  # a batch without a seen pixel has no mean
+        return {"task": F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum") / pixels}
 
 
 def regime_terms(name: str, system: nn.Module, *, lam: float = 0.8, moving_teacher: bool = True) -> Callable:
-    """The loss terms of a regime by its name, with the settings that the system's own configuration has for it.
+    """The loss terms of a regime by its name, with its settings from the system's configuration.
 
     Args:
         name: one of `hc_lafter.systems.base.REGIMES`, but ``no training``.
         lam: see `Supervised`.
-        moving_teacher: ask the system's own ``teach`` at every step, where it has one.
+        moving_teacher: call the system's own ``teach`` at every step, where it has one.
     """
     config = system.config
     if name == "supervised":
@@ -127,19 +135,19 @@ def regime_terms(name: str, system: nn.Module, *, lam: float = 0.8, moving_teach
 
 
 def _seen_places(mask: Tensor, seen: Tensor) -> Tensor:
-    """Class indices as positions among the seen classes; of an unseen class or ignored: 255."""
+    """Class indices as positions among the seen classes; 255 for unseen classes and ignored pixels."""
     place = torch.full((IGNORE + 1,), IGNORE, device=mask.device)
     place[: len(seen)] = torch.where(seen, seen.cumsum(0) - 1, IGNORE)
     return place[mask]
 
 
 def _watched(system: nn.Module) -> dict[str, Tensor]:
-    """What a system wants its history to record beside the losses."""
+    """What a system's history records beside the losses."""
     return system.watched() if hasattr(system, "watched") else {}
 
 
 def _of_stages(out: Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What stages add: their agreement, and their nearness to the frozen tower's feature where the batch brings it."""
+    """Terms of stages: their agreement, and their distance to the frozen tower's feature where the batch has it."""
     if out.stage_logits is None:
         return {}
     terms = {"consistency": consistency(out.stage_logits.transpose(0, 1))}

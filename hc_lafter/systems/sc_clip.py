@@ -1,6 +1,6 @@
 """SC-CLIP (Bai et al., "Self-calibrated CLIP for training-free open-vocabulary segmentation", TIP 2025). No training.
 
-After the paper and the released behaviour (commit 0417ba9); agreement is tested on tensors of the released code. Five
+After the paper and the released behaviour (commit 0417ba9); tests compare it with tensors of the released code. Five
 steps, each of which can be switched off alone:
 
 1. ``repair``: anomalous patches behind the last block but one, found by their local outlier factor, become the mean of
@@ -10,10 +10,10 @@ steps, each of which can be switched off alone:
 4. ``aggregate_again``: as 2, by the likeness in an early layer;
 5. ``fuse``: the sum of the early and middle layers goes through steps 3 and 4 as well and is added.
 
-With all five off what remains is CLIP's own dense output: the patches behind its last block, projected. (Without step 3
-alone the whole last block runs on what steps 1 and 2 made, its CLS token included.) A batch gives for each image what
-the image gives alone, where the release takes one; and an outlier's place is (index // w, index % w) of a grid (h, w),
-where the release divides by h and is wrong on every grid that is not square.
+With all five off, CLIP's own dense output remains: the patches behind its last block, projected. (Without step 3 alone
+the whole last block runs on the result of steps 1 and 2, CLS included.) Unlike the release, which takes one image at a
+time, this takes batches; and an outlier's place is (index // w, index % w) of a grid (h, w), where the release divides
+by h and is wrong on every grid that is not square.
 
 B images, C classes, K class names, N = h x w patches, W tower width, D embedding size. Layers count from 1: position i
 in the release's list of block outputs is layer i + 1 here.
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +31,8 @@ from torch import Tensor, nn
 
 from hc_lafter.analysis.lof import lof, outliers
 from hc_lafter.clip.vit import last_block, last_heads, last_out, project, walk
-from hc_lafter.systems.base import Group, Masks, System, frozen
-from hc_lafter.systems.masks import mask_logits
+from hc_lafter.systems.base import Group, Masks, System, choose, frozen
+from hc_lafter.systems.masks import PROTOCOLS, mask_logits
 
 STEPS = ("repair", "aggregate", "attention", "aggregate_again", "fuse")
 SCORES = ("kk", "qk")
@@ -52,11 +52,11 @@ class SCClipConfig:
         k: its neighbours, a number or a share of the patches.
         contamination: the share of patches that count as anomalous.
         beta: cosines below it are not links in steps 2 and 4.
-        scores: ``kk``, keys with keys, as released; ``qk``, queries with keys, see ``docs/designs.md``.
-        likeness: the half of step 3's weights that comes from the likeness; without it the other half is all.
+        scores: ``kk``, keys with keys, as released; ``qk``, queries with keys.
+        likeness: take half of step 3's weights from the likeness; False leaves it out.
         sharpness: factor on likeness - its mean over the image, before the softmax.
         cls_residual: share of CLS that step 3 adds to every patch.
-        logit_scale: factor on the cosine with a class. The release has 40 (50 on VOC21, 55 on COCO-Object).
+        logit_scale: factor on the cosine with a class.
         position: see `hc_lafter.clip.vit.position_embedding`.
     """
 
@@ -80,9 +80,9 @@ class SCClipConfig:
     position: str = "bicubic_offset"
 
 
-# ViT-L/14: what the first author gave to a user who could not reach the paper's number; it is in no release, and its
+# ViT-L/14: the first author's answer to a user who could not reach the paper's number; it is in no release, and its
 # positions 8 to 18 (the end is excluded there) are layers 9 to 19. ViT-B/32: the release's layers, and its 30 of 196
-# as a share of the 49; nobody has published settings for it. embedded: what notebook 07 chose on validation images.
+# as a share of the 49, since no settings for it are published. embedded: notebook 07's choice on validation images.
 PRESETS: dict[str, SCClipConfig] = {
     "ViT-B-16": SCClipConfig(),
     "ViT-L-14": SCClipConfig(pre=17, post=7, fusion=(9, 19), cls_residual=0.1),
@@ -100,30 +100,30 @@ PRESETS: dict[str, SCClipConfig] = {
 }
 
 
-def preset(tower: str) -> SCClipConfig:
-    """The settings for a tower by its name, ``ViT-B-16/laion2b_s34b_b88k`` for one: the preset that it begins with.
+def preset(tower: str, data: str = "") -> SCClipConfig:
+    """The settings for a tower, ``ViT-B-16/laion2b_s34b_b88k`` say, with the release's logit scale for a data set.
 
     Raises:
-        ValueError: there is none for such a tower.
+        ValueError: there is no preset for such a tower.
     """
-    found = [name for name in PRESETS if tower.startswith(name)]
-    if not found:
-        raise ValueError(
-            f"SC-CLIP has no preset for the tower {tower!r}, only for {', '.join(PRESETS)}: give an SCClipConfig with "
-            f"layers of its own."
-        )
-    return PRESETS[found[0]]
+    for name, config in PRESETS.items():
+        if tower.startswith(name):
+            return replace(config, logit_scale=PROTOCOLS[data].scale) if data in PROTOCOLS else config
+    raise ValueError(
+        f"SC-CLIP has no preset for the tower {tower!r}, only for {', '.join(PRESETS)}: give an SCClipConfig with "
+        f"layers of its own."
+    )
 
 
 @dataclass(frozen=True)
 class Taps:
-    """What the tower says of a batch: all that the method needs of it.
+    """A batch after the tower: all that the method needs.
 
     Attributes:
         cls: layer -> [B, W].
         patches: layer -> [B, N, W].
         grid: (h, w), rows and columns of patches.
-        size: (height, width) in pixels that the logits shall have.
+        size: (height, width) of the logits in pixels.
     """
 
     cls: Mapping[int, Tensor]
@@ -134,12 +134,12 @@ class Taps:
 
 @dataclass(frozen=True)
 class Segmented(Masks):
-    """Mask logits [B, C, H, W] (``logit_scale`` times cosine) and what led to them.
+    """Mask logits [B, C, H, W], ``logit_scale`` times cosine, and their intermediates.
 
     Attributes:
         features: [B, N, D], patches in the shared space, not normalised.
         grid: (h, w).
-        steps: intermediates by name, those of the steps that are on; empty unless ``keep`` was asked for.
+        steps: intermediates by name, of the steps that are on; empty unless asked for with ``keep``.
             ``lof_scores`` [B, N], ``outliers`` [B, N] bool, ``repaired_last`` and ``repaired_pre`` [B, N, W];
             ``simi_mid`` [B, N, N] cosines, ``simi_after`` [B, N, N] links; ``agg_before``, ``attn_last`` (without the
             CLS term), ``agg_after``, ``attn_multi``, ``agg_multi`` [B, N, W].
@@ -154,13 +154,13 @@ class SCClip(nn.Module):
     """Frozen tower and class names -> mask logits.
 
     Args:
-        visual: the vision tower; it stays as it is.
+        visual: the vision tower, never trained.
         class_text: [K, D], one row per class name.
-        owner: [K] int64, the class that each name belongs to, 0 .. C - 1; a class is as likely as its likeliest name.
-            None: one name per class.
+        owner: [K] int64, the class of each name, 0 .. C - 1; a class is as likely as its likeliest name. None: one
+            name per class.
 
     Raises:
-        ValueError: layers, an option, or owners that cannot be. (In ``forward``: a ``k`` that leaves no neighbourhood.)
+        ValueError: settings that do not fit the tower. (In ``forward``: ``k``, ``lof`` or ``contamination``.)
     """
 
     def __init__(
@@ -174,9 +174,20 @@ class SCClip(nn.Module):
         super().__init__()
         self.config, self.visual = config, frozen(visual)
         self.last = len(visual.transformer.resblocks) - 1  # the layer whose output enters the last block
-        _check(config, self.last)
+        for name in ("pre", "post", "fusion"):
+            value = getattr(config, name)
+            if any(not 1 <= layer <= self.last for layer in (value if name == "fusion" else (value,))):
+                raise ValueError(
+                    f"SC-CLIP's layer {name}={value} is not in this tower, which has {self.last + 1}: give layers from "
+                    f"1 to {self.last}, the one before its last."
+                )
+        if config.fusion[0] > config.fusion[1]:
+            raise ValueError(f"SC-CLIP's fusion={config.fusion} ends before it begins: give the lower layer first.")
+        if not -1 <= config.beta < 1:
+            raise ValueError(f"SC-CLIP's beta={config.beta} leaves no link or is not a cosine: give -1 <= beta < 1.")
+        choose("scores", config.scores, SCORES)
         self.register_buffer("class_text", F.normalize(class_text, dim=-1))
-        self.register_buffer("owner", None if owner is None else _owners(owner, len(class_text)))
+        self.register_buffer("owner", None if owner is None else torch.as_tensor(owner))
 
     @property
     def layers(self) -> list[int]:
@@ -187,20 +198,20 @@ class SCClip(nn.Module):
     def forward(self, images: Tensor, keep: bool = False) -> Segmented:
         """Images [B, 3, H, W], normalised; ``keep`` the intermediates.
 
-        On a CPU a few images at a time: blocks of memory above 32 MiB, such as the hidden layers of a large batch, go
-        back to the system after each use and come back page by page, which takes a tenth of the time.
+        On a CPU a few images at a time: blocks of memory above 32 MiB, such as the hidden layers of a large batch, are
+        returned to the operating system after each use, and paging them in again takes a tenth of the time.
         """
-        parts = [self.head(self.taps(some), keep) for some in images.split(self._at_once(images))]
+        parts = [self.head(self.taps(group), keep) for group in images.split(self._group_size(images))]
         return parts[0] if len(parts) == 1 else _joined(parts)
 
-    def _at_once(self, images: Tensor) -> int:
-        """How many images, in groups as even as can be."""
+    def _group_size(self, images: Tensor) -> int:
+        """Images per group, the groups as even as possible."""
         count, visual = max(len(images), 1), self.visual
         if images.device.type != "cpu":
             return count
-        places = 1 + images.shape[2] * images.shape[3] // (visual.patch_size[0] * visual.patch_size[1])
-        hidden = 4 * visual.conv1.out_channels * images.element_size()  # bytes for each place
-        most = max(1, _HIDDEN_BYTES // (places * hidden))
+        tokens = 1 + images.shape[2] * images.shape[3] // (visual.patch_size[0] * visual.patch_size[1])
+        hidden = 4 * visual.conv1.out_channels * images.element_size()  # bytes per token
+        most = max(1, _HIDDEN_BYTES // (tokens * hidden))
         return math.ceil(count / math.ceil(count / most))
 
     def taps(self, images: Tensor) -> Taps:
@@ -213,13 +224,12 @@ class SCClip(nn.Module):
         return Taps(cls, patches, walked.grid, tuple(images.shape[2:]))
 
     def head(self, taps: Taps, keep: bool = False, anomalous: Tensor | None = None) -> Segmented:
-        """All that follows the tower: from its taps, computed once, any number of settings can be tried.
+        """All that follows the tower, so that many settings can share taps.
 
         Args:
             taps: of all `layers`.
             keep: the intermediates, too.
-            anomalous: [B, N] bool, the patches to repair in the place of those that LOF finds: where planted damage is
-                known, or to try another detector.
+            anomalous: [B, N] bool, the patches to repair; None: those that LOF finds.
         """
         c, steps = self.config, {}
         x, middle = taps.patches[self.last], taps.patches[c.pre]
@@ -242,16 +252,14 @@ class SCClip(nn.Module):
             entering.append(tuple(_sum([of[layer] for layer in summed]) for of in (taps.patches, taps.cls)))
         x = self._finish(entering, weights, alike, steps if keep else None)
         features = project(self.visual, x)
-        how = {"scale": c.logit_scale, "owner": self.owner}
-        logits = mask_logits(features, self.class_text, taps.grid, taps.size, **how)
+        logits = mask_logits(features, self.class_text, taps.grid, taps.size, scale=c.logit_scale, owner=self.owner)
         return Segmented(logits, features, taps.grid, steps if keep else {})
 
     def attend(self, x: Tensor, weights: Tensor | None) -> Tensor:
-        """[B, N, W]: the last block's attention by keys (or queries) and by ``weights`` [B, N, N], half and half."""
-        return last_out(self.visual, self._heads(x, weights))
+        """The last block's attention by keys (or queries) and by ``weights`` [B, N, N], half and half.
 
-    def _heads(self, x: Tensor, weights: Tensor | None) -> Tensor:
-        """[B, heads, N, W / heads], what `attend` hands to the block's output projection."""
+        [B, N, W] -> [B, heads, N, W / heads], the input of the block's output projection (`vit.last_out`).
+        """
         *q, k, v = last_heads(self.visual, x, "kv" if self.config.scores == "kk" else "qkv")
         mixed = F.scaled_dot_product_attention(q[0] if q else k, k, v)
         if weights is not None:
@@ -260,10 +268,10 @@ class SCClip(nn.Module):
         return mixed
 
     def attention_maps(self, x: Tensor, simi: Tensor) -> dict[str, Tensor]:
-        """What the patches [B, N, W] attend to in step 3: [B, N, N] each, mean over heads, rows sum to 1.
+        """Attention of the patches [B, N, W] in step 3: [B, N, N] each, mean over heads, rows sum to 1.
 
-        ``q k`` is CLIP's own (over patches alone), ``k k`` the release's first half, ``likeness`` its second from the
-        cosines [B, N, N], ``used`` what the settings make of them.
+        ``q k`` is CLIP's own (over patches alone), ``k k`` the release's first half, ``likeness`` its second, from the
+        cosines [B, N, N], ``used`` their mixture under these settings.
         """
         q, k = last_heads(self.visual, x, "qk")
         maps = {
@@ -286,12 +294,12 @@ class SCClip(nn.Module):
     ) -> Tensor:
         """Steps 3 and 4 on each of (patches [B, N, W], CLS [B, W]), summed; their intermediates into ``steps``.
 
-        Behind the attention all is linear, so the sum takes the output projection and the aggregation once.
+        Everything behind the attention is linear, so output projection and aggregation run once, on the sum.
         """
         c, count = self.config, len(entering)
         cls = [c.cls_residual * token[:, None] for _, token in entering]
         if c.attention:
-            heads = [self._heads(x, weights) for x, _ in entering]
+            heads = [self.attend(x, weights) for x, _ in entering]
             total = count * last_out(self.visual, _sum(heads) / count) + _sum(cls)
         else:
             outs = [last_block(self.visual, torch.cat([token[:, None], x], dim=1))[:, 1:] for x, token in entering]
@@ -307,9 +315,9 @@ class SCClip(nn.Module):
 
 
 def repair(patches: Tensor, outliers: Tensor, grid: tuple[int, int]) -> Tensor:
-    """[B, N, W] with each outlier [B, N] replaced by the mean of its 8 neighbours that exist and are none themselves.
+    """[B, N, W] with each outlier [B, N] replaced by the mean of those of its 8 neighbours that are no outliers.
 
-    An outlier without such a neighbour stays.
+    An outlier without such a neighbour is kept.
     """
     h, w = grid
     image, place = outliers.nonzero(as_tuple=True)  # M outliers of all images together
@@ -321,12 +329,13 @@ def repair(patches: Tensor, outliers: Tensor, grid: tuple[int, int]) -> Tensor:
     total = patches[image[:, None], at].mul(sound[..., None]).sum(dim=1)
     count = sound.sum(dim=1, keepdim=True)
     repaired = patches.clone()
-    repaired[image, place] = torch.where(count > 0, total / count.clamp_min(1), patches[image, place])
+    mean = (total / count.clamp_min(1)).to(patches.dtype)  # under autocast the sum is in single precision
+    repaired[image, place] = torch.where(count > 0, mean, patches[image, place])
     return repaired
 
 
 def cosines(patches: Tensor) -> Tensor:
-    """[B, N, N] of [B, N, W]: every patch's likeness to every other."""
+    """[B, N, W] -> [B, N, N], of all pairs of patches."""
     unit = F.normalize(patches, dim=-1)
     return unit @ unit.mT
 
@@ -342,9 +351,9 @@ def aggregate(links: Tensor, x: Tensor) -> Tensor:
 
 
 def likeness_weights(simi: Tensor, sharpness: float) -> Tensor:
-    """[B, N, N], rows sum to 1: softmax of ``sharpness`` * (simi - its mean over the image), what is below 0 left out.
+    """[B, N, N], rows sum to 1: softmax of ``sharpness`` * (simi - its mean over the image) without negative entries.
 
-    A patch never leaves itself out, which rounding would bring about where all patches are alike.
+    A patch always keeps itself; rounding could exclude it where all patches are alike.
     """
     scores = sharpness * (simi - simi.mean(dim=(1, 2), keepdim=True))
     below = scores < 0
@@ -360,43 +369,11 @@ def _joined(parts: list[Segmented]) -> Segmented:
 
 
 def _sum(parts: list[Tensor]) -> Tensor:
-    """In place from the second on: a fresh tensor per addend takes five times as long as the addition."""
+    """The sum, in place from the second part on: a new tensor for each takes five times as long as the addition."""
     total = parts[0].clone()
     for part in parts[1:]:
         total += part
     return total
-
-
-def _check(c: SCClipConfig, last: int) -> None:
-    for name, layer in (("pre", c.pre), ("post", c.post), ("fusion", c.fusion[0]), ("fusion", c.fusion[1])):
-        if not 1 <= layer <= last:
-            raise ValueError(
-                f"SC-CLIP's layer {name}={getattr(c, name)} is not in this tower, which has {last + 1}: give layers "
-                f"from 1 to {last}, the one before its last."
-            )
-    wrong = {
-        f"fusion={c.fusion} ends before it begins": c.fusion[0] > c.fusion[1],
-        f"beta={c.beta} is no cosine that could leave a link": not -1 <= c.beta < 1,
-        f"scores={c.scores!r} is none of {', '.join(SCORES)}": c.scores not in SCORES,
-    }
-    for what, holds in wrong.items():
-        if holds:
-            raise ValueError(f"SC-CLIP cannot run so: {what}.")
-
-
-def _owners(owner: Tensor, names: int) -> Tensor:
-    owner = torch.as_tensor(owner, dtype=torch.int64)
-    if owner.shape != (names,) or not torch.equal(owner.unique(), torch.arange(int(owner.max()) + 1)):
-        raise ValueError(
-            f"owner names the class of each of {names} class names, 0 to C - 1 and none left out, but it is "
-            f"{owner.tolist()}."
-        )
-    return owner
-
-
-def _build(start, config, seed):
-    """The default settings stand for the tower's preset, which depends on the tower."""
-    return SCClip(start.visual, start.text, preset(start.tower) if config == SCClipConfig() else config)
 
 
 SPEC = System(
@@ -405,7 +382,8 @@ SPEC = System(
     reads="masks",
     regimes=("no training",),
     config=SCClipConfig,
-    build=_build,
+    preset=preset,
+    build=lambda start, config, seed: SCClip(start.visual, start.text, config),
     sources=("Bai et al., TIP 2025", "github.com/SuleBai/SC-CLIP, commit 0417ba9"),
     order=78,
 )

@@ -1,9 +1,11 @@
-"""A trained system as a file that one can use: it knows its classes, its settings, its CLIP and its text source."""
+"""A trained system as a file: with its classes, its settings, its text source and the name of its CLIP."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,16 +19,18 @@ from tqdm.auto import tqdm
 
 from hc_lafter import store
 from hc_lafter.clip.load import Clip, load_clip
-from hc_lafter.data.decode import decode
+from hc_lafter.data.decode import BadImage, decode
+from hc_lafter.data.listing import EXTENSIONS
 from hc_lafter.files import write_whole
+from hc_lafter.refusals import some
 from hc_lafter.systems.base import Masks, Start
 
-IMAGES = frozenset(Image.registered_extensions())
+Picture = str | os.PathLike[str] | Image.Image
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A system that can be asked about pictures.
+    """A tuned system, ready for images.
 
     Attributes:
         system: its name. config: its settings.
@@ -49,66 +53,93 @@ class Trained:
     @torch.inference_mode()
     def predict(
         self,
-        images: str | os.PathLike[str] | Iterable[str | os.PathLike[str] | Image.Image],
+        images: str | os.PathLike[str] | Iterable[Picture],
         *,
         masks: str | os.PathLike[str] | None = None,
         batch_size: int = 32,
         progress: bool = True,
     ) -> pd.DataFrame:
-        """What the system says of pictures.
+        """Classes, or masks, of images.
 
         Args:
-            images: a folder, whose pictures are found at any depth; or paths, or PIL images.
-            masks: the folder for a segmentation system's masks, one PNG of class indices per picture; for such a system
-                it must be given.
-            batch_size: pictures that go through the tower at once.
+            images: a folder, searched at any depth; or a list of paths or PIL images.
+            masks: the folder for a segmentation system's masks, one PNG of class indices per image, in the same
+                subfolders as the images; required for such a system.
+            batch_size: images that go through the tower at once.
             progress: show a bar.
 
         Returns:
-            A row per picture: ``path``, ``class``, and a column per class with its probability, the softmax of the
-            logits; the rows sum to one. For masks: the share of the pixels of each class, and ``mask``, its file.
+            A row per image: ``path``, ``class``, and a column per class with its probability, the softmax of the
+            logits. For masks: each class's share of the pixels, the most frequent as ``class``, and ``mask``, its file.
+            Files that cannot be read have no row; one warning names them.
 
         Raises:
-            ValueError: there are no pictures, one cannot be read (named), or ``masks`` is missing.
+            ValueError: there are no images, none can be read, or ``masks`` is missing.
         """
-        named = _named(images)
         dense = self.seen is not None
         if dense and masks is None:
-            raise ValueError(f"{self.system} answers with masks: give a folder for them, masks='masks'.")
+            raise ValueError(f"{self.system} predicts masks: give a folder for them, masks='masks'.")
+        named, top = _named(images)
+        files = _mask_files(Path(masks), named, top) if dense else [None] * len(named)
         self.module.eval()
-        device, found, files = next(self.module.parameters()).device, [], []
+        device = next(self.module.parameters()).device
+        done, shares, unreadable = [], [], []
         for at in tqdm(range(0, len(named), batch_size), desc="predict", unit="batch", disable=not progress):
-            some = named[at : at + batch_size]
-            pixels = torch.stack([self.clip.transform(_opened(picture)) for _, picture in some])
-            out = self.module(pixels.to(device))
-            if isinstance(out, Masks):
-                decide = getattr(self.module, "decide", lambda logits: logits)
-                indices = decide(out.logits).argmax(dim=1).cpu()
-                files += [_mask(Path(masks), name, index) for (name, _), index in zip(some, indices, strict=True)]
-                found += [torch.bincount(m.flatten(), minlength=len(self.classes)) / m.numel() for m in indices]
-            else:
-                found += list(out.logits.float().softmax(dim=-1).cpu())
-        table = np.stack([row.numpy() for row in found])
-        columns = {"path": [name for name, _ in named], "class": [self.classes[i] for i in table.argmax(axis=1)]}
-        shares = dict(zip(self.classes, table.T, strict=True))
-        return pd.DataFrame({**columns, **({"mask": files} if dense else {}), **shares})
+            indices, pixels = [], []
+            for index, (_, image) in enumerate(named[at : at + batch_size], start=at):
+                try:
+                    image = image if isinstance(image, Image.Image) else decode(Path(image))
+                    pixels.append(self.clip.transform(image))
+                    indices.append(index)
+                except BadImage as error:
+                    unreadable.append(error)
+            if pixels:
+                shares.append(self._shares(torch.stack(pixels).to(device), [files[i] for i in indices]))
+                done += indices
+        if unreadable:
+            names = some(error.name for error in unreadable)
+            message = f"{len(unreadable)} of {len(named)} images cannot be read ({names}): {unreadable[0]}"
+            if not done:
+                raise ValueError(message)
+            warnings.warn(message, stacklevel=2)
+        table = torch.cat(shares).numpy()
+        columns = {"path": [named[i][0] for i in done], "class": [self.classes[i] for i in table.argmax(axis=1)]}
+        columns |= {"mask": [str(files[i]) for i in done]} if dense else {}
+        return pd.DataFrame({**columns, **dict(zip(self.classes, table.T, strict=True))})
+
+    def _shares(self, pixels: Tensor, files: Sequence[Path | None]) -> Tensor:
+        """[B, C] probabilities, or shares of the pixels, whose masks are written."""
+        out = self.module(pixels)
+        if not isinstance(out, Masks):
+            return out.logits.float().softmax(dim=-1).cpu()
+        decide = getattr(self.module, "decide", lambda logits: logits)
+        indices = decide(out.logits).argmax(dim=1).cpu()
+        for path, mask in zip(files, indices, strict=True):
+            image = Image.fromarray(mask.numpy().astype(np.uint8))
+            write_whole(path, lambda temporary, image=image: image.save(temporary, format="PNG"))
+        return torch.stack([torch.bincount(m.flatten(), minlength=len(self.classes)) / m.numel() for m in indices])
+
+
+def predict(trained: Trained | str | os.PathLike[str], images: Any, **options: Any) -> pd.DataFrame:
+    """What a trained system, or the file that `save` wrote, says of pictures: `Trained.predict`."""
+    trained = trained if isinstance(trained, Trained) else load(trained)
+    return trained.predict(images, **options)
 
 
 def save(trained: Trained, path: str | os.PathLike[str]) -> Path:
     """Write a trained system into one safetensors file, for `load`: its own tensors, not the CLIP's.
 
-    A system that tunes the tower (LaFTer's LayerNorms) keeps the tensors that differ from the CLIP's.
+    Of a system that tunes the tower (LaFTer's LayerNorms) the file has the tensors that differ from the CLIP's.
 
     Raises:
         OSError: the file cannot be written.
     """
-    tower = {f"visual.{name}": value for name, value in trained.clip.visual.state_dict().items()}
-    tensors = {
-        f"module.{name}": value
-        for name, value in trained.module.state_dict().items()
-        if not _same(value, tower.get(name[name.find("visual.") :] if "visual." in name else name))
-    }
-    tensors |= {"text": trained.text} | ({} if trained.seen is None else {"seen": trained.seen})
+    tower = {f"visual.{name}": value.cpu() for name, value in trained.clip.visual.state_dict().items()}
+    tensors = {"text": trained.text} | ({} if trained.seen is None else {"seen": trained.seen})
+    for name, value in trained.module.state_dict().items():
+        other = tower.get(name[name.find("visual.") :] if "visual." in name else name)
+        if other is None or value.shape != other.shape or not torch.equal(value.cpu(), other):
+            tensors[f"module.{name}"] = value
     tensors = {name: value.detach().cpu().clone() for name, value in tensors.items()}
     clip = {"name": trained.clip.name, "hash": trained.clip.weight_hash, "activation": trained.clip.activation}
     settings = asdict(trained.config)
@@ -119,18 +150,20 @@ def save(trained: Trained, path: str | os.PathLike[str]) -> Path:
 
 
 def load(path: str | os.PathLike[str], clip: Clip | str | None = None, *, device: str = "cpu") -> Trained:
-    """Read what `save` wrote.
+    """Read a file of `save`.
 
     Args:
         clip: the CLIP, or what `hc_lafter.load_clip` takes; None: the one that the file names.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or the CLIP is another than that which the system was tuned on.
+        ValueError: the file is damaged or of another kind, or the system was tuned on another CLIP.
     """
     from hc_lafter.systems import find
 
     tensors, kept = store.read(path)
+    if not {"system", "config", "classes", "clip"} <= set(kept):
+        raise ValueError(f"{path} holds no trained system: give a file that hc_lafter.systems.save has written.")
     clip = kept["clip"]["name"] if clip is None else clip
     clip = clip if isinstance(clip, Clip) else load_clip(clip, device=device)
     if (clip.weight_hash, clip.activation) != (kept["clip"]["hash"], kept["clip"]["activation"]):
@@ -144,39 +177,37 @@ def load(path: str | os.PathLike[str], clip: Clip | str | None = None, *, device
     config = entry.config(**{k: _tuples(v) for k, v in kept["config"].items() if k in known})
     text, seen = tensors.pop("text"), tensors.pop("seen", None)
     scale = clip.model.logit_scale.exp().item()
-    start = Start(clip.visual, clip.name, text, scale, classifier=text, seen=seen)
-    module = entry.build(start, config, 0)
+    module = entry.build(Start(clip.visual, clip.name, text, scale, classifier=text, seen=seen), config, 0)
     module.load_state_dict({k.removeprefix("module."): v for k, v in tensors.items()}, strict=False)
     classes = tuple(kept["classes"])
     return Trained(kept["system"], config, module.to(device).eval(), clip, classes, text, seen, kept["source"])
-
-
-def _same(value: Tensor, other: Tensor | None) -> bool:
-    return other is not None and value.shape == other.shape and torch.equal(value.cpu(), other.cpu())
 
 
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
-def _named(images: Any) -> list[tuple[str, Any]]:
-    if isinstance(images, str | os.PathLike):
-        folder = Path(images)
-        if folder.is_dir():
-            images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES and not p.name.startswith("."))
-        else:
-            images = [folder]
-    named = [(str(i) if isinstance(i, str | os.PathLike) else f"image {n}", i) for n, i in enumerate(images)]
+def _named(images: str | os.PathLike[str] | Iterable[Picture]) -> tuple[list[tuple[str, Picture]], Path]:
+    """(name, image) of each, and the folder that all of them are in."""
+    if isinstance(images, str | os.PathLike) and Path(images).is_dir():
+        top = Path(images)
+        found = (p for p in top.rglob("*") if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
+        named = [(str(path), path) for path in sorted(found)]
+        if not named:
+            raise ValueError(f"{top} holds no images: give a folder with some, or a list of files.")
+        return named, top.absolute()
+    images = [images] if isinstance(images, str | os.PathLike) else images
+    named = [(f"image {n}" if isinstance(i, Image.Image) else str(i), i) for n, i in enumerate(images)]
     if not named:
-        raise ValueError("there are no pictures to ask about: give a folder with some, or a list of files.")
-    return named
+        raise ValueError("the list of images is empty: give a folder, or a list of files.")
+    return named, Path(os.path.commonpath([Path(name).absolute().parent for name, _ in named]))
 
 
-def _opened(picture: Any) -> Image.Image:
-    return picture if isinstance(picture, Image.Image) else decode(Path(picture))
-
-
-def _mask(folder: Path, name: str, indices: Tensor) -> str:
-    path = folder / f"{Path(name).stem}.png"
-    image = Image.fromarray(indices.numpy().astype(np.uint8))
-    return str(write_whole(path, lambda temporary: image.save(temporary, format="PNG")))
+def _mask_files(folder: Path, named: Sequence[tuple[str, Picture]], top: Path) -> list[Path]:
+    """A PNG for each image, in the image's subfolder; of ``a.jpg`` and ``a.png``, ``a.jpg.png`` and ``a.png.png``."""
+    places = [Path(name).absolute().relative_to(top) for name, _ in named]
+    alike = Counter(place.with_suffix("") for place in set(places))
+    return [
+        folder / (place.with_suffix(".png") if alike[place.with_suffix("")] == 1 else f"{place}.png")
+        for place in places
+    ]

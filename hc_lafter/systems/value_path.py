@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hc_lafter.clip.vit import project, value_path, walk
 from hc_lafter.systems.base import Group, Masks, System, frozen
-from hc_lafter.systems.masks import mask_logits
+from hc_lafter.systems.masks import PROTOCOLS, mask_logits
 
 
 @dataclass(frozen=True)
@@ -17,16 +17,23 @@ class ValuePathConfig:
     """How patches are read.
 
     Attributes:
-        values: through the last block's value path (MaskCLIP); False reads its plain output, as CLIP was trained.
+        values: through the last block's value path (MaskCLIP); False reads the block's output, as CLIP was trained.
         position: of the position embedding, see `hc_lafter.clip.vit.position_embedding`.
+        logit_scale: factor on the cosines; it matters only where a probability threshold applies.
     """
 
     values: bool = True
     position: str = "bicubic"
+    logit_scale: float = 1.0
+
+
+def preset(tower: str, data: str = "") -> ValuePathConfig:
+    """The defaults, with the cosines scaled where the data set's protocol has thresholds."""
+    return ValuePathConfig(logit_scale=PROTOCOLS[data].scale) if data in PROTOCOLS else ValuePathConfig()
 
 
 class ValuePath(nn.Module):
-    """Each patch's cosine with one unit vector per class, bilinear to the picture; nothing to train.
+    """Each patch's cosine with one unit vector per class, bilinear to the image; nothing to train.
 
     Args:
         visual: the vision tower.
@@ -39,13 +46,14 @@ class ValuePath(nn.Module):
         self.register_buffer("class_text", F.normalize(class_text, dim=-1))
 
     def forward(self, images: Tensor) -> Masks:
-        """[B, 3, H, W] -> cosines [B, C, H, W]."""
+        """[B, 3, H, W] -> ``logit_scale`` times the cosines, [B, C, H, W]."""
         depth = len(self.visual.transformer.resblocks)
         layer = depth - 1 if self.config.values else depth
         walked = walk(self.visual, images, layers=(layer,), patches=True, position=self.config.position, until=layer)
         tokens = walked.patch_taps[0]
         tokens = project(self.visual, value_path(self.visual, tokens) if self.config.values else tokens)
-        return Masks(mask_logits(tokens, self.class_text, walked.grid, images.shape[-2:], scale=1.0))
+        scale, size = self.config.logit_scale, images.shape[-2:]
+        return Masks(mask_logits(tokens, self.class_text, walked.grid, size, scale=scale))
 
     def parameter_groups(self) -> list[Group]:
         return []
@@ -57,6 +65,7 @@ SPEC = System(
     reads="masks",
     regimes=("no training",),
     config=ValuePathConfig,
+    preset=preset,
     build=lambda start, config, seed: ValuePath(start.visual, start.text, config),
     sources=("Zhou, Loy, Dai, ECCV 2022, section 3.2",),
     order=82,

@@ -1,4 +1,4 @@
-"""Zero-shot CLIP (Radford et al., ICML 2021, section 3.1): the bar that every adaptation has to clear."""
+"""Zero-shot CLIP (Radford et al., ICML 2021, section 3.1): the baseline of every adaptation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hc_lafter.systems.base import Group, Output, System, frozen, taps_of
 
 @dataclass(frozen=True)
 class ZeroShotConfig:
-    """``layers``: the one that is read, the last."""
+    """``layers``: the last alone."""
 
     layers: tuple[int, ...] = (12,)
 

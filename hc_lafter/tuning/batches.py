@@ -1,6 +1,6 @@
 """What the fit loop reads: tensors as a data set, whole batches, their order, and the random numbers of each step.
 
-Everything here is a function of numbers that the caller gives: there is no generator whose state would have to be kept.
+Everything is a function of numbers that the caller gives: there is no generator whose state would have to be kept.
 """
 
 from __future__ import annotations
@@ -11,35 +11,28 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, default_collate
 
-from hc_lafter.clip.weights import weight_hash
+from hc_lafter.store import weight_hash
 
 _ORDER, _NOISE = 1, 2  # what a stream of random numbers is for
 
 
 class Rows(Dataset):
-    """Tensors of one length as a data set of dicts: ``Rows(taps=[B, L, D], label=[B])``. A batch is one indexing.
-
-    Raises:
-        ValueError: no tensors, or of several lengths.
-    """
+    """Tensors of one length as a data set of dicts: ``Rows(taps=[B, L, D], label=[B])``. A batch is one indexing."""
 
     def __init__(self, **tensors: Tensor):
-        lengths = {name: len(tensor) for name, tensor in tensors.items()}
-        if len(set(lengths.values())) != 1:
-            raise ValueError(f"rows need tensors of one length, but theirs are {lengths or 'missing'}.")
         self.tensors = tensors
 
     def __len__(self) -> int:
-        return len(next(iter(self.tensors.values())))
+        (length,) = {len(tensor) for tensor in self.tensors.values()}
+        return length
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {name: tensor[index] for name, tensor in self.tensors.items()}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        at = torch.as_tensor(indices)
-        return {name: tensor[at] for name, tensor in self.tensors.items()}
+        return self[torch.as_tensor(indices)]
 
     @property
     def fingerprint(self) -> str:
@@ -48,35 +41,27 @@ class Rows(Dataset):
 
 
 class Batches(Dataset):
-    """A data set by whole batches, each told its epoch: a worker that reads ahead is never in the wrong one.
-
-    A batch is asked for by (epoch, indices) and is a dict; or ``{}`` for no indices; or, from a worker process, the
-    sentence of a ValueError, which on its way out would turn into a page of traceback.
-    """
+    """A data set by whole batches, asked for by (epoch, indices): a worker that reads ahead knows into which epoch."""
 
     def __init__(self, data: Dataset):
         self.data, self.epoch = data, None
 
-    def __getitems__(self, drawn: tuple[int, list[int]]) -> dict[str, Any] | str:
+    def __getitem__(self, drawn: tuple[int, list[int]]) -> Mapping[str, Any]:
         epoch, indices = drawn
         if epoch != self.epoch and hasattr(self.data, "set_epoch"):
             self.data.set_epoch(epoch)
         self.epoch = epoch
-        if not indices:
-            return {}
-        try:
-            whole = hasattr(self.data, "__getitems__")
-            rows = self.data.__getitems__(indices) if whole else [self.data[index] for index in indices]
-        except ValueError as error:
-            if get_worker_info() is None:
-                raise
-            return str(error)
+        whole = hasattr(self.data, "__getitems__")
+        rows = self.data.__getitems__(indices) if whole else [self.data[index] for index in indices]
         return rows if isinstance(rows, Mapping) else default_collate(rows)
 
 
-def as_is(batch: Any) -> Any:
-    """The collation of what is a batch already (a worker process needs it by name)."""
-    return batch
+def read(loader: DataLoader) -> Iterator[Any]:
+    """What a loader gives. A worker's ValueError is a sentence again: the loader makes a page of traceback of it."""
+    try:
+        yield from loader
+    except ValueError as error:
+        raise ValueError(str(error).strip().rpartition("\nValueError: ")[2]) from error
 
 
 def order(
@@ -84,15 +69,14 @@ def order(
 ) -> Iterator[tuple[int, list[int]]]:
     """(epoch from 1, indices of this process) of every batch, from step ``start`` on, counted from 0.
 
-    Each epoch is a permutation drawn from (seed, epoch), cut into batches, the last of which may be smaller; a process
-    takes every ``processes``-th example of a batch.
+    Each epoch is a permutation drawn from (seed, epoch), cut into batches, the last of which may be smaller. A process
+    takes every ``processes``-th example of a batch; where none is left, the first, which must count for nothing.
     """
-    per_epoch = -(-size // batch_size)
-    first, done = divmod(start, per_epoch)
+    first, done = divmod(start, -(-size // batch_size))
     for epoch in range(first + 1, epochs + 1):
         drawn = torch.randperm(size, generator=torch.Generator().manual_seed(_number(seed, _ORDER, epoch)))
         for batch in drawn.split(batch_size)[done:]:
-            yield epoch, batch[process::processes].tolist()
+            yield epoch, batch[process::processes].tolist() or batch[:1].tolist()
         done = 0
 
 

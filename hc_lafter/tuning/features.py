@@ -14,8 +14,8 @@ import math
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -34,12 +34,12 @@ from hc_lafter.clip.load import Clip
 from hc_lafter.data.record import Dataset, Record
 from hc_lafter.files import file_hash
 from hc_lafter.store import cached, weight_hash
+from hc_lafter.tuning.batches import read
 
-PRECISIONS = ("fp32", "bf16")
-_LIBRARIES = ("torch", "torchvision", "open_clip_torch", "pillow")
+_LIBRARIES = ("torch", "torchvision", "open_clip_torch", "pillow")  # what turns a picture into a feature
 _GEOMETRY = (Resize, ResizeKeepRatio, CenterCrop, CenterCropOrPad)  # the steps of a transform that decide the size
 # What Pillow and the loaders raise on a broken image. Anything else is a fault of the program and keeps its traceback.
-UNDECODABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_UNDECODABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,28 +76,6 @@ class Features:
         """[B, N, W], patch tokens behind a layer. Raises ValueError where that layer was not tapped."""
         return self.patches[:, self.layers.index(layer)]
 
-    def split(self, name: str) -> Features:
-        """The features of one split; KeyError where it has none."""
-        indices = np.flatnonzero(self.splits == name)
-        if len(indices) == 0:
-            raise KeyError(f"no image is of the split {name!r}: present are {', '.join(sorted(set(self.splits)))}.")
-        return self.subset(indices)
-
-    def subset(self, indices: Sequence[int] | np.ndarray) -> Features:
-        """The images at ``indices``, in that order (copies)."""
-        indices = np.asarray(indices, dtype=np.int64)
-        at = torch.from_numpy(indices)
-        return replace(
-            self,
-            ids=tuple(self.ids[i] for i in indices),
-            labels=self.labels[at],
-            splits=self.splits[indices],
-            cls=self.cls[at],
-            patches=None if self.patches is None else self.patches[at],
-            final=self.final[at],
-            key=hashlib.sha256(f"{self.key} {indices.tolist()}".encode()).hexdigest(),
-        )
-
 
 def tap(
     clip: Clip,
@@ -116,9 +94,8 @@ def tap(
     """Walk every image of a data set through the tower, or read what an equal call has left in the cache.
 
     The same call gives the same bits, from the cache or not. Another batch size, device or precision gives other
-    roundings and so an entry of its own, as `store.cached` keeps it in ``<cache>/features``; a subset of the layers of
-    an entry is not looked for in it. Features fill memory: 4 * B * L * N * W bytes with patches, 4 * B * (L * W + D)
-    without.
+    roundings and so an entry of its own in ``<cache>/features``; a subset of the layers of an entry is not looked for
+    in it. Features fill memory: 4 * B * L * N * W bytes with patches, 4 * B * (L * W + D) without.
 
     Args:
         clip: the tower and its transform; it is moved to ``device``.
@@ -137,8 +114,8 @@ def tap(
             to the native size, then centre crop).
 
     Raises:
-        ValueError: an argument that cannot be, two records of one id, an image that cannot be decoded (named by its
-            record id), or a feature that is not finite (likewise).
+        ValueError: layers, a precision or a size that the tower cannot have, no records or two of one id, an image that
+            cannot be decoded or a feature that is not finite (named by the record's id).
         TypeError: a tower that the walk cannot take.
         OSError: the cache cannot be written, or the disk has no room for the entry.
     """
@@ -175,7 +152,6 @@ def tap(
             _Images(dataset, transform),
             batch_size=batch_size,
             num_workers=workers,
-            collate_fn=_stack,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # without one the loader draws from the global stream, a cache hit would not
         )
@@ -228,7 +204,7 @@ def decoded(dataset: Dataset, index: int) -> Record:
         record = dataset[index]
         record.image.load()
         return record
-    except UNDECODABLE as error:
+    except _UNDECODABLE as error:
         raise ValueError(
             f"the image of record {dataset.ids[index]!r} in data set {dataset.name!r} cannot be decoded "
             f"({type(error).__name__}: {error}): repair it or take it out."
@@ -236,40 +212,26 @@ def decoded(dataset: Dataset, index: int) -> Record:
 
 
 class _Images(torch.utils.data.Dataset):
-    """Pixels alone: [3, H, W], or a sentence where an image cannot be decoded.
+    """Pixels alone: [3, H, W]."""
 
-    A sentence rather than an exception: on its way out of a worker process an exception turns into a page of traceback.
-    """
-
-    def __init__(self, dataset: Dataset, transform):
+    def __init__(self, dataset: Dataset, transform: Callable[[Image.Image], Tensor]):
         self.dataset, self.transform = dataset, transform
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Tensor | str:
-        try:
-            image = decoded(self.dataset, index).image
-        except ValueError as error:
-            return str(error)
-        return self.transform(image)
-
-
-def _stack(items: list[Tensor | str]) -> Tensor | str:
-    return next((item for item in items if isinstance(item, str)), None) or torch.stack(items)
+    def __getitem__(self, index: int) -> Tensor:
+        return self.transform(decoded(self.dataset, index).image)
 
 
 def _encode(clip: Clip, loader: DataLoader, shapes, layers, precision: str, bar: tqdm) -> dict[str, Tensor]:
     out = {name: torch.empty(shape, dtype=torch.float32) for name, shape in shapes.items()}
     device, start = clip.model.logit_scale.device, 0
-    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
-    with torch.inference_mode(), autocast:
-        for batch in loader:
-            if isinstance(batch, str):
-                raise ValueError(batch)
-            images = batch.to(device, non_blocking=True)
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        for images in read(loader):
+            images = images.to(device, non_blocking=True)
             walked = vit.walk(clip.visual, images, layers=layers, patches="patches" in out)
-            part = slice(start, start + len(batch))
+            part = slice(start, start + len(images))
             out["cls"][part], out["final"][part] = walked.cls, walked.final
             for position, tokens in enumerate(walked.patch_taps or ()):
                 out["patches"][part, position] = tokens
@@ -280,8 +242,8 @@ def _encode(clip: Clip, loader: DataLoader, shapes, layers, precision: str, bar:
                     f"the features of record {record!r} are not finite in {precision}: look at its pixels and at the "
                     f"weights of {clip.name}, or take precision fp32."
                 )
-            bar.update(len(batch))
-            start += len(batch)
+            bar.update(len(images))
+            start = part.stop
     return out
 
 
@@ -291,8 +253,8 @@ def _check(clip: Clip, dataset: Dataset, layers: tuple[int, ...], precision: str
         raise ValueError(
             f"layers {list(layers)} must ascend without repeats and lie in 1..{clip.layers} (0 is the tower's input)."
         )
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} is unknown: choose one of {', '.join(PRECISIONS)}.")
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision {precision!r} is unknown: choose one of fp32, bf16.")
     if not len(dataset):
         raise ValueError(f"data set {dataset.name!r} has no records: there is nothing to tap.")
     name, count = Counter(dataset.ids).most_common(1)[0]

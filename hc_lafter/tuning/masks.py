@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import groupby, islice
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -18,16 +21,19 @@ from tqdm.auto import tqdm
 from hc_lafter.analysis.segmentation import MaskScore
 from hc_lafter.clip.load import Clip
 from hc_lafter.data import stratified
+from hc_lafter.data.masks.names import BACKGROUND
 from hc_lafter.data.record import Dataset
-from hc_lafter.tuning.features import UNDECODABLE, resized_transform
+from hc_lafter.systems.masks import PROTOCOLS, Protocol, decide, sliding
+from hc_lafter.tuning.batches import read
+from hc_lafter.tuning.features import decoded, resized_transform
 
 Scores = Callable[[Tensor], Tensor]  # images [B, 3, H, W] -> scores [B, C, H', W']
 
 
 def draw(dataset: Dataset, split: str, n: int, seed: int) -> np.ndarray:
     """[at most n] indices of a split, sorted; the same for the same seed."""
-    there = np.flatnonzero(dataset.splits == split)
-    return stratified(there, dataset.labels, n, np.random.default_rng(seed))
+    indices = np.flatnonzero(dataset.splits == split)
+    return stratified(indices, dataset.labels, n, np.random.default_rng(seed))
 
 
 class MaskViews(torch.utils.data.Dataset):
@@ -35,37 +41,24 @@ class MaskViews(torch.utils.data.Dataset):
 
     Args:
         dataset: with masks.
-        clip: whose transform it is; images are resized, never cropped.
+        clip: whose transform it is; images are resized, never cropped. Only that goes to worker processes.
         size: (height, width) of image AND mask, for training in batches: the mask takes its nearest pixel.
         short: pixels of the image's shorter side, both sides rounded to whole patches; the mask stays as it is. One of
             the two has to be given.
 
     Raises:
-        ValueError: not one of size and short, sides that are no multiples of the patch; later, an image or a mask that
-            cannot be read.
+        ValueError: later, sides that are not multiples of the patch, or an image or a mask that cannot be read.
     """
 
     def __init__(self, dataset: Dataset, clip: Clip, *, size: tuple[int, int] | None = None, short: int | None = None):
-        if (size is None) == (short is None):
-            raise ValueError(f"size is {size} and short is {short}: give one of the two.")
-        self.dataset, self.clip, self.size, self.short = dataset, _Geometry(clip), size, short
-        if size is not None:
-            resized_transform(self.clip, size)
-        elif short < clip.patch_size:
-            raise ValueError(f"short is {short}, below one patch of {clip.patch_size} px: give {clip.image_size}, say.")
+        self.dataset, self.size, self.short = dataset, size, short
+        self.clip = SimpleNamespace(name=clip.name, transform=clip.transform, patch_size=clip.patch_size)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
-        try:
-            record = self.dataset[index]
-            record.image.load()
-        except UNDECODABLE as error:
-            raise ValueError(
-                f"record {self.dataset.ids[index]!r} in data set {self.dataset.name!r} cannot be decoded "
-                f"({type(error).__name__}: {error}): mend it or take it out."
-            ) from error
+        record = decoded(self.dataset, index)
         mask = torch.from_numpy(np.asarray(record.mask, dtype=np.uint8).copy())
         size = self.size or self._size(record.image.height, record.image.width)
         if self.size:
@@ -83,13 +76,6 @@ class MaskViews(torch.utils.data.Dataset):
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-class _Geometry:
-    """What `resized_transform` asks of a CLIP, without its weights: views are sent to worker processes."""
-
-    def __init__(self, clip: Clip):
-        self.name, self.transform, self.patch_size = clip.name, clip.transform, clip.patch_size
-
-
 def patch_shares(mask: Tensor, grid: tuple[int, int], classes: int) -> Tensor:
     """[B, C, h, w]: what share of each patch's pixels each class has in masks [B, H, W].
 
@@ -101,20 +87,15 @@ def patch_shares(mask: Tensor, grid: tuple[int, int], classes: int) -> Tensor:
 
 def batches(views: MaskViews, batch_size: int, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
     """(images [B, 3, H, W], masks [B, H, W]) in order; a batch ends where an image or a mask has another size."""
-    loader = DataLoader(views, batch_size=None, num_workers=workers, generator=torch.Generator(), collate_fn=_as_it_is)
-    held: list[dict] = []
-    for item in loader:
-        sizes = item["student"].shape, item["mask"].shape
-        if held and (len(held) == batch_size or (held[0]["student"].shape, held[0]["mask"].shape) != sizes):
-            yield torch.stack([i["student"] for i in held]), torch.stack([i["mask"] for i in held])
-            held = []
-        held.append(item)
-    if held:
-        yield torch.stack([i["student"] for i in held]), torch.stack([i["mask"] for i in held])
+    items = read(DataLoader(views, batch_size=None, num_workers=workers, generator=torch.Generator()))
+    for _, alike in groupby(items, lambda item: (item["student"].shape, item["mask"].shape)):
+        while held := list(islice(alike, batch_size)):
+            yield tuple(torch.stack([item[name] for item in held]) for name in ("student", "mask"))
 
 
-def _as_it_is(item: dict) -> dict:
-    return item
+def protocol_of(dataset: Dataset) -> Protocol | None:
+    """How releases score this data set; None where background is no class, so that no pixel is in doubt."""
+    return PROTOCOLS.get(dataset.name) if BACKGROUND in dataset.mask_classes else None
 
 
 @torch.inference_mode()
@@ -128,23 +109,31 @@ def score_masks(
     workers: int = 0,
     name: str = "",
     progress: bool = True,
+    protocol: Protocol | None = None,
 ) -> MaskScore:
     """Every image's mask by argmax over the classes' scores, enlarged to the true mask's size, and counted.
 
     Args:
         scores: images -> a score per class and pixel; all classes compete (generalised zero-shot).
         unseen: names of the classes without pixel labels in training.
+        protocol: of a data set whose background is a class, see `protocol_of`: scores are averaged over windows of two
+            thirds of ``views.short``, half a window apart (the releases' 224 of 336 pixels, 112 apart), and pixels
+            below the thresholds are background.
 
     Raises:
         ValueError: as `MaskViews` and `MaskScore`.
     """
     found = MaskScore(views.dataset.mask_classes, unseen)
-    bar = tqdm(total=len(views), desc=name or "masks", unit="image", disable=not progress, leave=False)
-    with bar:
+    score, classify = scores, partial(torch.argmax, dim=1)
+    if protocol is not None:
+        score = partial(sliding, scores, crop=2 * views.short // 3, stride=views.short // 3)
+        background = views.dataset.mask_classes.index(BACKGROUND)
+        classify = partial(decide, background=background, probability=protocol.probability, area=protocol.area)
+    with tqdm(total=len(views), desc=name or "masks", unit="image", disable=not progress, leave=False) as bar:
         for images, mask in batches(views, batch_size, workers):
-            maps = scores(images.to(device)).float()
+            maps = score(images.to(device)).float()
             if maps.shape[-2:] != mask.shape[-2:]:
                 maps = F.interpolate(maps, size=mask.shape[-2:], mode="bilinear", align_corners=False)
-            found.update(maps.argmax(dim=1).cpu(), mask)
+            found.update(classify(maps).cpu(), mask)
             bar.update(len(images))
     return found

@@ -77,7 +77,6 @@ class Material:
         table = emotions.targets(kind, self.classes, seed=seed)
         return torch.as_tensor(table[self.labels.numpy()], dtype=torch.float32)
 
-    @torch.inference_mode()
     def logits(self, system: nn.Module, indices: np.ndarray, layers: Sequence[int] | None = None) -> Tensor:
         """[n, C] float32 on the CPU: what a system says of the images at ``indices``.
 
@@ -85,7 +84,7 @@ class Material:
             layers: of the cached taps that it reads; None: images, through its own tower.
         """
         device = torch.device(self.setting.device)
-        system = system.to(device).eval()
+        system = system.to(device).eval()  # outside inference mode: what moves inside could never be trained again
         if layers is None:
             loader = DataLoader(
                 Subset(self.pixels, indices),
@@ -97,9 +96,9 @@ class Material:
         else:
             batches = self.taps(layers, indices).split(max(_HEADS_AT_ONCE, self.setting.batch_size))
         found = []
-        for batch in batches:
-            # heads are cheap, and judged in full precision
-            with self.setting.autocast() if layers is None else nullcontext():
+        # heads are cheap, and judged in full precision
+        with torch.inference_mode(), self.setting.autocast() if layers is None else nullcontext():
+            for batch in batches:
                 found.append(system(batch.to(device)).logits.float().cpu())
         return torch.cat(found)
 

@@ -32,11 +32,12 @@ from hc_lafter import store
 from hc_lafter.clip.load import Clip
 from hc_lafter.clip.text import class_embeddings, encode_texts
 from hc_lafter.clip.vit import check_tower
+from hc_lafter.data.masks.names import BACKGROUND
 from hc_lafter.data.masks.sets import mask_split, names_of, templates_of
 from hc_lafter.data.record import Dataset
 from hc_lafter.files import own_code, versions
 from hc_lafter.refusals import nearest
-from hc_lafter.systems import find, module_of
+from hc_lafter.systems import find
 from hc_lafter.systems.base import Start, System
 from hc_lafter.systems.regimes import regime_terms
 from hc_lafter.systems.trained import Trained
@@ -95,7 +96,7 @@ class Run:
     @property
     def settings(self) -> Any:
         """The system's configuration."""
-        return self.entry.configure() if self.config is None else self.config
+        return settings_for(self.entry, self.setting) if self.config is None else self.config
 
     @property
     def layers(self) -> list[int] | None:
@@ -110,7 +111,7 @@ class Run:
         value["setting"] = {k: v for k, v in value["setting"].items() if k not in ("cache", "workers")}
         value |= {"weights": clip.weight_hash, "activation": clip.activation, "code": own_code()}
         value["data"] = _fingerprint(self.setting, self.entry.reads == "masks")
-        value |= {"module": hashlib.sha256(inspect.getsource(module_of(self.system)).encode()).hexdigest()}
+        value |= {"module": hashlib.sha256(inspect.getsource(inspect.getmodule(self.entry.build)).encode()).hexdigest()}
         return hashlib.sha256(json.dumps([value, versions()], sort_keys=True).encode()).hexdigest()
 
     @property
@@ -164,8 +165,9 @@ def get(runs: Sequence[Run], *, scheduler: str | None = None, progress: bool = T
     """The results of runs, in their order; what is missing is computed and kept.
 
     Args:
-        scheduler: the address of a Dask scheduler; ``none`` computes in this process; None: as the environment variable
-            ``HC_LAFTER_SCHEDULER`` says, else a cluster of one process per core where there is enough to do.
+        scheduler: the address of a Dask scheduler; ``none`` computes in this process, ``local`` in processes of this
+            machine, one per GPU or core; None: as the environment variable ``HC_LAFTER_SCHEDULER`` says, else as
+            ``local`` where there is enough to do, else as ``none``.
         progress: show a bar.
 
     Raises:
@@ -216,7 +218,7 @@ def _compute_all(runs: Sequence[Run], scheduler: str | None, progress: bool) -> 
                 made[run] = compute(run, progress=progress and len(runs) < 3)  # of many one bar is enough
                 bar.update()
         else:
-            with _client(wanted, len(runs)) as client:
+            with _client(None if wanted == "local" else wanted, len(runs)) as client:
                 for run, error in _spread(client, runs):
                     failed |= {run: error} if error else {}
                     bar.update()
@@ -234,12 +236,30 @@ def _client(address: str | None, most: int) -> Iterator[Any]:
         with Client(address) as client:
             yield client
         return
-    count = min(most, torch.cuda.device_count() or len(os.sched_getaffinity(0)))
+    gpus = torch.cuda.device_count()
+    count = min(most, gpus or len(os.sched_getaffinity(0)))
     with (
         LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,
         Client(cluster) as client,
     ):
+        if gpus > 1:
+            client.register_plugin(_own_gpu(gpus))
         yield client
+
+
+def _own_gpu(gpus: int) -> Any:
+    """What gives each worker, a restarted one too, a GPU of its own: before its first use of CUDA it sees no other."""
+    from dask.distributed import WorkerPlugin
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
+
+    class OwnGPU(WorkerPlugin):
+        name = "own-gpu"
+
+        def setup(self, worker: Any) -> None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible[int(worker.name)]
+
+    return OwnGPU()
 
 
 def _spread(client: Any, runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:
@@ -277,6 +297,14 @@ def _threads(setting: Setting) -> None:
 # --- what is computed ---
 
 
+def settings_for(entry: System, setting: Setting) -> Any:
+    """A system's own settings, those of its preset for the setting's CLIP and data where it has presets."""
+    if entry.preset is None:
+        return entry.configure()
+    data = opened_masks(setting) if entry.reads == "masks" else opened(setting)[1]
+    return entry.configure(opened(setting)[0].name, data.name)
+
+
 def start_of(run: Run, material: Material | None = None, scenes: Dataset | None = None) -> Start:
     """What the run's system is built from; ``material`` and ``scenes`` as in `compute`."""
     setting = run.setting
@@ -287,7 +315,7 @@ def start_of(run: Run, material: Material | None = None, scenes: Dataset | None 
         scenes = opened_masks(setting) if scenes is None else scenes
         first = [names[0] for names in names_of(scenes).values()]
         text = class_embeddings(clip, first, templates_of(scenes), cache=setting.cache)
-        seen = ~mask_split(setting.mask_split, scenes).is_unseen(scenes.mask_classes)
+        seen = ~np.isin(scenes.mask_classes, _unseen(run, scenes))
         return Start(clip.visual, clip.name, text.to(setting.device), scale, seen=torch.from_numpy(seen))
     material = gather(setting) if material is None else material
     text = encode_texts(clip, material.classes, "templates", cache=setting.cache).means()
@@ -390,8 +418,8 @@ def tune(
     )  # fmt: skip
     everything = len(data)
     run = Run(
-        system, regime or entry.regimes[0], seed, setting, entry.configure(**settings), n_train=images or everything,
-        n_val=everything, epochs=epochs, batch_size=batch_size,
+        system, regime or entry.regimes[0], seed, setting, entry.configure(clip.name, data.name, **settings),
+        n_train=images or everything, n_val=everything, epochs=epochs, batch_size=batch_size,
     )  # fmt: skip
     if run.regime == "label-free" and entry.reads == "images":
         run = replace(run, view="strong")
@@ -487,15 +515,26 @@ def _fit(run, system, data, terms, phases, validate, select, kept, progress, tra
         )  # fmt: skip
 
 
+def _unseen(run: Run, scenes: Dataset) -> tuple[str, ...]:
+    """Names of the classes without pixel labels in training.
+
+    No split covers background as a class, and a system that is not trained needs none.
+    """
+    if run.regime == "no training" and run.setting.mask_split is None and BACKGROUND in scenes.mask_classes:
+        return ()
+    return mask_split(run.setting.mask_split, scenes).unseen
+
+
 def _masks(
     run: Run, clip: Clip, scenes: Dataset, start: Start, kept: Path | None, progress: bool
 ) -> tuple[nn.Module, dict[str, np.ndarray], History]:
     setting = run.setting
     system = run.entry.build(start, run.settings, run.seed).to(setting.device)
-    unseen = mask_split(setting.mask_split, scenes).unseen
-    side = clip.image_size
+    unseen, side = _unseen(run, scenes), clip.image_size
+    protocol = masks.protocol_of(scenes) if run.regime == "no training" else None
+    short = side if protocol is None else 3 * side // 2
     judge, exam = (
-        masks.MaskViews(scenes.subset(masks.draw(scenes, split, n, 0)), clip, short=side)
+        masks.MaskViews(scenes.subset(masks.draw(scenes, split, n, 0)), clip, short=short)
         for split, n in (("val", run.n_val), ("test", run.n_test or len(scenes)))
     )
 
@@ -504,7 +543,7 @@ def _masks(
         with setting.autocast():
             return masks.score_masks(
                 lambda x: decide(module(x).logits), views, unseen=unseen, batch_size=setting.batch_size,
-                device=setting.device, workers=setting.workers, progress=progress,
+                device=setting.device, workers=setting.workers, progress=progress, protocol=protocol,
             )  # fmt: skip
 
     def validate(module: nn.Module) -> dict[str, float]:

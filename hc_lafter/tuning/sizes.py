@@ -27,7 +27,7 @@ def on_tower(name: str, clip: Clip, classes: int) -> nn.Module:
     """
     empty = torch.zeros(classes, clip.embed_dim, device=next(clip.visual.parameters()).device)
     entry = find(name)
-    return entry.build(Start(clip.visual, clip.name, empty, 100.0, empty), entry.configure(), 0)
+    return entry.build(Start(clip.visual, clip.name, empty, 100.0, empty), entry.configure(clip.name), 0)
 
 
 def added(system: nn.Module) -> int:

@@ -1,12 +1,13 @@
 """The one fit loop, for any module that names its parameter groups. It knows no system by name.
 
-Accelerate brings device, precision and processes; what a run needs to come out the same twice is ours: every step
-has random numbers of its own, drawn from (seed, step), so that there is no generator state to keep, and a run that was
-killed goes on to the very bits (on a CPU) of one that was not.
+Accelerate brings device and processes; what a run needs to come out the same twice is ours: every step has random
+numbers of its own, drawn from (seed, step), so that there is no generator state to keep, and a run that was killed
+goes on to the very bits (on a CPU) of one that was not.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 import time
@@ -14,28 +15,27 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import broadcast_object_list, gather_object, send_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from hc_lafter.store import weight_hash
+from hc_lafter import store
 from hc_lafter.systems.base import Phase
-from hc_lafter.tuning import checkpoint as checkpoints
-from hc_lafter.tuning.batches import Batches, Rows, as_is, order, seed_step
+from hc_lafter.tuning.batches import Batches, Rows, order, read, seed_step
 
 RISE = 10.0  # a loss this many times the reference has diverged
 LEAST = 0.3  # nats; a smaller reference counts as this: below 3 nats, a guess among 20 classes, nothing has diverged
-_PRECISIONS = {"fp32": "no", "bf16": "bf16"}  # our word: Accelerate's
-_OURS = ("step", "epoch", "phase", "loss")  # columns of the curves that no term and no metric may take
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's, of a parameter
 
-__all__ = ["History", "Phase", "Rows", "fit"]
+__all__ = ["History", "Phase", "Rows", "fit", "load_checkpoint"]
 
 
 @dataclass
@@ -76,38 +76,35 @@ def fit(
     name: str = "",
     train_mode: bool = False,
 ) -> History:
-    """Train a module through its phases and leave it with the best epoch's parameters.
+    """Train a module through its phases and leave it with the best epoch's parameters, on the device, in eval mode.
 
     One AdamW (Loshchilov and Hutter, ICLR 2019; torch's betas) goes through the whole run: a group that thaws in a
-    later phase starts its moments there, one that thaws again goes on with the old ones. The order of examples is
-    drawn from (seed, epoch); an epoch's last batch may be smaller. The same call gives the same bits on a CPU, and the
-    caller's random numbers go on as if nothing had been drawn.
+    later phase starts its moments there, one that thaws again goes on with the old ones. The same call gives the same
+    bits on a CPU, and the caller's random numbers go on as if nothing had been drawn.
 
     Several processes (``accelerate launch``, on a CPU ``torchrun``) run the same call. Each takes its share of every
     batch; gradients and recorded terms are averages over the examples, as in one process, wherever a term is a mean
-    over the examples of its batch. The module is not wrapped for that: ``terms`` may use any part of it, and twice.
+    over the examples of its batch.
 
     The run has diverged where the loss is not finite, or where the median of the last five losses is over ``RISE``
-    times the first loss under the same weights (one bad batch is no divergence; a first loss below ``LEAST`` counts as
-    that). It then stops, with a warning, and the module gets the parameters of ``History.best_epoch``.
+    times the first loss under the same weights (at least ``LEAST``). It then stops, with a warning.
 
     Args:
-        module: its ``parameter_groups()`` gives dicts of ``name``, ``params``, ``lr`` and ``weight_decay``. It is
-            moved to the device and left there in eval mode, each parameter asking for a gradient as it did before.
+        module: its ``parameter_groups()`` gives dicts of ``name``, ``params``, ``lr`` and ``weight_decay``.
         data: map-style, items are dicts of tensors. Where it has ``set_epoch`` that is called with the epoch, from 1
             (in the process that reads the items), and an item must depend on nothing but index and epoch. Where
             its ``__getitems__`` gives a dict, that is the batch.
-        terms: the scalars of one batch; only weighted ones need a gradient. Noise may be drawn from torch's global
-            generator. Under ``bf16`` it runs in autocast.
+        terms: the scalars of one batch, of which the phases' weights make the loss. Noise may be drawn from torch's
+            global generator.
         phases: in the order of training.
-        batch_size: examples per step, over all processes.
-        seed: of the order and the noise, from 0.
+        batch_size: examples per step, over all processes; an epoch's last batch may be smaller.
+        seed: of the order of examples, drawn from (seed, epoch), and of the noise; from 0.
         validate: metrics after each epoch, in eval and inference mode.
         select: the metric whose highest value decides which epoch is kept, the first of equals. Without ``validate``
             the last epoch is.
         precision: ``fp32``, or ``bf16`` through autocast.
         device: where to train; with several processes each takes its own of that kind.
-        workers: processes that read the data; 0 reads it here.
+        workers: processes that read the data; 0 reads it in this one.
         checkpoint: the run's file, written every ``every`` steps and after each epoch. The same call goes on from it,
             in the middle of an epoch too, and a run that had ended returns at once. What ``terms`` and ``validate``
             compute is not known to it: give another path where you change them. The frozen parameters are not in it.
@@ -116,25 +113,28 @@ def fit(
         train_mode: keep the module in training mode between validations (dropout). Buffers are not kept in checkpoints.
 
     Raises:
-        ValueError: an argument that cannot be, a checkpoint that is damaged or of another run, a term or a metric that
-            is missing; one sentence each.
+        ValueError: an unknown precision, group, term or metric, nothing to train on, a loss without a gradient, a
+            broken item of the data, a checkpoint that is damaged or of another run, processes that start differently;
+            one sentence each.
         OSError: the checkpoint cannot be written.
     """
-    device = torch.device(device)
-    accelerator = _accelerator(device, precision)
-    device = accelerator.device if accelerator.num_processes > 1 else device
-    if min(batch_size, len(data)) < accelerator.num_processes or every < 1:
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision {precision!r} is unknown: choose one of fp32, bf16.")
+    epochs = sum(phase.epochs for phase in phases)
+    if min(batch_size, len(data), epochs) < 1:
         raise ValueError(
-            f"batch_size {batch_size}, {len(data)} examples and every {every} cannot be: give at least 1 of each, and "
-            f"an example to each of the processes ({accelerator.num_processes})."
+            f"batch_size {batch_size}, {len(data)} examples and {epochs} epochs cannot be: give at least 1 of each."
         )
+    accelerator = _accelerator(torch.device(device))
+    process, processes = accelerator.process_index, accelerator.num_processes
+    device = accelerator.device if processes > 1 else torch.device(device)
     module.to(device).train(train_mode)
-    run = _Training(module, terms, tuple(phases), accelerator, len(data), batch_size, validate, select, name)
+    run = _Run(module, tuple(phases), len(data), batch_size, name or "the training")
     definition = {}
-    if checkpoint is not None or accelerator.num_processes > 1:
-        definition = run.definition() | {"seed": seed, "precision": precision, "data": getattr(data, "fingerprint", "")}
-    found = None if checkpoint is None else checkpoints.load(checkpoint, definition)
-    if found:
+    if checkpoint is not None or processes > 1:
+        chosen = {"select": select if validate is not None else None, "data": getattr(data, "fingerprint", "")}
+        definition = run.definition() | chosen | {"seed": seed, "precision": precision}
+    if checkpoint is not None and (found := load_checkpoint(checkpoint, definition)):
         run.restore(*found)
     if len(set(gather_object([f"{definition} {run.step}"]))) > 1:
         raise ValueError(
@@ -143,36 +143,37 @@ def fit(
         )
     loader = DataLoader(
         Batches(data),
-        batch_sampler=order(
-            run.size,
-            batch_size,
-            len(run.schedule),
-            seed=seed,
-            start=run.step,
-            process=accelerator.process_index,
-            processes=accelerator.num_processes,
+        batch_size=None,
+        sampler=order(
+            run.size, batch_size, len(run.schedule), seed=seed, start=run.step, process=process, processes=processes
         ),
-        collate_fn=as_is,
         num_workers=workers,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # without one the loader draws from the global stream
     )
+    batches = read(loader)  # one pass for all epochs, so that workers start once
+    autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=precision == "bf16")
     hidden = not (progress and accelerator.is_main_process)
     bar = tqdm(total=run.total, initial=run.step, desc=name or "fit", unit="step", disable=hidden)
     with bar, run.gradients_as_before(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        batches = None if run.ended else iter(loader)  # one pass for all epochs, so that workers start once
+        objective = accelerator.prepare(_Objective(module, terms))
         while not run.ended:
-            seed_step(device, seed, run.step, accelerator.process_index)
-            batch = next(batches)
-            if isinstance(batch, str):
-                raise ValueError(batch)
-            run.take_step(send_to_device(batch, device, non_blocking=True))
-            if run.at_epoch_end and not run.ended_early:
-                run.end_epoch()
+            seed_step(device, seed, run.step, process)
+            batch = send_to_device(next(batches), device, non_blocking=True)
+            phase, share = run.begin_step(), run.share(process, processes)
+            with autocast():
+                loss, values = objective(batch, phase)
+            (loss * (share * processes)).backward()  # gradients are averaged over the processes, and these may differ
+            summed = accelerator.reduce(share * torch.stack([v.float().to(device) for v in values.values()]), "sum")
+            run.end_step(dict(zip(values, summed.tolist(), strict=True)))
+            if run.at_epoch_end and not run.history.diverged:
+                with autocast():
+                    run.end_epoch({} if validate is None else _metrics(module, validate, select), select)
             due = run.at_epoch_end or run.ended or run.step % every == 0
             if due and checkpoint is not None and accelerator.is_main_process:
-                checkpoints.save(checkpoint, run.tensors(), definition, run.state())
-            bar.set_postfix(run.postfix(), refresh=False)
+                store.write(checkpoint, run.tensors(), run=definition, state=run.state())
+            latest = (run.history.epochs or [{}])[-1] | {"loss": run.history.steps[-1]["loss"]}
+            bar.set_postfix({k: f"{latest[k]:.4g}" for k in ("loss", select) if k in latest}, refresh=False)
             bar.update()
     accelerator.wait_for_everyone()  # until the checkpoint is written: the next call may read it
     run.put(run.kept)
@@ -182,19 +183,51 @@ def fit(
     return run.history
 
 
-class _Training:
+def _metrics(module: nn.Module, validate: Callable, select: str) -> dict[str, float]:
+    """What validation says in the first process: there is one opinion of which epoch is the best."""
+    mode = module.training
+    module.eval()
+    with torch.inference_mode():
+        metrics = {name: float(value) for name, value in validate(module).items()}
+    module.train(mode)
+    metrics = broadcast_object_list([metrics])[0]
+    if select not in metrics:
+        raise ValueError(
+            f"the validation gives {', '.join(metrics) or 'nothing'}: it must give {select!r}, by which the epoch is "
+            "chosen."
+        )
+    return metrics
+
+
+class _Objective(nn.Module):
+    """Module and terms as one forward, for data-parallel training: the terms may use any part of the module, twice."""
+
+    def __init__(self, module: nn.Module, terms: Callable):
+        super().__init__()
+        self.module, self.terms = module, terms
+
+    def forward(self, batch: Mapping[str, Tensor], phase: Phase) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and what is recorded. That is detached: DDP waits for the gradient of whatever comes out."""
+        terms = self.terms(self.module, batch)
+        lacking = [name for name in phase.weights if name not in terms]
+        if lacking:
+            raise ValueError(
+                f"phase {phase.name!r} weighs the term {lacking[0]!r}, and there are {', '.join(terms) or 'none'}."
+            )
+        loss = sum(weight * terms[name] for name, weight in phase.weights.items())
+        if not loss.requires_grad:
+            raise ValueError(f"in phase {phase.name!r} the loss depends on no parameter of its groups.")
+        return loss, {name: value.detach() for name, value in {"loss": loss, **terms}.items()}
+
+
+class _Run:
     """A run under way: what it trains, how far it is, what it has measured and what it will leave behind."""
 
-    def __init__(self, module, terms, phases, accelerator, size, batch_size, validate, select, name):
-        self.module, self.terms, self.phases, self.accelerator = module, terms, phases, accelerator
-        self.size, self.batch_size, self.validate, self.select = size, batch_size, validate, select
-        self.name, self.train_mode = name or "the training", module.training
+    def __init__(self, module: nn.Module, phases: tuple[Phase, ...], size: int, batch_size: int, name: str):
+        self.module, self.phases, self.size, self.batch_size, self.name = module, phases, size, batch_size, name
         self.groups = _groups(module, phases)
         names = {id(parameter): name for name, parameter in module.named_parameters()}
-        trained = [parameter for group in self.groups.values() for parameter in group["params"]]
-        if any(id(parameter) not in names for parameter in trained):
-            raise ValueError("a parameter group holds a parameter that is none of the module's: register it there.")
-        self.parameters = {names[id(parameter)]: parameter for parameter in trained}
+        self.parameters = {names[id(p)]: p for group in self.groups.values() for p in group["params"]}
         self.optimiser = torch.optim.AdamW(list(self.groups.values()))
         self.schedule = [phase for phase in phases for _ in range(phase.epochs)]  # by epoch
         self.per_epoch = math.ceil(size / batch_size)
@@ -205,12 +238,8 @@ class _Training:
         self.started = time.perf_counter()  # of the epoch, less what it took before a restart
 
     @property
-    def ended_early(self) -> bool:
-        return self.history.diverged is not None
-
-    @property
     def ended(self) -> bool:
-        return self.step == self.total or self.ended_early
+        return self.step == self.total or self.history.diverged is not None
 
     @property
     def at_epoch_end(self) -> bool:
@@ -218,112 +247,53 @@ class _Training:
 
     # --- training ---
 
-    def take_step(self, batch: Mapping[str, Any]) -> None:
+    def share(self, process: int, processes: int) -> float:
+        """Of the next batch's examples, as `order` deals them."""
+        examples = min(self.batch_size, self.size - self.step % self.per_epoch * self.batch_size)
+        return len(range(process, examples, processes)) / examples
+
+    def begin_step(self) -> Phase:
+        """The phase; its groups ask for a gradient and nothing else does, so that autograd skips the rest."""
         phase = self.schedule[self.step // self.per_epoch]
         if phase is not self.phase:
-            self._enter(phase)
+            self.phase = phase
+            for name, group in self.groups.items():
+                for parameter in group["params"]:
+                    parameter.requires_grad_(name in phase.trains)
+            alike = {other.name for other in self.phases if dict(other.weights) == dict(phase.weights)}
+            self.losses = [row["loss"] for row in self.history.steps if row["phase"] in alike]
         self.optimiser.zero_grad()  # of all groups: AdamW moves whatever has a gradient, zeros too
-        row = {"step": self.step + 1, "epoch": self.step // self.per_epoch + 1, "phase": phase.name}
-        row |= self._backward(batch)
+        return phase
+
+    def end_step(self, values: Mapping[str, float]) -> None:
+        """Record the loss and the terms, and take the step unless they say that the run has diverged."""
+        row = {"step": self.step + 1, "epoch": self.step // self.per_epoch + 1, "phase": self.phase.name, **values}
+        self.step += 1
         self.history.steps.append(row)
         self.losses.append(row["loss"])
         reference, middle = max(LEAST, self.losses[0]), statistics.median_low(self.losses[-5:])
         finite = math.isfinite(row["loss"])
         if finite and middle <= RISE * reference:
             self.optimiser.step()
-        else:
-            best = self.history.best_epoch
-            value = f"{middle:.4g} (the median of the last five)" if finite else f"{row['loss']}"
-            self.history.diverged = (
-                f"{self.name} diverged at step {row['step']} (epoch {row['epoch']}, phase {phase.name}), where its "
-                f"loss is {value} and may be {RISE:g} times {reference:.4g} at most; the module has the parameters "
-                f"{f'of epoch {best}' if best else 'that it came with'}: lower the learning rate of "
-                f"{' or '.join(phase.trains)}."
-            )
-        self.step += 1
+            return
+        best = self.history.best_epoch
+        value = f"{middle:.4g} (the median of the last five)" if finite else f"{row['loss']}"
+        self.history.diverged = (
+            f"{self.name} diverged at step {row['step']} (epoch {row['epoch']}, phase {row['phase']}), where its "
+            f"loss is {value} and may be {RISE:g} times {reference:.4g} at most; the module has the parameters "
+            f"{f'of epoch {best}' if best else 'that it came with'}: lower the learning rate of "
+            f"{' or '.join(self.phase.trains)}."
+        )
 
-    def _enter(self, phase: Phase) -> None:
-        """Gradients for the groups that the phase names and for nothing else, so that autograd skips the rest."""
-        self.phase = phase
-        self.module.requires_grad_(False)
-        for name in phase.trains:
-            for parameter in self.groups[name]["params"]:
-                parameter.requires_grad_(True)
-        alike = {other.name for other in self.phases if dict(other.weights) == dict(phase.weights)}
-        self.losses = [row["loss"] for row in self.history.steps if row["phase"] in alike]
-
-    def _backward(self, batch: Mapping[str, Any]) -> dict[str, float]:
-        """Fill the gradients; the loss and the terms, over all processes."""
-        examples = min(self.batch_size, self.size - self.step % self.per_epoch * self.batch_size)
-        mine = len(range(self.accelerator.process_index, examples, self.accelerator.num_processes))
-        if not mine:  # a last batch smaller than the number of processes
-            names = [name for name in self.history.steps[-1] if name not in _OURS]
-            values = torch.zeros(1 + len(names), device=self.accelerator.device)
-        else:
-            with self.accelerator.autocast():
-                terms = dict(self.terms(self.module, batch))
-                names = self._checked(terms)
-                loss = sum(weight * terms[name] for name, weight in self.phase.weights.items())
-            if not loss.requires_grad:
-                raise ValueError(f"in phase {self.phase.name!r} the loss depends on no parameter of its groups.")
-            if mine < examples:
-                loss = loss * (mine / examples)
-            loss.backward()
-            values = torch.stack([value.detach().float().to(loss.device) for value in (loss, *terms.values())])
-        if self.accelerator.num_processes > 1:
-            values[1:] *= mine / examples
-            values = self._summed(values)
-        return dict(zip(("loss", *names), values.tolist(), strict=True))
-
-    def _summed(self, values: Tensor) -> Tensor:
-        """Values and gradients summed over the processes. Where no process has a gradient, none appears."""
-        trained = [p for p in self.parameters.values() if p.requires_grad]
-        there = torch.tensor([float(p.grad is not None) for p in trained], device=values.device)
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
-        message = torch.cat([values, there, *[gradient.float().flatten() for gradient in gradients]])
-        message = self.accelerator.reduce(message, "sum")
-        values, there, *gradients = message.split([len(values), len(there), *[p.numel() for p in trained]])
-        for parameter, some, gradient in zip(trained, there.tolist(), gradients, strict=True):
-            parameter.grad = gradient.view_as(parameter).to(parameter.dtype) if some else None
-        return values
-
-    def _checked(self, terms: Mapping[str, Tensor]) -> list[str]:
-        lacking = [name for name in self.phase.weights if name not in terms]
-        wrong = [n for n, v in terms.items() if n in _OURS or not isinstance(v, Tensor) or v.ndim]
-        if lacking:
-            raise ValueError(
-                f"phase {self.phase.name!r} weighs the term {lacking[0]!r}, and there are {', '.join(terms) or 'none'}."
-            )
-        if wrong:
-            raise ValueError(f"the term {wrong[0]!r} must be a scalar tensor, and not be called {', '.join(_OURS)}.")
-        return list(terms)
-
-    def end_epoch(self) -> None:
-        metrics = {}
-        if self.validate is not None:
-            self.module.eval()
-            with torch.inference_mode(), self.accelerator.autocast():
-                metrics = {name: float(value) for name, value in self.validate(self.module).items()}
-            self.module.train(self.train_mode)
-            metrics = broadcast_object_list([metrics])[0]  # one opinion of which epoch is the best
-            if self.select not in metrics or any(name in _OURS for name in metrics):
-                raise ValueError(
-                    f"the validation gives {', '.join(metrics) or 'nothing'}: it must give {self.select!r}, by which "
-                    f"the epoch is chosen, and nothing that is called {', '.join(_OURS)}."
-                )
-        epochs, best = self.history.epochs, self.history.best_epoch
+    def end_epoch(self, metrics: Mapping[str, float], select: str) -> None:
+        """Record the metrics; keep the parameters where the selected one is the highest so far, or there is none."""
+        history, now = self.history, time.perf_counter()
+        epochs, best = history.epochs, history.best_epoch
         epochs.append({"epoch": len(epochs) + 1, "phase": self.phase.name, **metrics})
-        if self.validate is None or metrics[self.select] > (epochs[best - 1][self.select] if best else -math.inf):
-            self.history.best_epoch, self.kept = len(epochs), self.now()
-        now = time.perf_counter()
-        self.history.seconds.append(now - self.started)
+        if not metrics or metrics[select] > (epochs[best - 1][select] if best else -math.inf):
+            history.best_epoch, self.kept = len(epochs), self.now()
+        history.seconds.append(now - self.started)
         self.started = now
-
-    def postfix(self) -> dict[str, str]:
-        shown = {"loss": self.history.steps[-1]["loss"]}
-        if self.history.epochs and self.validate is not None:
-            shown[self.select] = self.history.epochs[-1][self.select]
-        return {name: f"{value:.4g}" for name, value in shown.items()}
 
     # --- what is kept ---
 
@@ -337,7 +307,11 @@ class _Training:
 
     @contextmanager
     def gradients_as_before(self) -> Iterator[None]:
+        """Gradients for what is trained in some phase; afterwards each parameter asks for one as it did before."""
         before = [(parameter, parameter.requires_grad) for parameter in self.module.parameters()]
+        self.module.requires_grad_(False)
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(True)
         try:
             yield
         finally:
@@ -347,18 +321,13 @@ class _Training:
 
     def definition(self) -> dict[str, Any]:
         """What decides this run, as far as the module and its phases do."""
-        names = {id(parameter): name for name, parameter in self.parameters.items()}
         return {
             "phases": [[p.name, p.epochs, sorted(p.trains), dict(p.weights)] for p in self.phases],
-            "parameter_groups": [
-                [*[group[key] for key in ("name", "lr", "weight_decay", "betas", "eps")]]
-                + [[names[id(p)], list(p.shape)] for p in group["params"]]
-                for group in self.optimiser.param_groups
-            ],
-            "module_at_the_start": weight_hash(self.module.state_dict()),
+            "parameter_groups": [[g["name"], g["lr"], g["weight_decay"]] for g in self.groups.values()],
+            "parameters": list(self.parameters),
+            "module_at_the_start": store.weight_hash(self.module.state_dict()),
             "examples": self.size,
             "batch_size": self.batch_size,
-            "select": self.select if self.validate is not None else None,
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -367,8 +336,7 @@ class _Training:
         if not self.ended:
             for name, parameter in self.parameters.items():
                 tensors[f"now.{name}"] = parameter
-                for key, value in self.optimiser.state[parameter].items():
-                    tensors[f"adamw.{key}.{name}"] = value
+                tensors |= {f"adamw.{key}.{name}": v for key, v in self.optimiser.state[parameter].items()}
         return tensors
 
     def state(self) -> dict[str, Any]:
@@ -377,53 +345,66 @@ class _Training:
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         self.step, self.history = state["step"], History(**state["history"])
         self.started = time.perf_counter() - state["elapsed"]
-        parts: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            kind, _, rest = name.partition(".")
-            parts.setdefault(kind, {})[rest] = tensor
-        self.kept = parts["kept"]
+        self.kept = {name: tensors[f"kept.{name}"] for name in self.parameters}
         if self.ended:
             return
-        self.put(parts["now"])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for index, name in enumerate(self.parameters):
-            suffix = f".{name}"
-            found = {k.removesuffix(suffix): v for k, v in parts.get("adamw", {}).items() if k.endswith(suffix)}
-            if found:
-                moments[index] = found
-        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
+        self.put({name: tensors[f"now.{name}"] for name in self.parameters})
+        moments = {
+            place: {key: tensors[f"adamw.{key}.{name}"] for key in _MOMENTS}
+            for place, name in enumerate(self.parameters)
+            if f"adamw.step.{name}" in tensors
+        }
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": moments})
+
+
+def load_checkpoint(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The tensors (on the CPU) and the state of a checkpoint; None where there is no file.
+
+    Args:
+        path: written by `hc_lafter.store.write` with ``run``, everything that decides the run, and ``state``.
+        run: likewise, of the run that wants to go on.
+
+    Raises:
+        ValueError: the file is damaged, is not a checkpoint, or belongs to another run (named: what differs).
+    """
+    if not Path(path).exists():
+        return None
+    tensors, metadata = store.read(path)
+    theirs, ours = metadata.get("run", {}), json.loads(json.dumps(run))  # tuples become lists, as they did in the file
+    different = []
+    for key in sorted({*theirs, *ours}):
+        name, values = key.replace("_", " "), f"{theirs.get(key)} there, {ours.get(key)} here"
+        if theirs.get(key) != ours.get(key):
+            different.append(f"{name} {values}" if len(values) < 64 else f"other {name}")
+    if different:
+        raise ValueError(
+            f"{path} is the checkpoint of another run ({'; '.join(different)}): delete it, or give another path."
+        )
+    return tensors, metadata["state"]
 
 
 def _groups(module: nn.Module, phases: Sequence[Phase]) -> dict[str, dict[str, Any]]:
     """The parameter groups that any phase trains, by name, in the module's order."""
-    groups = {group["name"]: dict(group) for group in module.parameter_groups()}
+    known = {group["name"]: group for group in module.parameter_groups()}
     for phase in phases:
-        unknown = [name for name in phase.trains if name not in groups]
+        unknown = [name for name in phase.trains if name not in known]
         if unknown:
             raise ValueError(
                 f"phase {phase.name!r} trains {unknown[0]!r}, which is none of the module's parameter groups: "
-                f"choose from {', '.join(groups)}."
+                f"choose from {', '.join(known)}."
             )
-        if phase.epochs < 1 or not phase.trains or not phase.weights:
-            raise ValueError(f"phase {phase.name!r} needs an epoch, a group to train and a weighted term at least.")
-    if not phases or len({phase.name for phase in phases}) < len(phases):
-        raise ValueError(f"phases need names of their own, and theirs are {[phase.name for phase in phases]}.")
-    for name, group in groups.items():
-        if not {"lr", "weight_decay"} <= group.keys():
-            raise ValueError(f"the parameter group {name!r} must give its lr and its weight_decay.")
     wanted = {name for phase in phases for name in phase.trains}
-    return {name: group for name, group in groups.items() if name in wanted}
+    keys = ("name", "params", "lr", "weight_decay")
+    return {name: {key: group[key] for key in keys} for name, group in known.items() if name in wanted}
 
 
-def _accelerator(device: torch.device, precision: str) -> Accelerator:
-    """Accelerate's state is one per process: where an earlier one does not fit, it is made anew."""
-    if precision not in _PRECISIONS:
-        raise ValueError(f"precision {precision!r} is unknown here: choose one of {', '.join(_PRECISIONS)}.")
-    mixed = _PRECISIONS[precision]
-    state = {**PartialState._shared_state, **AcceleratorState._shared_state}
-    if state and (state["device"].type != device.type or state.get("_mixed_precision", mixed) != mixed):
+def _accelerator(device: torch.device) -> Accelerator:
+    """Accelerate's state is one per process: where an earlier one is of another device, it is made again."""
+    state = PartialState._shared_state
+    if state and state["device"].type != device.type:
         AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)
-    if accelerator.device.type != device.type:
-        raise ValueError(f"device {device} is not on this machine: choose {accelerator.device.type}, or cpu.")
-    return accelerator
+    # phases freeze groups, and a loss may use no part of one: such parameters are unused in a step, which DDP must know
+    parallel = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+    return Accelerator(
+        cpu=device.type == "cpu", mixed_precision="no", device_placement=False, kwargs_handlers=[parallel]
+    )

@@ -103,8 +103,7 @@ class Views(torch.utils.data.Dataset):
             each worker process again). The items are the same.
 
     Raises:
-        ValueError: two things of one name, an extra tensor of another length, or, later, an image that cannot be
-            decoded (named by its record id).
+        ValueError: later, an image that cannot be decoded (named by its record id).
     """
 
     def __init__(
@@ -118,22 +117,12 @@ class Views(torch.utils.data.Dataset):
     ):
         self.dataset, self.transforms, self.extra = dataset, dict(transforms), dict(extra or {})
         self.seed, self.keep, self.epoch = seed, keep, 0
-        names = [*self.transforms, *self.extra, "index"]
-        if len(set(names)) < len(names):
-            raise ValueError(f"views, extra tensors and 'index' need names of their own, and theirs are {names}.")
-        for name, rows in self.extra.items():
-            if len(rows) != len(dataset):
-                raise ValueError(
-                    f"the extra tensor {name!r} has {len(rows)} rows, and the data set {dataset.name!r} has "
-                    f"{len(dataset)} images."
-                )
-        self._views: dict[tuple[int, str], Tensor] = {}  # kept, as are the images
-        self._images: dict[int, Image.Image] = {}
-        self._held = 0  # bytes of both
+        self._kept: dict[tuple[int, str], Tensor | Image.Image] = {}  # a view, or an image under the name ""
+        self._held = 0  # bytes of them
         self._random: set[str] = set()  # views that have drawn something
 
     def __getstate__(self) -> dict:
-        return vars(self) | {"_views": {}, "_images": {}, "_held": 0}  # on its way to a worker process
+        return vars(self) | {"_kept": {}, "_held": 0}  # on its way to a worker process
 
     def set_epoch(self, epoch: int) -> None:
         """What is drawn from now on is drawn for this epoch."""
@@ -144,16 +133,16 @@ class Views(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
         index, views = int(index), {}
-        image = self._images.get(index)
+        image = self._kept.get((index, ""))
         with _globals_as_before():
             for name, transform in self.transforms.items():
-                views[name] = self._views.get((index, name))
-                if views[name] is None:
+                if (index, name) not in self._kept:
                     image = decoded(self.dataset, index).image if image is None else image
                     views[name] = self._draw(name, transform, image, index)
-        again = self._random and image is not None and index not in self._images
-        if again and self._fits(4 * image.width * image.height):
-            self._images[index] = image
+                else:
+                    views[name] = self._kept[index, name]
+        if self._random and image is not None:
+            self._keep((index, ""), image, 4 * image.width * image.height)
         return views | {"index": index} | {name: rows[index] for name, rows in self.extra.items()}
 
     @property
@@ -172,15 +161,14 @@ class Views(torch.utils.data.Dataset):
             # what was not drawn from under this seed is not drawn from under another: the view is the image's own
             if _globals() != before:
                 self._random.add(name)
-            elif self._fits(view.nbytes):
-                self._views[index, name] = view
+            else:
+                self._keep((index, name), view, view.nbytes)
         return view
 
-    def _fits(self, size: int) -> bool:
-        if not self.keep or self._held + size > ROOM:
-            return False
-        self._held += size
-        return True
+    def _keep(self, key: tuple[int, str], value: Tensor | Image.Image, size: int) -> None:
+        if self.keep and key not in self._kept and self._held + size <= ROOM:
+            self._kept[key] = value
+            self._held += size
 
 
 def _seed_globals(number: int) -> None:

@@ -53,7 +53,7 @@ def list_emoset(root: Path) -> Listing:
             continue
         rows = read_json(path)
         if not isinstance(rows, list) or not rows:
-            raise ValueError(f"{path} is no list of rows: fetch it again, EmoSet's lists are lists of lists.")
+            raise ValueError(f"{path} is not a list of rows: fetch it again, EmoSet's lists are lists of lists.")
         for number, row in enumerate(rows, 1):
             items.append(_emoset_item(root, f"row {number} of {path.name}", row, split, order))
             lengths[len(row)][path.name] = None
@@ -271,7 +271,9 @@ class PixelRow(Item):
         try:
             values = np.array(_row(content)[self.column].split(), dtype=np.int64)
         except ValueError:
-            raise BadImage(f"{self.where} of {self.path}", "has pixels that are no numbers", "fetch it again") from None
+            raise BadImage(
+                f"{self.where} of {self.path}", "has pixels that are not numbers", "fetch it again"
+            ) from None
         if len(values) != 48 * 48 or values.min() < 0 or values.max() > 255:
             found = f"has {len(values)} pixels instead of 48 x 48 from 0 to 255"
             raise BadImage(f"{self.where} of {self.path}", found, "fetch the csv again or remove the row")

@@ -36,14 +36,16 @@ def _numbers(cells: Iterable[object], where: str) -> list[float]:
     """[C] votes, counts or probabilities.
 
     Raises:
-        ValueError: one is no number, not finite or negative, or there is none at all.
+        ValueError: one is not a number, not finite or negative, or there is none at all.
     """
     try:
         votes = [float(cell) for cell in cells]
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{where} holds a vote that is no number ({error}): correct it, or remove the row.") from None
+        raise ValueError(
+            f"{where} holds a vote that is not a number ({error}): correct it, or remove the row."
+        ) from None
     if not all(0 <= v < np.inf for v in votes) or not sum(votes):
-        raise ValueError(f"{where} holds {votes}, which are no votes: correct them, or remove the row.")
+        raise ValueError(f"{where} holds {votes}, which are not votes: correct them, or remove the row.")
     return votes
 
 

@@ -135,7 +135,7 @@ def wheel_distributions(
     """[C, C] float64: row c is the distribution that stands for the label ``classes[c]``.
 
     Strategy 1 of Yang, She and Sun (IJCAI 2017): exp(-steps^2 / (2 sigma^2)) / (sqrt(2 pi) sigma) + epsilon / C,
-    normalised. The factor before the exponential is no ornament: it decides how much epsilon weighs at this sigma.
+    normalised. The factor before the exponential matters: it decides how much epsilon weighs at this sigma.
     Strategy 2 (``same_polarity``) keeps of this only the emotions of the label's polarity, normalised again.
 
     Args:
@@ -269,7 +269,7 @@ def distribution_metrics(truth, predicted) -> dict[str, np.ndarray]:
         truth: [B, C], not negative, rows sum to one. predicted: the same, or [S, B, C].
 
     Raises:
-        ValueError: rows that are no distributions.
+        ValueError: rows that are not distributions.
     """
     if np.ndim(predicted) == 3:
         each = [distribution_metrics(truth, p) for p in predicted]
@@ -279,7 +279,9 @@ def distribution_metrics(truth, predicted) -> dict[str, np.ndarray]:
         wrong = ~((p >= 0).all(axis=1) & (np.abs(p.sum(axis=1) - 1) < 1e-3))
         if wrong.any():
             row = int(wrong.argmax())
-            raise ValueError(f"{name} row {row} is no distribution (it sums to {p[row].sum():.4g}): {p[row].tolist()}.")
+            raise ValueError(
+                f"{name} row {row} is not a distribution (it sums to {p[row].sum():.4g}): {p[row].tolist()}."
+            )
     classes = truth.shape[1]
     gap, total = np.abs(truth - predicted), truth + predicted
     share = np.divide(gap, total, out=np.zeros_like(gap), where=total > 0)

@@ -172,7 +172,7 @@ def read_indices(path: Path) -> np.ndarray:
         image = Image.open(io.BytesIO(data), formats=["PNG"])
         image.load()
     except Exception as error:
-        found = f"is no whole PNG ({' '.join(str(error).split())[:80]})"
+        found = f"is not a whole PNG ({' '.join(str(error).split())[:80]})"
         raise BadImage(str(path), found, "fetch or convert it again") from error
     if image.mode not in ("P", "L") or (image.mode == "L" and data[24] != 8):  # byte 24: bits per value; Pillow
         bits = "" if image.mode != "L" else f" of {data[24]} bits"  # stretches fewer bits of grey over 0..255

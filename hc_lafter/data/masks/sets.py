@@ -88,7 +88,7 @@ def mask_split(name: str | None, dataset: Dataset) -> MaskSplit:
             )
     if name is not None and not isinstance(name, str):
         raise ValueError(
-            f"split {name!r} is no name, and indices mean other classes in another order: choose one of "
+            f"split {name!r} is not a name, and indices mean other classes in another order: choose one of "
             f"{', '.join(names.MASK_SPLITS)}."
         )
     if name is None and len(fitting) == 1:
@@ -253,7 +253,7 @@ def split_spec(spec: str | Path) -> tuple[str, Path]:
     prefix = prefix.lower().replace("-", "_")
     if not colon or prefix not in SETS:
         raise ValueError(
-            f"{spec} is no segmentation set{nearest(prefix, SETS)}: write its name before its folder, one of "
+            f"{spec} is not a segmentation set{nearest(prefix, SETS)}: write its name before its folder, one of "
             f"{', '.join(SETS)}."
         )
     if not path.strip():

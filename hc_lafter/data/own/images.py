@@ -70,7 +70,7 @@ class ImageFiles(Dataset):
         problems: what makes the data set unfit for training; empty unless ``on_error="report"``.
         kept: the positions in ``listing`` and ``scans`` of the records.
         placeholders: ids that were left out because their picture says "not available" (`placeholders`).
-        ignored: files that are no images, by id.
+        ignored: files that are not images, by id.
         notes: what was decided on the user's behalf, one sentence each.
 
     Raises:

@@ -1,0 +1,89 @@
+"""The options of commands that bring torch along, apart from them, so that ``--help`` and a slip answer at once.
+
+Belongs to no room.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+# What `hc-lafter fidelity` measures with, see `hc_lafter.embedded.fidelity.Sizes`.
+FIDELITY = {"train": 8000, "val": 1000, "test": 4000, "masks": 1000, "pixels": 1000, "attributes": 3000}
+FIDELITY |= {"layers": 250, "captions": 500, "draws": 10, "resamples": 1000}
+
+
+def check() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("hc-lafter check", description="Check a machine: numbers, speed, runs.")
+    parser.add_argument("--device", default="cuda", help="what to check: cuda (the default), cuda:1, mps, cpu")
+    parser.add_argument("--quick", action="store_true", help="few images, two rounds: all works, however fast")
+    return parser
+
+
+def doctor() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("hc-lafter doctor", description="What is wrong with a data set.")
+    parser.add_argument(
+        "data",
+        metavar="SPEC",
+        help="a folder of class folders, a csv with the columns path and label, a published emotion set (its folder, "
+        "or emoset:FOLDER, fi:FOLDER and so on) or a published segmentation set (voc:FOLDER and so on)",
+    )
+    parser.add_argument("--skip", action="store_true", help="unreadable files are listed and no problem")
+    parser.add_argument("--near", action="store_true", help="look for near-duplicates too")
+    parser.add_argument("--classes", type=lambda s: s.split(","), help="a,b,c: class names in label order")
+    parser.add_argument("--seed", type=int, default=0, help="of the division, where no splits are given")
+    parser.add_argument("--cache", type=Path, help="a folder that remembers the check of each file")
+    return parser
+
+
+def runs() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("hc-lafter runs", description="Compute a profile's runs without a notebook.")
+    parser.add_argument("--profile", default="default", metavar="P", help="default, smoke, full")
+    parser.add_argument(
+        "--param", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="fields of the profile"
+    )
+    parser.add_argument("--only", nargs="+", metavar="NN", help="the runs of these notebooks alone")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster; 'none' computes in this process")
+    parser.add_argument("--list", action="store_true", help="print what is there and what is missing; compute nothing")
+    return parser
+
+
+def figures() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("hc-lafter figures", description="The figures of a run for print, in one folder.")
+    parser.add_argument("names", nargs="*", metavar="NN", help="04, 04/accuracy or accuracy (default: all)")
+    parser.add_argument("--profile", default="default", help="whose figures (default: %(default)s)")
+    parser.add_argument("--width", default="double", choices=("single", "double"), help="(default: %(default)s)")
+    parser.add_argument("--format", default="pdf", choices=("pdf", "svg", "png"), help="(default: %(default)s)")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder for the copies")
+    return parser
+
+
+def pretrain() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("hc-lafter pretrain", description="Make the embedded CLIP again.")
+    sizes = ("smoke", "cpu", "gpu")
+    parser.add_argument("--size", choices=sizes, default="cpu", help="cpu: one to three hours on two cores")
+    parser.add_argument("--out", type=Path, default=Path("embedded-clip"), help="folder for the weights and their card")
+    parser.add_argument("--device", help="as torch names it (default: cuda where it is available, else cpu)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that paint the scenes")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--force", action="store_true", help="overwrite the model in the folder")
+    parser.add_argument("--card", type=Path, metavar="DIR", help="only write DIR's MODEL_CARD.md from its model.json")
+    return parser
+
+
+def fidelity() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("hc-lafter fidelity", description="How like a real CLIP the embedded one is.")
+    parser.add_argument(
+        "models", nargs="*", metavar="NAME=MODEL", help="a file or anything load_clip takes (default: embedded)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("fidelity"), help="folder (default: %(default)s)")
+    parser.add_argument("--descriptions", help='"world", "mikels" or a JSON file in LaFTer\'s form')
+    parser.add_argument("--seed", type=int, default=3000, help="of the world; decide on 2000 (default: 3000)")
+    parser.add_argument("--card", action="store_true", help="only write card and figure of --out's fidelity.json again")
+    for name, default in FIDELITY.items():
+        parser.add_argument(f"--n-{name}", type=int, default=default, metavar="N", help=f"(default: {default})")
+    return parser
+
+
+PARSERS = {each.__name__: each for each in (check, doctor, runs, figures, pretrain, fidelity)}
