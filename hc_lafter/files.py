@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import io
 import os
 import platform
 import re
 import secrets
 import subprocess
+import tokenize
 from collections.abc import Callable, Iterable
 from functools import cache
 from importlib import metadata
@@ -26,7 +29,9 @@ def own_code() -> str:
 
 
 def code_hash(package: Path, parts: Iterable[str] = ROOMS) -> str:
-    """Hex sha256 over the files of a package that its numbers follow from: their names and bytes.
+    """Hex sha256 over the files of a package that its numbers follow from: their names, and what they say.
+
+    Of Python that is the code alone: a better docstring or comment makes no result stale.
 
     Args:
         package: the folder ``hc_lafter``.
@@ -36,8 +41,29 @@ def code_hash(package: Path, parts: Iterable[str] = ROOMS) -> str:
     inside = [p for part in parts for p in (folder / part, *(folder / part).rglob("*"))]
     files = {p for p in inside if p.is_file() and not NOT_CODE & set(p.relative_to(folder).parts)}
     for path in sorted(files, key=lambda p: p.relative_to(folder).as_posix()):
-        digest.update(f"{path.relative_to(folder).as_posix()} {file_hash(path)}\n".encode())
+        content = bare_code(path.read_text(encoding="utf-8")).encode() if path.suffix == ".py" else path.read_bytes()
+        digest.update(f"{path.relative_to(folder).as_posix()} {hashlib.sha256(content).hexdigest()}\n".encode())
     return digest.hexdigest()
+
+
+def bare_code(source: str) -> str:
+    """Python without docstrings, comments and blank lines; the same text in every version of Python."""
+    lines = source.splitlines()
+    spans = [
+        (t.start[0], t.start[1], t.end[0], t.end[1])
+        for t in tokenize.generate_tokens(io.StringIO(source).readline)
+        if t.type == tokenize.COMMENT
+    ]
+    for node in ast.walk(ast.parse(source)):
+        body = getattr(node, "body", None)
+        first = body[0] if isinstance(body, list) and body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            # ast counts columns in bytes; a docstring begins and ends its lines, so that whole lines go
+            spans.append((first.lineno, 0, first.end_lineno, None))
+    for first, left, last, right in spans:
+        kept = lines[first - 1][:left], "" if right is None else lines[last - 1][right:]
+        lines[first - 1 : last] = ["".join(kept), *[""] * (last - first)]
+    return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
 @cache

@@ -441,6 +441,23 @@ def test_code_hash_sees_names_bytes_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("other", "counts"),
+    [
+        ('def f(x):\n    """Another."""\n    return x + 1  # since\n\n\nname = "é"  # so\n', False),
+        ('def f(x):\n    return x + 1\nname = "é"', False),
+        ('def f(x):\n    """One."""\n    return x + 2\n\n\nname = "é"  # why\n', True),
+        ('def f(x):\n    """One."""\n    return x + 1\n\n\nname = "# é"  # why\n', True),
+    ],
+)
+def test_code_hash_is_of_code_alone(tmp_path, other, counts):
+    """Docstrings, comments and blank lines change no number."""
+    write_whole(tmp_path / "clip" / "x.py", 'def f(x):\n    """One."""\n    return x + 1\n\n\nname = "é"  # why\n')
+    before = code_hash(tmp_path)
+    write_whole(tmp_path / "clip" / "x.py", other)
+    assert (code_hash(tmp_path) != before) == counts
+
+
+@pytest.mark.parametrize(
     ("file", "counts"),
     [
         *((f"{room}/x.py", True) for room in ("clip", "systems", "tuning", "data/world", "analysis")),
