@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader
 
 from hc_lafter import store
 from hc_lafter.clip import vit
-from hc_lafter.clip.load import load_clip
+from hc_lafter.clip.load import load_clip, resized_transform
 from hc_lafter.data.record import Dataset, Record
 from hc_lafter.tuning import features
-from hc_lafter.tuning.features import resized_transform, tap
+from hc_lafter.tuning.features import tap
 
 # One image alone or in a batch: another order of summation in the matrix products, float32, features of order 1.
 BATCH_TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}

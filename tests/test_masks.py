@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from test_segmentation_sets import voc
 
 from hc_lafter.analysis import segmentation
+from hc_lafter.clip.load import resized_transform
 from hc_lafter.data.masks.sets import SETS
 from hc_lafter.systems.masks import PROTOCOLS, decide, enlarge, sliding
 from hc_lafter.tuning import runs
-from hc_lafter.tuning.features import resized_transform
 from hc_lafter.tuning.masks import draw
 from hc_lafter.tuning.material import opened, opened_masks
 from hc_lafter.tuning.setting import Setting

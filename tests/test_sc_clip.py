@@ -13,7 +13,7 @@ from open_clip.transformer import QuickGELU, VisionTransformer
 
 from hc_lafter import systems
 from hc_lafter.analysis.lof import lof, outliers
-from hc_lafter.clip.load import build_embedded
+from hc_lafter.clip.load import build_embedded, resized_transform
 from hc_lafter.clip.vit import last_block, last_heads, last_out, project, value_path, walk
 from hc_lafter.data.world.dataset import World
 from hc_lafter.systems import sc_clip
@@ -27,7 +27,7 @@ from hc_lafter.systems.sc_clip import (
     preset,
     repair,
 )
-from hc_lafter.tuning.features import resized_transform, tap
+from hc_lafter.tuning.features import tap
 
 SMALL = SCClipConfig(pre=4, post=2, fusion=(2, 4), k=7)  # for the tower below, of 6 layers and 6 x 5 patches
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # float32 through another order of operations

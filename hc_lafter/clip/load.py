@@ -31,8 +31,15 @@ import torch
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.pretrained import download_pretrained
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
-from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+from open_clip.transform import (
+    CenterCropOrPad,
+    PreprocessCfg,
+    ResizeKeepRatio,
+    image_transform_v2,
+    merge_preprocess_dict,
+)
 from torch import Tensor, nn
+from torchvision.transforms import CenterCrop, Compose, Resize
 
 from hc_lafter.clip.weights import Weights, read_weights
 from hc_lafter.refusals import nearest
@@ -43,6 +50,9 @@ _EMBEDDED = Path(__file__).parents[1] / "embedded"
 _CONFIG_BESIDE = "open_clip_config.json"
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _FORMAT = "hc_lafter.clip"
+
+
+_GEOMETRY = (Resize, ResizeKeepRatio, CenterCrop, CenterCropOrPad)  # the steps of a transform that decide the size
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +202,26 @@ def load_clip(
     for note in clip.notes:
         warnings.warn(f"{clip.name}: {note}", stacklevel=2)
     return clip.to(device)
+
+
+def resized_transform(clip: Clip, size: tuple[int, int]) -> Compose:
+    """The tower's transform for another (height, width): its interpolation, mean and standard deviation, no crop.
+
+    Raises:
+        ValueError: a side that is not a multiple of the patch, or a transform without a step that resizes.
+    """
+    for side, pixels in zip(("height", "width"), size, strict=True):
+        if pixels < clip.patch_size or pixels % clip.patch_size:
+            raise ValueError(
+                f"the {side} of {pixels} px is not a multiple of the patch side of {clip.patch_size} px: "
+                f"choose {max(1, round(pixels / clip.patch_size)) * clip.patch_size}."
+            )
+    steps = getattr(clip.transform, "transforms", ())
+    resizes = [step for step in steps if isinstance(step, (Resize, ResizeKeepRatio))]
+    if not resizes:
+        raise ValueError(f"the transform of {clip.name} has no step that resizes, so size={size} cannot be applied.")
+    rest = [step for step in steps if not isinstance(step, _GEOMETRY)]
+    return Compose([Resize(tuple(size), interpolation=resizes[0].interpolation), *rest])
 
 
 def build_embedded(seed: int = 0) -> Clip:

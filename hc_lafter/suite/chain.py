@@ -71,7 +71,14 @@ def parser() -> argparse.ArgumentParser:
     which = this.add_mutually_exclusive_group()
     which.add_argument("--only", nargs="+", default=[], metavar="NN", help="these notebooks alone")
     which.add_argument("--from", dest="start", metavar="NN", help="this notebook and all after it")
-    add("--param", action="append", default=[], metavar="KEY=VALUE", help="another value for a field of the profile")
+    add(
+        "--param",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="another value for a field of the profile",
+    )
     add("--scheduler", metavar="ADDRESS", help="the Dask scheduler that training is sent to, such as tcp://host:8786")
     add("--force", action="store_true", help="run what is up to date, too")
     add("--timeout", type=int, metavar="SECONDS", help="limit for one cell (default: none)")

@@ -5,6 +5,8 @@ A plan is a function of a study alone. Rows of a table are named; each row is a 
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -82,7 +84,7 @@ def mask_systems(study: Study) -> dict[tuple[str, str], list[Run]]:
             if name in ("Cascade-CLIP", "one decoder, last layer"):
                 # 20,000 steps from 0.02 are the release's; a few hundred need matrices that keep a vector's length
                 config = replace(config, start=opened(study.setting)[0].embed_dim ** -0.5)
-            if regime == "transductive":
+            if regime == "transductive" and hasattr(config, "margin"):
                 config = replace(config, margin=0.0)
             found[name, regime] = row(study, name, regime, config)[: None if regime != "no training" else 1]
     return found
@@ -248,23 +250,44 @@ def _flat(*tables: Mapping[Any, Sequence[Run]]) -> list[Run]:
 def compute(profile: str, overrides: Mapping[str, Any], notebooks: Sequence[str], progress: bool = True) -> None:
     """Compute every run that these notebooks need and the store lacks; the notebooks then only read.
 
-    Raises:
-        ValueError: as `hc_lafter.tuning.runs.get`.
+    What cannot be planned or computed is printed, and left to the notebook that needs it: it fails by itself, where it
+    can be seen, and the others run.
     """
-    asked = [(name, Study(name, profile, overrides)) for name in notebooks if name in NOTEBOOKS]
-    get([run for name, study in asked for run in NOTEBOOKS[name](study)], progress=progress)
+    asked = []
+    for name in (name for name in notebooks if name in NOTEBOOKS):
+        try:
+            asked += NOTEBOOKS[name](Study(name, profile, overrides))
+        except ValueError as error:
+            print(f"{name}: {error}")
+    try:
+        get(asked, progress=progress)
+    except ValueError as error:
+        print(error)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m hc_lafter runs``: compute a profile's runs without a notebook, or list them."""
     given = commands.runs().parse_args(argv)
+    try:
+        return _main(given)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped: what was done is kept, and the rest goes on from its checkpoints.", file=sys.stderr)
+        return 130
+
+
+def _main(given: argparse.Namespace) -> int:
     overrides = parse_overrides(given.param)
-    names = [name for name in NOTEBOOKS if not given.only or name[:2] in given.only or name in given.only]
-    rows = []
-    for name in names:
-        for run in dict.fromkeys(NOTEBOOKS[name](Study(name, given.profile, overrides))):
-            rows.append({"notebook": name, "run": run})
-    table = pd.DataFrame(rows).drop_duplicates("run")
+    known = {name[:2]: name for name in NOTEBOOKS} | {name: name for name in NOTEBOOKS}
+    foreign = [name for name in given.only or () if name not in known]
+    if foreign:
+        raise ValueError(f"notebook {foreign[0]!r} needs no runs: choose of {', '.join(NOTEBOOKS)}.")
+    names = dict.fromkeys(known[name] for name in given.only or NOTEBOOKS)
+    plan = {name: NOTEBOOKS[name](Study(name, given.profile, overrides)) for name in names}
+    table = pd.DataFrame([{"notebook": name, "run": run} for name, runs in plan.items() for run in runs])
+    table = table.drop_duplicates("run")
     lacking = set(missing(list(table["run"])))
     if given.list:
         table["there"] = ["no" if run in lacking else "yes" for run in table["run"]]

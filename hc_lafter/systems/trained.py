@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hc_lafter import store
-from hc_lafter.clip.load import Clip, load_clip
+from hc_lafter.clip.load import Clip, load_clip, resized_transform
 from hc_lafter.data.decode import BadImage, decode
 from hc_lafter.data.listing import EXTENSIONS
 from hc_lafter.files import write_whole
 from hc_lafter.refusals import some
-from hc_lafter.systems.base import Masks, Start
+from hc_lafter.systems.base import Start
 
 Picture = str | os.PathLike[str] | Image.Image
 
@@ -70,7 +71,8 @@ class Trained:
 
         Returns:
             A row per image: ``path``, ``class``, and a column per class with its probability, the softmax of the
-            logits. For masks: each class's share of the pixels, the most frequent as ``class``, and ``mask``, its file.
+            logits. For masks: each class's share of the pixels, the most frequent as ``class``, and ``mask``, its file,
+            as large as the image.
             Files that cannot be read have no row; one warning names them.
 
         Raises:
@@ -85,17 +87,21 @@ class Trained:
         device = next(self.module.parameters()).device
         done, shares, unreadable = [], [], []
         for at in tqdm(range(0, len(named), batch_size), desc="predict", unit="batch", disable=not progress):
-            indices, pixels = [], []
+            indices, pixels, sizes = [], [], []
             for index, (_, image) in enumerate(named[at : at + batch_size], start=at):
                 try:
                     image = image if isinstance(image, Image.Image) else decode(Path(image))
-                    pixels.append(self.clip.transform(image))
+                    pixels.append(self._view(image) if dense else self.clip.transform(image))
+                    sizes.append((image.height, image.width))
                     indices.append(index)
                 except BadImage as error:
                     unreadable.append(error)
-            if pixels:
-                shares.append(self._shares(torch.stack(pixels).to(device), [files[i] for i in indices]))
-                done += indices
+            if dense:  # each has a shape of its own
+                each = zip(pixels, sizes, (files[i] for i in indices), strict=True)
+                shares += [self._mask(x[None].to(device), size, file) for x, size, file in each]
+            elif pixels:
+                shares.append(self.module(torch.stack(pixels).to(device)).logits.float().softmax(dim=-1).cpu())
+            done += indices
         if unreadable:
             names = some(error.name for error in unreadable)
             message = f"{len(unreadable)} of {len(named)} images cannot be read ({names}): {unreadable[0]}"
@@ -107,17 +113,20 @@ class Trained:
         columns |= {"mask": [str(files[i]) for i in done]} if dense else {}
         return pd.DataFrame({**columns, **dict(zip(self.classes, table.T, strict=True))})
 
-    def _shares(self, pixels: Tensor, files: Sequence[Path | None]) -> Tensor:
-        """[B, C] probabilities, or shares of the pixels, whose masks are written."""
-        out = self.module(pixels)
-        if not isinstance(out, Masks):
-            return out.logits.float().softmax(dim=-1).cpu()
+    def _view(self, image: Image.Image) -> Tensor:
+        """[3, h, w]: the whole image, nothing cropped, its shorter side the tower's, both in whole patches."""
+        patch, scale = self.clip.patch_size, self.clip.image_size / min(image.size)
+        sides = (max(1, round(side * scale / patch)) * patch for side in (image.height, image.width))
+        return resized_transform(self.clip, tuple(sides))(image)
+
+    def _mask(self, pixels: Tensor, size: tuple[int, int], path: Path) -> Tensor:
+        """[1, C] shares of the pixels of one image; its mask is written at the image's own size (height, width)."""
+        maps = F.interpolate(self.module(pixels).logits.float(), size=size, mode="bilinear", align_corners=False)
         decide = getattr(self.module, "decide", lambda logits: logits)
-        indices = decide(out.logits).argmax(dim=1).cpu()
-        for path, mask in zip(files, indices, strict=True):
-            image = Image.fromarray(mask.numpy().astype(np.uint8))
-            write_whole(path, lambda temporary, image=image: image.save(temporary, format="PNG"))
-        return torch.stack([torch.bincount(m.flatten(), minlength=len(self.classes)) / m.numel() for m in indices])
+        mask = decide(maps).argmax(dim=1)[0].cpu()
+        image = Image.fromarray(mask.numpy().astype(np.uint8))
+        write_whole(path, lambda temporary: image.save(temporary, format="PNG"))
+        return torch.bincount(mask.flatten(), minlength=len(self.classes))[None] / mask.numel()
 
 
 def predict(trained: Trained | str | os.PathLike[str], images: Any, **options: Any) -> pd.DataFrame:
@@ -141,7 +150,7 @@ def save(trained: Trained, path: str | os.PathLike[str]) -> Path:
         if other is None or value.shape != other.shape or not torch.equal(value.cpu(), other):
             tensors[f"module.{name}"] = value
     tensors = {name: value.detach().cpu().clone() for name, value in tensors.items()}
-    clip = {"name": trained.clip.name, "hash": trained.clip.weight_hash, "activation": trained.clip.activation}
+    clip = {"name": trained.clip.name, "source": trained.clip.source, **_identity(trained.clip)}
     settings = asdict(trained.config)
     return store.write(
         Path(path), tensors, system=trained.system, config=settings, classes=list(trained.classes), clip=clip,
@@ -149,11 +158,12 @@ def save(trained: Trained, path: str | os.PathLike[str]) -> Path:
     )  # fmt: skip
 
 
-def load(path: str | os.PathLike[str], clip: Clip | str | None = None, *, device: str = "cpu") -> Trained:
+def load(path: str | os.PathLike[str], clip: Clip | str | None = None, *, device: str | None = None) -> Trained:
     """Read a file of `save`.
 
     Args:
         clip: the CLIP, or what `hc_lafter.load_clip` takes; None: the one that the file names.
+        device: where it computes; None: where the given CLIP lies, else the CPU.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -164,23 +174,49 @@ def load(path: str | os.PathLike[str], clip: Clip | str | None = None, *, device
     tensors, kept = store.read(path)
     if not {"system", "config", "classes", "clip"} <= set(kept):
         raise ValueError(f"{path} holds no trained system: give a file that hc_lafter.systems.save has written.")
-    clip = kept["clip"]["name"] if clip is None else clip
-    clip = clip if isinstance(clip, Clip) else load_clip(clip, device=device)
-    if (clip.weight_hash, clip.activation) != (kept["clip"]["hash"], kept["clip"]["activation"]):
+    theirs = kept["clip"]
+    if not isinstance(clip, Clip):
+        clip = _load_clip(path, theirs["name"] if clip is None else clip, device or "cpu")
+    differing = [key for key, value in _identity(clip).items() if theirs[key] != value]
+    if differing:
         raise ValueError(
-            f"{path} was tuned on the CLIP {kept['clip']['name']} ({kept['clip']['hash'][:12]}, "
-            f"{kept['clip']['activation']}), and this one is {clip.name} ({clip.weight_hash[:12]}, {clip.activation}): "
-            f"load that one."
+            f"{path} was tuned on the CLIP {theirs['name']} ({theirs['hash'][:12]}, {theirs['activation']}), and this "
+            f"one is {clip.name} ({clip.weight_hash[:12]}, {clip.activation}); their {' and '.join(differing)} differ: "
+            "load that one."
         )
     entry = find(kept["system"])
     known = {f.name for f in fields(entry.config)}
-    config = entry.config(**{k: _tuples(v) for k, v in kept["config"].items() if k in known})
+    foreign = [name for name in kept["config"] if name not in known]
+    if foreign:
+        raise ValueError(
+            f"{path} has the setting {foreign[0]!r}, which {entry.name} of this version lacks: tune it again."
+        )
+    config = entry.config(**{name: _tuples(value) for name, value in kept["config"].items()})
     text, seen = tensors.pop("text"), tensors.pop("seen", None)
     scale = clip.model.logit_scale.exp().item()
     module = entry.build(Start(clip.visual, clip.name, text, scale, classifier=text, seen=seen), config, 0)
-    module.load_state_dict({k.removeprefix("module."): v for k, v in tensors.items()}, strict=False)
+    state = {name.removeprefix("module."): value for name, value in tensors.items()}
+    absent, left = module.load_state_dict(state, strict=False)
+    absent = [name for name in absent if "visual." not in name]
+    if absent or left:
+        raise ValueError(f"{path} does not fit {entry.name} of this version ({[*absent, *left][0]}): tune it again.")
+    place = device or next(clip.visual.parameters()).device
     classes = tuple(kept["classes"])
-    return Trained(kept["system"], config, module.to(device).eval(), clip, classes, text, seen, kept["source"])
+    return Trained(kept["system"], config, module.to(place).eval(), clip, classes, text, seen, kept["source"])
+
+
+def _identity(clip: Clip) -> dict[str, str]:
+    """What must agree for a system to read what it was tuned on."""
+    return {"hash": clip.weight_hash, "activation": clip.activation, "transform": clip.transform_id}
+
+
+def _load_clip(path: Any, clip: str, device: str) -> Clip:
+    try:
+        return load_clip(clip, device=device)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} was tuned on the CLIP {clip}, which cannot be loaded ({error}): give it, clip=..."
+        ) from error
 
 
 def _tuples(value: Any) -> Any:

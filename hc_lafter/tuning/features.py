@@ -21,23 +21,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from open_clip.transform import CenterCropOrPad, ResizeKeepRatio
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torchvision.transforms import CenterCrop, Compose, Resize
 from tqdm.auto import tqdm
 
 from hc_lafter import __version__
 from hc_lafter.clip import vit
-from hc_lafter.clip.load import Clip
+from hc_lafter.clip.load import Clip, resized_transform
 from hc_lafter.data.record import Dataset, Record
 from hc_lafter.files import file_hash
 from hc_lafter.store import cached, weight_hash
 from hc_lafter.tuning.batches import read
 
 _LIBRARIES = ("torch", "torchvision", "open_clip_torch", "pillow")  # what turns a picture into a feature
-_GEOMETRY = (Resize, ResizeKeepRatio, CenterCrop, CenterCropOrPad)  # the steps of a transform that decide the size
 # What Pillow and the loaders raise on a broken image. Anything else is a fault of the program and keeps its traceback.
 _UNDECODABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
@@ -172,26 +169,6 @@ def tap(
         grid=grid,
         key=key,
     )
-
-
-def resized_transform(clip: Clip, size: tuple[int, int]) -> Compose:
-    """The tower's transform for another (height, width): its interpolation, mean and standard deviation, no crop.
-
-    Raises:
-        ValueError: a side that is not a multiple of the patch, or a transform without a step that resizes.
-    """
-    for side, pixels in zip(("height", "width"), size, strict=True):
-        if pixels < clip.patch_size or pixels % clip.patch_size:
-            raise ValueError(
-                f"the {side} of {pixels} px is not a multiple of the patch side of {clip.patch_size} px: "
-                f"choose {max(1, round(pixels / clip.patch_size)) * clip.patch_size}."
-            )
-    steps = getattr(clip.transform, "transforms", ())
-    resizes = [step for step in steps if isinstance(step, (Resize, ResizeKeepRatio))]
-    if not resizes:
-        raise ValueError(f"the transform of {clip.name} has no step that resizes, so size={size} cannot be applied.")
-    rest = [step for step in steps if not isinstance(step, _GEOMETRY)]
-    return Compose([Resize(tuple(size), interpolation=resizes[0].interpolation), *rest])
 
 
 def decoded(dataset: Dataset, index: int) -> Record:

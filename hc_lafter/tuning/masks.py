@@ -19,13 +19,13 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from hc_lafter.analysis.segmentation import MaskScore
-from hc_lafter.clip.load import Clip
+from hc_lafter.clip.load import Clip, resized_transform
 from hc_lafter.data import stratified
 from hc_lafter.data.masks.names import BACKGROUND
 from hc_lafter.data.record import Dataset
 from hc_lafter.systems.masks import PROTOCOLS, Protocol, decide, sliding
 from hc_lafter.tuning.batches import read
-from hc_lafter.tuning.features import decoded, resized_transform
+from hc_lafter.tuning.features import decoded
 
 Scores = Callable[[Tensor], Tensor]  # images [B, 3, H, W] -> scores [B, C, H', W']
 

@@ -60,6 +60,9 @@ class Material:
 
     def taps(self, layers: Sequence[int], indices: np.ndarray | None = None) -> Tensor:
         """[n, len(layers), D] of the images at ``indices`` (all by default)."""
+        wrong = [layer for layer in layers if not 1 <= layer <= self.shared.shape[1]]
+        if wrong:
+            raise ValueError(f"layer {wrong[0]} is not one of this tower's: choose from 1 to {self.shared.shape[1]}.")
         rows = np.arange(len(self.shared)) if indices is None else np.asarray(indices)
         return self.shared[torch.from_numpy(rows)[:, None], torch.tensor([layer - 1 for layer in layers])]
 

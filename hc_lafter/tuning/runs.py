@@ -34,8 +34,8 @@ from hc_lafter.clip.text import class_embeddings, encode_texts
 from hc_lafter.clip.vit import check_tower
 from hc_lafter.data.masks.names import BACKGROUND
 from hc_lafter.data.masks.sets import mask_split, names_of, templates_of
-from hc_lafter.data.record import Dataset
-from hc_lafter.files import own_code, versions
+from hc_lafter.data.record import SPLITS, Dataset
+from hc_lafter.files import bare_code, file_hash, own_code, versions
 from hc_lafter.refusals import nearest
 from hc_lafter.systems import find
 from hc_lafter.systems.base import Start, System
@@ -110,8 +110,12 @@ class Run:
         value = asdict(replace(self, config=None)) | {"config": repr(self.settings)}
         value["setting"] = {k: v for k, v in value["setting"].items() if k not in ("cache", "workers")}
         value |= {"weights": clip.weight_hash, "activation": clip.activation, "code": own_code()}
+        value |= {"transform": clip.transform_id, "model": json.dumps(dict(clip.config), sort_keys=True, default=str)}
+        sentences = self.setting.descriptions
+        value["sentences"] = file_hash(Path(sentences)) if sentences and Path(sentences).is_file() else sentences
         value["data"] = _fingerprint(self.setting, self.entry.reads == "masks")
-        value |= {"module": hashlib.sha256(inspect.getsource(inspect.getmodule(self.entry.build)).encode()).hexdigest()}
+        source = bare_code(inspect.getsource(inspect.getmodule(self.entry.build)))  # of another package, perhaps
+        value["module"] = hashlib.sha256(source.encode()).hexdigest()
         return hashlib.sha256(json.dumps([value, versions()], sort_keys=True).encode()).hexdigest()
 
     @property
@@ -208,14 +212,19 @@ def _compute_all(runs: Sequence[Run], scheduler: str | None, progress: bool) -> 
     made, failed = {}, {}
     runs = sorted(runs, key=lambda run: -run.cost)
     wanted = scheduler or os.environ.get("HC_LAFTER_SCHEDULER")
-    few = sum(run.cost for run in runs) < _WORTH_WORKERS or len(runs) < 2 or any(r.setting.cache is None for r in runs)
+    if any(run.setting.cache is None for run in runs):
+        wanted = "none"  # workers answer through the store
+    few = sum(run.cost for run in runs) < _WORTH_WORKERS or len(runs) < 2
     pace = 0.1 if sys.stderr.isatty() else 30  # seconds: a log gets a line now and then
     bar = tqdm(total=len(runs), desc="runs", unit="run", leave=False, mininterval=pace, disable=not (progress and runs))
     with bar:
         if wanted == "none" or (few and not wanted):
             for run in runs:
                 bar.set_postfix_str(str(run))
-                made[run] = compute(run, progress=progress and len(runs) < 3)  # of many one bar is enough
+                try:
+                    made[run] = compute(run, progress=progress and len(runs) < 3)  # of many one bar is enough
+                except (ValueError, OSError, RuntimeError) as error:  # the others go on
+                    failed[run] = f"{type(error).__name__}: {error}"
                 bar.update()
         else:
             with _client(None if wanted == "local" else wanted, len(runs)) as client:
@@ -224,20 +233,29 @@ def _compute_all(runs: Sequence[Run], scheduler: str | None, progress: bool) -> 
                     bar.update()
     if failed:
         run, error = next(iter(failed.items()))
-        raise ValueError(f"{len(failed)} of {len(runs)} runs failed, first {run}: {error}")
+        raise ValueError(f"{len(failed)} of {len(runs)} runs failed, first {run}: {error.removeprefix('ValueError: ')}")
     return made
 
 
 @contextmanager
 def _client(address: str | None, most: int) -> Iterator[Any]:
-    from dask.distributed import Client, LocalCluster  # seconds to import, and most calls find all they need
+    import dask  # seconds to import, and most calls find all they need
+    from dask.distributed import Client, LocalCluster
 
     if address:
         with Client(address) as client:
             yield client
         return
     gpus = torch.cuda.device_count()
-    count = min(most, gpus or len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = min(most, gpus or cores)
+    one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), 1)
+    dask.config.set({
+        "distributed.worker.daemon": False,  # a daemon could not start processes that load images
+        # without MALLOC_TRIM_THRESHOLD_, under which glibc gives every large tensor's memory back at once: page faults
+        # then take a third of the time
+        "distributed.nanny.pre-spawn-environ": one,
+    })  # fmt: skip
     with (
         LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,
         Client(cluster) as client,
@@ -264,13 +282,14 @@ def _own_gpu(gpus: int) -> Any:
 
 def _spread(client: Any, runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:
     """(run, "" or why it failed) as they are done; first whatever several of them share."""
-    from dask.distributed import as_completed
+    from dask.distributed import as_completed, wait
 
     texted = (run for run in runs if run.classifier != "templates" and run.entry.reads != "masks")
     settings = dict.fromkeys(run.setting for run in texted)
-    client.gather([client.submit(_gathered, setting, pure=False) for setting in settings])
     shared = [(setting, seed) for setting in settings for seed in setting.seeds]
-    client.gather([client.submit(train_of_seed, *one, pure=False) for one in shared])
+    # what fails here fails again, and by name, in the runs that need it
+    wait([client.submit(_gathered, setting, pure=False) for setting in settings])
+    wait([client.submit(train_of_seed, *one, pure=False) for one in shared])
     of = {client.submit(_kept, run, run.key, key=f"run-{run.key}"): run for run in runs}
     for future in as_completed(of):
         error = future.exception()
@@ -305,10 +324,12 @@ def settings_for(entry: System, setting: Setting) -> Any:
     return entry.configure(opened(setting)[0].name, data.name)
 
 
-def start_of(run: Run, material: Material | None = None, scenes: Dataset | None = None) -> Start:
-    """What the run's system is built from; ``material`` and ``scenes`` as in `compute`."""
+def start_of(
+    run: Run, *, clip: Clip | None = None, material: Material | None = None, scenes: Dataset | None = None
+) -> Start:
+    """What the run's system is built from; ``clip``, ``material`` and ``scenes`` as in `compute`."""
     setting = run.setting
-    clip = opened(setting)[0] if material is None else material.clip
+    clip = clip or (opened(setting)[0] if material is None else material.clip)
     check_tower(clip.visual)
     scale = clip.model.logit_scale.exp().item()
     if run.entry.reads == "masks":
@@ -323,38 +344,45 @@ def start_of(run: Run, material: Material | None = None, scenes: Dataset | None 
 
 
 def compute(
-    run: Run, *, material: Material | None = None, scenes: Dataset | None = None, progress: bool = False
+    run: Run,
+    *,
+    clip: Clip | None = None,
+    material: Material | None = None,
+    scenes: Dataset | None = None,
+    progress: bool = False,
 ) -> Result:
     """Tune one system on some training images, choose its epoch on validation, and read the test images once.
 
     Args:
-        material: in the place of what the run's setting names, for a system that reads whole images. scenes: likewise
-            a data set with masks. Where either is given nothing is kept.
+        clip, material, scenes: in the place of what the run's setting names: the CLIP; what the tower says, for a
+            system that reads whole images; a data set with masks. Where one is given nothing is kept.
 
     Raises:
         ValueError: a regime that the system does not have; as `fit`.
     """
     if run.regime not in run.entry.regimes:
         raise ValueError(f"{run.system} has no regime {run.regime!r}: choose one of {', '.join(run.entry.regimes)}.")
-    kept = None if material is not None or scenes is not None else _path(run)
+    given = {"clip": clip, "material": material, "scenes": scenes}
+    kept = None if any(thing is not None for thing in given.values()) else _path(run)
     if kept is None:
-        return _computed(run, None, material, scenes, progress)
+        return _computed(run, None, progress, **given)
     with store.locked(kept):  # whoever wants the same run waits, and reads
-        return _read(run, kept) if kept.is_file() else _computed(run, kept, material, scenes, progress)
+        return _read(run, kept) if kept.is_file() else _computed(run, kept, progress, **given)
 
 
-def _computed(run: Run, kept: Path | None, material: Material | None, scenes: Dataset | None, progress: bool) -> Result:
+def _computed(run: Run, kept: Path | None, progress: bool, *, clip, material, scenes) -> Result:
     _threads(run.setting)
     began = time.perf_counter()
-    clip = opened(run.setting)[0] if material is None else material.clip
+    clip = clip or (opened(run.setting)[0] if material is None else material.clip)
     if any(hasattr(run.settings, name) for name in ("layers", "segments")):
         check_depth(clip)
     if run.entry.reads == "masks":
         scenes = opened_masks(run.setting) if scenes is None else scenes
-        system, arrays, history = _masks(run, clip, scenes, start_of(run, material, scenes), kept, progress)
+        start = start_of(run, clip=clip, scenes=scenes)
+        system, arrays, history = _masks(run, clip, scenes, start, kept, progress)
     else:
         material = gather(run.setting) if material is None else material
-        system, arrays, history = _classes(run, material, start_of(run, material), kept, progress)
+        system, arrays, history = _classes(run, material, start_of(run, material=material), kept, progress)
     held = {id(p) for group in system.parameter_groups() for p in group["params"]}
     tuned = {n: p.detach().cpu() for n, p in system.named_parameters() if id(p) in held}
     if run.entry.fit is not None:
@@ -405,6 +433,9 @@ def tune(
         ValueError: an unknown system, regime or setting, or as `hc_lafter.tuning.training.fit`.
     """
     entry = find(system)
+    empty = [split for split in SPLITS if not (data.splits == split).any()]
+    if empty:
+        raise ValueError(f"data set {data.name!r} has no images in the split {empty[0]!r}: add some.")
     unknown = [name for name in settings if name not in {f.name for f in fields(entry.config)}]
     if unknown:
         names = [f.name for f in fields(entry.config)]
@@ -423,15 +454,18 @@ def tune(
     )  # fmt: skip
     if run.regime == "label-free" and entry.reads == "images":
         run = replace(run, view="strong")
-    given = {"scenes": data} if entry.reads == "masks" else {}
-    material = material_of(setting, clip, data)
-    start = start_of(run, material, **given)
-    result = compute(run, material=material, progress=progress, **given)
+    given: dict[str, Any] = {"clip": clip}
+    given |= {"scenes": data} if entry.reads == "masks" else {"material": material_of(setting, clip, data)}
+    start = start_of(run, **given)
+    result = compute(run, progress=progress, **given)
+    if result.history.diverged:
+        warnings.warn(result.history.diverged, stacklevel=2)
     module = entry.build(start, run.settings, seed)
     module.load_state_dict(result.tensors, strict=False)
-    classes = data.mask_classes if given else data.classes
-    recipe = "templates" if given else ", ".join(str(part) for part in text_classifiers(setting, material).chosen)
-    return Trained(system, run.settings, module.to(device).eval(), clip, classes, start.text, start.seen, recipe)
+    if entry.reads == "masks":
+        return Trained(system, run.settings, module.to(device).eval(), clip, data.mask_classes, start.text, start.seen)
+    recipe = ", ".join(str(part) for part in text_classifiers(setting, given["material"]).chosen)
+    return Trained(system, run.settings, module.to(device).eval(), clip, data.classes, start.text, source=recipe)
 
 
 def _checkpoint(kept: Path | None) -> Path | None:

@@ -18,10 +18,10 @@ from PIL import Image, ImageFilter
 from torch import Tensor, nn
 from torchvision import transforms as tv
 
-from hc_lafter.clip.load import Clip
+from hc_lafter.clip.load import Clip, resized_transform
 from hc_lafter.data.record import Dataset
 from hc_lafter.store import weight_hash
-from hc_lafter.tuning.features import decoded, resized_transform
+from hc_lafter.tuning.features import decoded
 
 ROOM = 2 * 2**30  # bytes that `keep` may fill in each process
 
