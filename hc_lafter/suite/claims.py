@@ -405,8 +405,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--profile", default="default", help="whose results are judged (default: %(default)s)")
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 where claims.json differs")
     options = parser.parse_args(argv)
-    results = Places.find("09-report", options.profile).results.parent
     try:
+        load_profile(options.profile)  # a misspelled one has no results, and would get a ledger without evidence
+        results = Places.find("09-report", options.profile).results.parent
         if options.check:
             lines = changed(results)
             print("\n".join(lines) or f"{results / 'claims.json'} is what its results say.")
