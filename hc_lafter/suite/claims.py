@@ -37,6 +37,7 @@ from scipy.stats import norm
 from hc_lafter.files import write_whole
 from hc_lafter.suite import words
 from hc_lafter.suite.paths import NOTEBOOK, Places
+from hc_lafter.suite.profiles import load_profile
 
 RULES = Path(__file__).with_name("claims.yaml")
 VERDICTS = ("supported", "contradicted", "inconclusive", "not testable here")
