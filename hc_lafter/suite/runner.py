@@ -9,6 +9,7 @@ bytes. `chain` is the face of it.
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -21,6 +22,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from hc_lafter.files import code_hash, file_hash, versions, write_whole
 from hc_lafter.refusals import nearest
@@ -276,9 +279,16 @@ def _run_cells(book: Any, log: Path, timeout: int | None, on_cell: Callable[[str
     try:
         # Not client.execute(), which takes Ctrl-C and SIGTERM for itself. The log holds what no cell shows.
         with log.open("wb") as file, client.setup_kernel(stdout=file, stderr=file):
-            for index, cell in enumerate(book.cells):
-                on_cell(f"cell {index + 1} of {len(book.cells)}")
-                client.execute_cell(cell, index, execution_count=client.code_cells_executed + 1)
+            try:
+                for index, cell in enumerate(book.cells):
+                    on_cell(f"cell {index + 1} of {len(book.cells)}")
+                    client.execute_cell(cell, index, execution_count=client.code_cells_executed + 1)
+            except KeyboardInterrupt:  # nbclient's way out would wait for the answer of a kernel that is busy
+                with contextlib.suppress(psutil.NoSuchProcess):  # gone by itself
+                    kernel = psutil.Process(client.km.provisioner.pid)
+                    for process in (*kernel.children(recursive=True), kernel):
+                        process.kill()
+                raise
         return None
     except CellExecutionError as error:
         name, reason = error.ename, _last_line(error.evalue)

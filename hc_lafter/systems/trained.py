@@ -130,7 +130,13 @@ class Trained:
 
 
 def predict(trained: Trained | str | os.PathLike[str], images: Any, **options: Any) -> pd.DataFrame:
-    """What a trained system, or the file that `save` wrote, says of pictures: `Trained.predict`."""
+    """What a trained system says of images: a DataFrame with a row per image, see `Trained.predict`.
+
+    Args:
+        trained: the system, or the file that `save` wrote.
+        images: a folder, or a list of paths or PIL images.
+        options: of `Trained.predict`.
+    """
     trained = trained if isinstance(trained, Trained) else load(trained)
     return trained.predict(images, **options)
 
