@@ -291,7 +291,7 @@ def test_a_page_fetches_and_runs_nothing(tmp_path):
     head = page.split("</head>")[0]
     assert "Content-Security-Policy" in head and "default-src 'none'" in head.split("<title>")[0]
     (tmp_path / "x.ipynb").write_text("{")
-    with pytest.raises(ValueError, match="no notebook"):
+    with pytest.raises(ValueError, match="not a notebook"):
         report.write(tmp_path / "x.ipynb", tmp_path / "x.html")
     with pytest.raises(FileNotFoundError, match="is missing"):
         report.write(tmp_path / "y.ipynb", tmp_path / "x.html")
