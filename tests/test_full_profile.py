@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -59,6 +60,7 @@ GIVEN = {
     "mask_batch": 5,
 }
 OF_MASKS = ["07-sc-clip-diagnostics"]  # no picture of the emotion set is read there
+BAR = re.compile(r"\d+(/\d+|it)? \[\d\d:\d\d")  # of tqdm
 READER = "09-report"  # nor any other: it reads what the others have left
 # Intervals of CKA take ten batches of four images; only 06, and 04 whose systems it reads, pay for so many.
 MORE = dict.fromkeys(("04-full-training", "06-cka-alignment"), 40)
@@ -107,7 +109,7 @@ def tree(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def out(tree, tmp_path_factory) -> Path:
-    """The results of a run of all notebooks; it ends well and says nothing on stderr."""
+    """The results of a run of all notebooks; it ends well and says nothing on stderr but how far it is."""
     out = tmp_path_factory.mktemp("full")
     given = {**GIVEN, "data": f"emoset:{tree}", "descriptions": sentences(out / "mine.json")}
     for names, more in ((FIRST, {}), ([*MORE, READER], {"n_val": 40, "n_test": 40})):
@@ -116,7 +118,8 @@ def out(tree, tmp_path_factory) -> Path:
         inside = {**os.environ, "HC_LAFTER_CACHE": str(out / "cache")}
         run = subprocess.run(command, cwd=ROOT, env=inside, capture_output=True, text=True, timeout=1800)
         assert run.returncode == 0, run.stdout + run.stderr
-        assert run.stderr == ""
+        said = [line for line in re.split(r"[\r\n]+", run.stderr) if line.strip() and not BAR.search(line)]
+        assert not said, said
         assert [line.split()[1] for line in run.stdout.splitlines() if " ran in " in line] == names
     return out / "results" / "full"
 
@@ -203,7 +206,7 @@ def test_parameters_of_the_tower_in_use_and_of_the_designs(out):
 
 
 def test_without_votes_the_wheel_is_what_training_aims_at(out):
-    assert "distributions to aim at: wheel" in printed(out, "04")
+    assert "training aims at: wheel" in printed(out, "04")
     assert "targets: the wheel's distribution of the label" in printed(out, "08")
     systems = {row["system"] for row in metrics(out, "08")}
     assert {"HybridCascade-LaFTer, wheel, lambda 0.5", "HybridCascade-LaFTer, the wheel, shuffled"} <= systems

@@ -257,7 +257,7 @@ def _client(address: str | None, most: int) -> Iterator[Any]:
         "distributed.nanny.pre-spawn-environ": one,
     })  # fmt: skip
     with (
-        LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,
+        LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as cluster,
         Client(cluster) as client,
     ):
         if gpus > 1:
