@@ -82,8 +82,10 @@ def draw_ledger(records: Sequence[Mapping[str, Any]]) -> Figure:
     topics = {
         topic: [r for r in records if r["source"] == topic] for topic in dict.fromkeys(r["source"] for r in records)
     }
-    figure, (ax,) = plots.panels(1, height=0.19 * (len(records) + 1.25 * len(topics)) + 1.2)
-    wide = figure.get_figwidth() > plots.WIDTHS["single"]
+    said = {r["id"]: textwrap.fill(f"{r['id']}  {r['statement']}", 60) for r in records}
+    wide = plots.is_wide()
+    room = {r["id"]: 1 + 0.6 * said[r["id"]].count("\n") * wide for r in records}  # rows of a claim
+    figure, (ax,) = plots.panels(1, height=0.19 * (sum(room.values()) + 1.25 * len(topics)) + 1.2)
     ax.axvspan(-1, 1, color=plots.NEUTRAL, alpha=0.14, linewidth=0)
     ax.axvline(0, color="black", linewidth=0.8)
     beside, y, ticks = ax.get_yaxis_transform(), 0.0, {}
@@ -91,12 +93,13 @@ def draw_ledger(records: Sequence[Mapping[str, Any]]) -> Figure:
         at = {"x": -0.005, "ha": "right"} if wide else {"x": 0.01, "ha": "left"}
         heading = topic.removeprefix("docs/designs.md, ")
         ax.text(y=y, s=heading, transform=beside, va="center", weight="bold", fontsize=7, **at)
+        before = 1.0
         for record in of_topic:
-            y -= 1
-            statement = textwrap.shorten(record["statement"], 56, placeholder=" …")
-            ticks[y] = f"{record['id']}  {statement}" if wide else record["id"]
+            y -= (before + room[record["id"]]) / 2
+            before = room[record["id"]]
+            ticks[y] = said[record["id"]] if wide else record["id"]
             _draw_claim(ax, y, record)
-        y -= 1.25
+        y -= 1.25 + (before - 1) / 2
     ax.set_yticks(list(ticks), list(ticks.values()), fontsize=7)
     ax.set_ylim(y + 0.6, 0.7)
     ax.set_xlim(-REACH - 0.4, REACH + 0.4)

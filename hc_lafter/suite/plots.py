@@ -117,6 +117,11 @@ def colour(system: str) -> str:
 # --- figures and their parts ---
 
 
+def is_wide() -> bool:
+    """Whether figures are now drawn at double width."""
+    return _width == "double"
+
+
 def panels(
     count: int = 1,
     *,
@@ -211,15 +216,15 @@ def fit(figure: Figure) -> Figure:
         figure.draw_without_rendering()
         if not (sum(_broken(*place) for place in _places(figure)) + sum(_thinned(ax) for ax in axes)):
             break
-    for ax in axes:
-        numbers = [text for text in ax.texts if text.get_gid() == "cell"]
-        if numbers:
-            (x0, y0), (x1, y1) = ax.transData.transform([(0, 0), (1, 1)])
-            boxes = [text.get_window_extent() for text in numbers]
-            room = min(0.9 * abs(x1 - x0) / max(b.width for b in boxes), abs(y1 - y0) / max(b.height for b in boxes))
-            size = numbers[0].get_fontsize() * min(1, room)
-            for text in numbers:
-                text.set(fontsize=size, visible=size >= LEAST_CELL)
+    cells = {ax: [text for text in ax.texts if text.get_gid() == "cell"] for ax in axes}
+    cells, room = {ax: numbers for ax, numbers in cells.items() if numbers}, 1.0
+    for ax, numbers in cells.items():  # one size for all maps of a figure
+        (x0, y0), (x1, y1) = ax.transData.transform([(0, 0), (1, 1)])
+        boxes = [text.get_window_extent() for text in numbers]
+        room = min(room, 0.8 * abs(x1 - x0) / max(b.width for b in boxes), abs(y1 - y0) / max(b.height for b in boxes))
+    for text in (text for numbers in cells.values() for text in numbers):
+        size = text.get_fontsize() * room
+        text.set(fontsize=size, visible=size >= LEAST_CELL)
     return figure
 
 
