@@ -267,7 +267,9 @@ def _broken(text: Text, room: float, taken: float) -> bool:
         return False
     longest = max(len(line) for line in words.split("\n"))
     width = max(6, int(0.97 * longest * room / taken))
-    text.set_text("\n".join(textwrap.fill(line, width) for line in words.split("\n")))
+    if max(map(len, words.split())) > width:  # a word is not broken, it is written smaller
+        text.set_fontsize(max(5.0, text.get_fontsize() * room / taken))
+    text.set_text("\n".join(textwrap.fill(line, width, break_long_words=False) for line in words.split("\n")))
     return text.get_text() != words
 
 
@@ -371,9 +373,10 @@ def bars(
     """
     shades = table["colour"] if "colour" in table else map(colour, table["system"])
     _rows(ax, table.assign(colour=list(shades)), range(len(table) - 1, -1, -1), unit, numbers, {})
-    for name, x in (levels or {}).items():
+    for i, (name, x) in enumerate((levels or {}).items()):
         ax.axvline(x, color=NEUTRAL, linestyle=BROKEN, linewidth=1, zorder=0)
-        ax.annotate(name, (x, len(table) - 0.4), color="#555555", fontsize=NOTE, ha="center", va="bottom")
+        beside = {"ha": "left" if i else "center", "va": "bottom"}  # a second name keeps clear of the first
+        ax.annotate(name, (x, len(table) - 0.4), color="#555555", fontsize=NOTE, **beside)
     return ax
 
 
