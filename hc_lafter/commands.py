@@ -39,13 +39,14 @@ def doctor() -> argparse.ArgumentParser:
 
 def runs() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("hc-lafter runs", description="Compute a profile's runs without a notebook.")
-    parser.add_argument("--profile", default="default", metavar="P", help="default, smoke, full")
+    parser.add_argument("--profile", default="default", metavar="P", help="default, smoke, reference, full")
     parser.add_argument(
         "--param", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="fields of the profile"
     )
     parser.add_argument("--only", nargs="+", metavar="NN", help="the runs of these notebooks alone")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster; 'none' computes in this process")
     parser.add_argument("--list", action="store_true", help="print what is there and what is missing; compute nothing")
+    parser.add_argument("--commit", action="store_true", help="leave logits and histories in results/P/runs, for git")
     return parser
 
 

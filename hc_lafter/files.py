@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import io
+import json
 import os
 import platform
 import re
@@ -46,6 +47,42 @@ def code_hash(package: Path, parts: Iterable[str] = ROOMS) -> str:
     return digest.hexdigest()
 
 
+@cache
+def code_behind(*modules: str) -> str:
+    """Hex sha256 of what some modules of this package compute with: their code, and that of all they import.
+
+    The package's data files of `ROOMS` count as well. Two modules are not walked through, since they know everything:
+    of the systems a run needs its own, and data are known by their content (`Dataset.fingerprint`). So another system,
+    another reader of data or a better docstring makes no result stale.
+
+    Args:
+        modules: full names, such as ``hc_lafter.tuning.runs``.
+    """
+    package = Path(__file__).parent
+    found, ahead = {}, list(modules)
+    while ahead:
+        name = ahead.pop()
+        path = package.parent / Path(*name.split("."))
+        path = next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
+        if path is None or name in found:
+            continue  # a name that is imported from a module
+        source = path.read_text(encoding="utf-8")
+        found[name] = bare_code(source)
+        if name in ("hc_lafter", "hc_lafter.systems", "hc_lafter.data"):
+            continue
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                ahead += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                base = ".".join([*name.split(".")[: -node.level], node.module or ""]) if node.level else node.module
+                ahead += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode())
+    inside = [p for part in ROOMS for p in (package / part, *(package / part).rglob("*"))]
+    for path in sorted({p for p in inside if p.is_file() and p.suffix not in (".py", ".pyc")}):
+        digest.update(f"{path.relative_to(package).as_posix()} {file_hash(path)}\n".encode())
+    return digest.hexdigest()
+
+
 def bare_code(source: str) -> str:
     """Python without docstrings, comments and blank lines; the same text in every version of Python."""
     lines = source.splitlines()
@@ -64,6 +101,15 @@ def bare_code(source: str) -> str:
         kept = lines[first - 1][:left], "" if right is None else lines[last - 1][right:]
         lines[first - 1 : last] = ["".join(kept), *[""] * (last - first)]
     return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+COMPUTING = ("accelerate", "numpy", "open_clip_torch", "opencv-python-headless", "pillow", "scikit-learn", "scipy")
+COMPUTING += ("torch", "torchvision")
+
+
+def computing_versions() -> dict[str, str]:
+    """The versions of the libraries that numbers come from: a plotting library makes no result stale."""
+    return {name: metadata.version(name) for name in COMPUTING}
 
 
 @cache

@@ -20,10 +20,12 @@ from hc_lafter.analysis.metrics import softmax64
 from hc_lafter.data.emotion.wheels import MIKELS
 from hc_lafter.files import write_whole
 from hc_lafter.suite.profiles import parse_overrides
+from hc_lafter.suite.reference import adopt, write
 from hc_lafter.suite.study import Study
 from hc_lafter.systems import System, find, registry
 from hc_lafter.systems.hybrid_cascade import HybridCascadeConfig
 from hc_lafter.systems.nga import KINDS
+from hc_lafter.tuning.convergence import Convergence
 from hc_lafter.tuning.material import Material, opened
 from hc_lafter.tuning.runs import Result, Run, get, missing, settings_for
 
@@ -57,11 +59,45 @@ def row(study: Study, name: str, regime: str, config: Any = None, **changes: Any
         sizes |= {"epochs": p.mask_epochs, "batch_size": p.mask_batch}
     else:
         sizes = {"n_train": p.n_tune, "n_val": p.n_select, "epochs": p.epochs, "batch_size": p.tune_batch}
+    sizes["until"] = until(study, entry)
     if regime == "no training":
         sizes |= {"n_train": 0, "n_val": 0, "epochs": 0, "batch_size": 0}
     view = "strong" if regime == "label-free" and entry.reads == "images" else "plain"
     run = Run(name, regime, 0, study.setting, config, **{**sizes, "view": view, **changes})
     return [replace(run, seed=seed) for seed in study.seeds]
+
+
+def until(study: Study, entry: System) -> Convergence | None:
+    """How the profile trains a system to convergence; None: it does not, and judges no trained system."""
+    p = study.profile
+    steps = p.mask_steps if entry.reads == "masks" else p.steps
+    if steps is None:
+        return None
+    more = {"decay": "poly"} if entry.reads == "masks" else {}  # the schedule of segmentation papers
+    return Convergence(steps, tuple(p.rates or ()), p.doublings, seed=study.seed + 10_000, **more)
+
+
+def curve(study: Study) -> dict[tuple[str, str, int], list[Run]]:
+    """Accuracy against labels: (system, regime, training images) -> runs; without labels, or images, it is 0.
+
+    Systems on cached features stand at each of the profile's ``label_counts`` and at all images; those whose tower runs
+    at each step at the second and the last of these counts, with half of the seeds; label-free ones have 2,000 images.
+    """
+    p, dataset = study.profile, opened(study.setting)[1]
+    here = int((dataset.splits == "train").sum())
+    counts = [n * len(dataset.classes) for n in p.label_counts or ()]
+    found = {}
+    for name, entry in registry().items():
+        for regime in entry.regimes if entry.reads != "masks" and counts else ():
+            cached = entry.reads == "taps"
+            if regime == "supervised":
+                sizes = sorted({*counts, here}) if cached else sorted({counts[min(1, len(counts) - 1)], counts[-1]})
+            else:
+                sizes = [0 if regime == "no training" else min(2000, here)]
+            for n in (n for n in sizes if n <= here):
+                runs = row(study, name, regime, n_train=n)
+                found[name, regime, n] = runs if cached else runs[: max(2, len(runs) // 2)]
+    return found
 
 
 def benchmark(study: Study) -> dict[tuple[str, str], list[Run]]:
@@ -113,6 +149,7 @@ def token_sweep(study: Study) -> Rows:
     """08's sweeps that tune a tower: prompt tokens, views, teacher; few images, three epochs."""
     p, entry = study.profile, find("LaFTer")
     few = {"n_train": p.n_sweep, "n_val": max(1, p.n_sweep // 2), "n_test": 3 * p.n_sweep, "epochs": 3}
+    few["until"] = None  # a sweep shows a tendency; it judges nothing
 
     def of(regime: str, view: str, tokens: int = p.prompt_tokens, **changes: Any) -> list[Run]:
         config = settings_of(study, entry, tokens=tokens)
@@ -236,7 +273,7 @@ def alignment(study: Study) -> dict[tuple[int, float], list[Run]]:
 
 NOTEBOOKS: dict[str, Callable[[Study], list[Run]]] = {
     "02-nga-weights": lambda study: _flat(*nga(study).values()),
-    "04-full-training": lambda study: _flat(benchmark(study)),
+    "04-full-training": lambda study: _flat(benchmark(study), curve(study)),
     "05-cascade-vs-hybrid": lambda study: _flat(mask_systems(study), whole_images(study)),
     "06-cka-alignment": lambda study: _flat(alignment(study)),
     "08-ablations": lambda study: _flat(*ablations(study).values(), labels(study), token_sweep(study)),
@@ -260,6 +297,8 @@ def compute(profile: str, overrides: Mapping[str, Any], notebooks: Sequence[str]
         except ValueError as error:
             print(f"{name}: {error}")
     try:
+        for folder in {Study(name, profile, overrides).committed for name in notebooks if name in NOTEBOOKS}:
+            adopt(asked, folder)
         get(asked, progress=progress)
     except ValueError as error:
         print(error)
@@ -288,6 +327,8 @@ def _main(given: argparse.Namespace) -> int:
     plan = {name: NOTEBOOKS[name](Study(name, given.profile, overrides)) for name in names}
     table = pd.DataFrame([{"notebook": name, "run": run} for name, runs in plan.items() for run in runs])
     table = table.drop_duplicates("run")
+    committed = Study(next(iter(names)), given.profile, overrides).committed
+    adopted = adopt(list(table["run"]), committed)
     lacking = set(missing(list(table["run"])))
     if given.list:
         table["there"] = ["no" if run in lacking else "yes" for run in table["run"]]
@@ -297,8 +338,10 @@ def _main(given: argparse.Namespace) -> int:
             f"{len(table) - len(lacking)} of {len(table)} runs are there; the rest takes about {hours:.1f} core hours."
         )
         return 0
-    get(list(table["run"]), scheduler=given.scheduler)
-    print(f"{len(table)} runs are there, {len(lacking)} of them computed now.")
+    found = get(list(table["run"]), scheduler=given.scheduler)
+    print(f"{len(table)} runs are there, {adopted} of them read from the repository, {len(lacking)} computed now.")
+    if given.commit:
+        print(f"{len(write(found, committed))} files are in {committed}.")
     return 0
 
 

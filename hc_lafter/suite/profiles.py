@@ -66,6 +66,18 @@ class Profile(BaseModel):
     tune_batch: Size = Field(description="the number of images per step of tuning")
     prompt_tokens: Size = Field(description="the number of prompt tokens at the input, or per segment")
     rate: Positive = Field(description="a factor, above 0, on the designs' learning rates of 1e-4 and 1e-5")
+    steps: Size | None = Field(
+        None,
+        description="the number of steps after which convergence is asked for, or none: 'epochs' epochs, no question",
+    )
+    mask_steps: Size | None = Field(None, description="the same of training on masks")
+    rates: Grid | None = Field(
+        None, description="learning rates of which validation chooses one for each system, or none for the designs' own"
+    )
+    doublings: int = Field(0, ge=0, description="how often a run that has not converged goes on with twice the steps")
+    label_counts: Counts | None = Field(
+        None, description="labels per class at which accuracy is measured, e.g. 4,16,64, or none for no such curve"
+    )
     sigmas: Grid = Field(description="the widths of NGA that are swept, in layers, e.g. 0.5,1,2")
     lambdas: Amounts = Field(description="the distribution's shares in the dual-task loss that are swept, e.g. 0,0.8")
     token_grid: Counts = Field(description="the numbers of prompt tokens that are swept, e.g. 4,16,50")
@@ -96,7 +108,7 @@ def load_profile(name: str = "default", overrides: Mapping[str, Any] | None = No
     """A profile with other values for some of its fields.
 
     Args:
-        name: ``smoke``, ``default`` or ``full``.
+        name: ``smoke``, ``default``, ``reference`` or ``full``.
         overrides: field -> value; None means "as the profile says".
         strict: values have the fields' own types; False reads them from text, too: ``3``, ``5,6,12``.
 

@@ -38,7 +38,7 @@ class Study:
 
     Args:
         notebook: the notebook's name, e.g. ``01-feature-tapping``.
-        profile: ``smoke``, ``default`` or ``full``.
+        profile: ``smoke``, ``default``, ``reference`` or ``full``.
         overrides: fields of `Profile` given again, by name.
 
     Attributes:
@@ -85,6 +85,11 @@ class Study:
         same = {f.name: p[f.name] for f in dataclasses.fields(Setting) if f.name in p}
         same |= {"seeds": tuple(self.seeds), "text_noise": tuple(p["text_noise"])}
         return Setting(**same | {"precision": self.precision, "device": str(self.device), "cache": self.cache})
+
+    @property
+    def committed(self) -> Path:
+        """Where the profile's long runs are committed, see `hc_lafter.suite.reference`."""
+        return self._places.root / "results" / self.name / "runs"
 
     def autocast(self) -> torch.autocast:
         """The context in which a tower runs in this study's precision (nothing changes under fp32)."""

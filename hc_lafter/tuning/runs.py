@@ -15,10 +15,10 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,14 @@ from hc_lafter.clip.vit import check_tower
 from hc_lafter.data.masks.names import BACKGROUND
 from hc_lafter.data.masks.sets import mask_split, names_of, templates_of
 from hc_lafter.data.record import SPLITS, Dataset
-from hc_lafter.files import bare_code, file_hash, own_code, versions
+from hc_lafter.files import bare_code, code_behind, computing_versions, file_hash
 from hc_lafter.refusals import nearest
 from hc_lafter.systems import find
 from hc_lafter.systems.base import Start, System
 from hc_lafter.systems.regimes import regime_terms
 from hc_lafter.systems.trained import Trained
 from hc_lafter.tuning import masks
+from hc_lafter.tuning.convergence import Convergence, at_rate, best_score, converged
 from hc_lafter.tuning.material import Material, check_depth, gather, material_of, opened, opened_masks, pseudo_labels
 from hc_lafter.tuning.setting import Setting
 from hc_lafter.tuning.texts import classifier_for, text_classifiers, train_of_seed
@@ -68,6 +69,8 @@ class Run:
         classifier: where the text classifier comes from, see `hc_lafter.tuning.texts.classifier_for`.
         target: the distribution to aim at, see `Material.targets`. lam: its share; 0 is plain cross-entropy.
         moving_teacher: the label-free teacher is the system's own tower, where it has one, as it is at each step.
+        until: how it is trained to convergence; None: for ``epochs`` epochs at the configuration's own rate. Logits of
+            such a run are kept in half precision.
         n_watched: test images on which accuracy is measured after each epoch, too, as ``test accuracy``: for showing
             what choosing on the test split would have reported. It chooses nothing.
     """
@@ -88,6 +91,7 @@ class Run:
     lam: float = 0.8
     moving_teacher: bool = True
     n_watched: int = 0
+    until: Convergence | None = None
 
     @property
     def entry(self) -> System:
@@ -109,24 +113,47 @@ class Run:
         clip = opened(self.setting)[0]
         value = asdict(replace(self, config=None)) | {"config": repr(self.settings)}
         value["setting"] = {k: v for k, v in value["setting"].items() if k not in ("cache", "workers")}
-        value |= {"weights": clip.weight_hash, "activation": clip.activation, "code": own_code()}
+        module = inspect.getmodule(self.entry.build)
+        code = code_behind("hc_lafter.tuning.runs", "hc_lafter.data.decode", module.__name__)
+        value |= {"weights": clip.weight_hash, "activation": clip.activation, "code": code}
         value |= {"transform": clip.transform_id, "model": json.dumps(dict(clip.config), sort_keys=True, default=str)}
         sentences = self.setting.descriptions
         value["sentences"] = file_hash(Path(sentences)) if sentences and Path(sentences).is_file() else sentences
         value["data"] = _fingerprint(self.setting, self.entry.reads == "masks")
-        source = bare_code(inspect.getsource(inspect.getmodule(self.entry.build)))  # of another package, perhaps
+        source = bare_code(inspect.getsource(module))  # of another package, perhaps
         value["module"] = hashlib.sha256(source.encode()).hexdigest()
-        return hashlib.sha256(json.dumps([value, versions()], sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([value, computing_versions()], sort_keys=True).encode()).hexdigest()
 
     @property
     def cost(self) -> float:
         """A rough number of seconds on one core, for the order of work."""
+        trained, judged = self.epochs * self.n_train, self.epochs * self.n_val
+        if self.until is not None:
+            trained, judged = self.until.steps * self.batch_size, self.until.checks * self.n_val
         if self.entry.reads == "taps":
-            return 0.5 + 2e-5 * self.n_train * self.epochs
-        return 5 + 0.01 * self.epochs * (2 * self.n_train + self.n_val)
+            return 0.5 + 2e-5 * trained
+        return 5 + 0.01 * (2 * trained + judged)
 
     def __str__(self) -> str:
         return f"{self.system}, {self.regime}, {self.n_train} images, seed {self.seed}"
+
+    @property
+    def trials(self) -> list[Run]:
+        """The runs whose validation chooses this one's rate: the same ones for every seed. They read no test image."""
+        if self.until is None or len(self.until.rates) < 2 or self.entry.fit is not None or not self.trained:
+            return []
+        if at_rate(self.settings, 1.0) == self.settings:
+            return []  # without a rate
+        only = {"doublings": 0, "seed": self.until.seed}
+        return [
+            replace(self, seed=self.until.seed, n_test=0, n_watched=0, until=replace(self.until, rates=(rate,), **only))
+            for rate in self.until.rates
+        ]
+
+    @property
+    def trained(self) -> bool:
+        """Whether the fit loop trains it."""
+        return self.regime != "no training" and self.entry.fit is None
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +168,10 @@ class Result:
         history: of training; empty where nothing is trained.
         tensors: the tuned parameters.
         seconds: wall time.
+        rate: the learning rate that validation chose; None where there was no choice.
+        steps: that were taken; 0 where nothing is trained.
+        converged: whether more steps would not have helped, see `hc_lafter.tuning.convergence.converged`; None where
+            nothing is trained, or not until then.
     """
 
     run: Run
@@ -148,6 +179,17 @@ class Result:
     history: History
     tensors: dict[str, Tensor] = field(repr=False)
     seconds: float
+    rate: float | None = None
+    converged: bool | None = None
+
+    @property
+    def steps(self) -> int:
+        return len(self.history.steps)
+
+    @property
+    def settings(self) -> Any:
+        """The configuration, at the rate that was chosen."""
+        return self.run.settings if self.rate is None else at_rate(self.run.settings, self.rate)
 
     @property
     def test(self) -> np.ndarray:
@@ -160,7 +202,9 @@ class Result:
     def module(self) -> nn.Module:
         """The tuned system, in eval mode on the setting's device."""
         run = self.run
-        module = run.entry.build(start_of(run), run.settings, run.seed)
+        if run.trained and not self.tensors:
+            raise ValueError(f"{run}: only its logits were committed; delete {_path(run)}, and it is trained again.")
+        module = run.entry.build(start_of(run), self.settings, run.seed)
         module.load_state_dict(self.tensors, strict=False)
         return module.to(run.setting.device).eval()
 
@@ -201,7 +245,8 @@ def _read(run: Run, path: Path) -> Result:
     tensors, kept = store.read(path)
     arrays = {k.removeprefix("array."): v.numpy() for k, v in tensors.items() if k.startswith("array.")}
     tuned = {k.removeprefix("tuned."): v for k, v in tensors.items() if k.startswith("tuned.")}
-    return Result(run, arrays, History(**kept["history"]), tuned, kept["seconds"])
+    chosen = {name: kept.get(name) for name in ("rate", "converged")}
+    return Result(run, _single(arrays), History(**kept["history"]), tuned, kept["seconds"], **chosen)
 
 
 # --- who computes ---
@@ -290,6 +335,8 @@ def _spread(client: Any, runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:
     # what fails here fails again, and by name, in the runs that need it
     wait([client.submit(_gathered, setting, pure=False) for setting in settings])
     wait([client.submit(train_of_seed, *one, pure=False) for one in shared])
+    trials = dict.fromkeys(trial for run in runs for trial in run.trials)
+    wait([client.submit(_kept, trial, trial.key, key=f"run-{trial.key}") for trial in trials])
     of = {client.submit(_kept, run, run.key, key=f"run-{run.key}"): run for run in runs}
     for future in as_completed(of):
         error = future.exception()
@@ -376,24 +423,66 @@ def _computed(run: Run, kept: Path | None, progress: bool, *, clip, material, sc
     clip = clip or (opened(run.setting)[0] if material is None else material.clip)
     if any(hasattr(run.settings, name) for name in ("layers", "segments")):
         check_depth(clip)
+    rate = _chosen_rate(run, progress, given={"clip": clip, "material": material, "scenes": scenes})
+    done = run if rate is None else replace(run, config=at_rate(run.settings, rate))
     if run.entry.reads == "masks":
         scenes = opened_masks(run.setting) if scenes is None else scenes
         start = start_of(run, clip=clip, scenes=scenes)
-        system, arrays, history = _masks(run, clip, scenes, start, kept, progress)
+        make = partial(_masks, clip=clip, scenes=scenes, start=start)
     else:
         material = gather(run.setting) if material is None else material
-        system, arrays, history = _classes(run, material, start_of(run, material=material), kept, progress)
+        make = partial(_classes, material=material, start=start_of(run, material=material))
+    attempts, enough = [done], None
+    if run.until is not None and run.trained:
+        attempts = [replace(done, until=run.until.attempt(number)) for number in range(1 + run.until.doublings)]
+    checkpoints = [] if kept is None else [_checkpoint(kept, number) for number in range(len(attempts))]
+    for number, attempt in enumerate(attempts):
+        system, arrays, history = make(attempt, checkpoint=checkpoints[number] if kept else None, progress=progress)
+        if attempt.until is not None and run.trained:
+            enough = not history.diverged and converged(
+                history.start[_select(run)], [row[_select(run)] for row in history.epochs],
+                None if run.entry.reads == "masks" else run.n_val,
+            )  # fmt: skip
+            if enough or history.diverged:
+                break
     held = {id(p) for group in system.parameter_groups() for p in group["params"]}
     tuned = {n: p.detach().cpu() for n, p in system.named_parameters() if id(p) in held}
     if run.entry.fit is not None:
         tuned = {n: b.detach().cpu() for n, b in system.named_buffers() if not n.startswith("visual.")}
-    result = Result(run, arrays, history, tuned, time.perf_counter() - began)
+    if run.until is not None:
+        arrays = {k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in arrays.items()}
+    result = Result(run, _single(arrays), history, tuned, time.perf_counter() - began, rate, enough)
     if kept is not None:
         tensors = {f"array.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
         tensors |= {f"tuned.{k}": v for k, v in tuned.items()}
-        store.write(kept, tensors, run=repr(run), history=vars(history), seconds=result.seconds)
-        _checkpoint(kept).unlink(missing_ok=True)
+        chosen = {"rate": rate, "converged": enough}
+        store.write(kept, tensors, run=repr(run), history=vars(history), seconds=result.seconds, **chosen)
+        for checkpoint in checkpoints:
+            checkpoint.unlink(missing_ok=True)
     return result
+
+
+def _single(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What is kept in half precision, in single."""
+    return {name: v.astype(np.float32) if v.dtype == np.float16 else v for name, v in arrays.items()}
+
+
+def _chosen_rate(run: Run, progress: bool, given: Mapping[str, Any]) -> float | None:
+    """The rate of the trial with the highest validation score, the first of equals."""
+    if run.until is None or not run.trained:
+        return None
+    scores = {}
+    for trial in run.trials:
+        found = compute(trial, progress=progress, **given)
+        scores[trial.until.rates[0]] = -1.0 if found.history.diverged else best_score(found.history, _select(run))
+    if scores:
+        return max(scores, key=scores.get)
+    return run.until.rates[0] if len(run.until.rates) == 1 else None
+
+
+def _select(run: Run) -> str:
+    """The validation metric that chooses."""
+    return "seen" if run.entry.reads == "masks" else "accuracy"
 
 
 def tune(
@@ -468,17 +557,19 @@ def tune(
     return Trained(system, run.settings, module.to(device).eval(), clip, data.classes, start.text, source=recipe)
 
 
-def _checkpoint(kept: Path | None) -> Path | None:
-    return None if kept is None else kept.with_suffix(".checkpoint")
+def _checkpoint(kept: Path, number: int = 0) -> Path:
+    """Of an attempt. The earlier ones stay until the run is done: a run that was killed in a later one needs them."""
+    return kept.with_suffix(f".{number}.checkpoint" if number else ".checkpoint")
 
 
 def _classes(
-    run: Run, material: Material, start: Start, kept: Path | None, progress: bool
+    run: Run, material: Material, start: Start, checkpoint: Path | None, progress: bool
 ) -> tuple[nn.Module, dict[str, np.ndarray], History]:
     setting, layers = run.setting, run.layers
     images = material.draw(run.n_train, run.seed) if run.n_train else np.array([], dtype=int)
     chosen = material.draw(run.n_val, 0, "val") if run.n_val else material.part["val"]
     test = material.part["test"] if run.n_test is None else material.draw(run.n_test, setting.seed, "test")
+    judged = {split: at for split, at in (("val", chosen), ("test", test)) if len(at)}  # a trial reads no test image
     history = History()
     if run.entry.fit is not None:
         pairs = ((material.taps(layers, at), material.labels[at]) for at in (images, chosen))
@@ -486,14 +577,12 @@ def _classes(
     else:
         system = run.entry.build(start, run.settings, run.seed)
     arrays = {}
-    trained = run.entry.fit is None and run.regime != "no training"
-    if trained and layers is not None:
-        arrays = {f"{split} before": material.logits(system, at, layers).numpy() for split, at in
-                  (("val", chosen), ("test", test))}  # fmt: skip
-    if trained:
-        history = _fit_classes(run, material, system, start, images, chosen, kept, progress)
-    arrays |= {split: material.logits(system, at, layers).numpy() for split, at in (("val", chosen), ("test", test))}
-    if trained and layers is not None:
+    if run.trained and layers is not None:
+        arrays = {f"{split} before": material.logits(system, at, layers).numpy() for split, at in judged.items()}
+    if run.trained:
+        history = _fit_classes(run, material, system, start, images, chosen, checkpoint, progress)
+    arrays |= {split: material.logits(system, at, layers).numpy() for split, at in judged.items()}
+    if run.trained and layers is not None:
         arrays["train"] = material.logits(system, images, layers).numpy()
     return system, arrays, history
 
@@ -505,7 +594,7 @@ def _fit_classes(
     start: Start,
     images: np.ndarray,
     chosen: np.ndarray,
-    kept: Path | None,
+    checkpoint: Path | None,
     progress: bool,
 ) -> History:
     terms = regime_terms(run.regime, system, lam=run.lam, moving_teacher=run.moving_teacher)
@@ -534,18 +623,27 @@ def _fit_classes(
         found = {"accuracy": accuracy(module, chosen)}
         return found if watched is None else found | {"test accuracy": accuracy(module, watched)}
 
-    return _fit(run, system, data, terms, system.schedule(run.epochs), validate, "accuracy", kept, progress)
+    return _fit(run, system, data, terms, system.schedule(_epochs(run)), validate, checkpoint, progress)
 
 
-def _fit(run, system, data, terms, phases, validate, select, kept, progress, train_mode: bool = False) -> History:
-    setting = run.setting
+def _epochs(run: Run) -> int:
+    """Stretches of training that end in a validation."""
+    return run.epochs if run.until is None else run.until.checks
+
+
+def _fit(run, system, data, terms, phases, validate, checkpoint, progress, train_mode: bool = False) -> History:
+    setting, until = run.setting, run.until
+    given = {} if until is None else {
+        "warmup": until.warmup, "decay": until.decay, "from_start": True, "stretch": until.stretch,
+    }  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a divergence stands in the history, and whoever reads it says so
         return fit(
             system, data, terms, phases,
-            batch_size=run.batch_size, seed=run.seed, validate=validate, select=select, precision=setting.precision,
+            batch_size=min(run.batch_size, len(data)), seed=run.seed, validate=validate, select=_select(run), **given,
+            precision=setting.precision,
             device=setting.device, workers=0 if run.layers is not None else setting.workers,
-            checkpoint=_checkpoint(kept), progress=progress, name=str(run), train_mode=train_mode,
+            checkpoint=checkpoint, progress=progress, name=str(run), train_mode=train_mode,
         )  # fmt: skip
 
 
@@ -560,7 +658,7 @@ def _unseen(run: Run, scenes: Dataset) -> tuple[str, ...]:
 
 
 def _masks(
-    run: Run, clip: Clip, scenes: Dataset, start: Start, kept: Path | None, progress: bool
+    run: Run, clip: Clip, scenes: Dataset, start: Start, checkpoint: Path | None, progress: bool
 ) -> tuple[nn.Module, dict[str, np.ndarray], History]:
     setting = run.setting
     system = run.entry.build(start, run.settings, run.seed).to(setting.device)
@@ -569,7 +667,7 @@ def _masks(
     short = side if protocol is None else 3 * side // 2
     judge, exam = (
         masks.MaskViews(scenes.subset(masks.draw(scenes, split, n, 0)), clip, short=short)
-        for split, n in (("val", run.n_val), ("test", run.n_test or len(scenes)))
+        for split, n in (("val", run.n_val), ("test", len(scenes) if run.n_test is None else run.n_test))
     )
 
     def score(module: nn.Module, views: masks.MaskViews) -> Any:
@@ -587,10 +685,12 @@ def _masks(
     history = History()
     if run.regime != "no training":
         how = {"transductive": True} if run.regime == "transductive" else {}
-        phases = system.schedule(run.epochs, **how)
+        phases = system.schedule(_epochs(run), **how)
         at = masks.draw(scenes, "train", run.n_train, run.seed)
         data = masks.MaskViews(scenes.subset(at), clip, size=(side, side))
         terms = regime_terms(run.regime, system)
         # who trains without labels of the unseen classes has none to choose an epoch with either
-        history = _fit(run, system, data, terms, phases, validate, "seen", kept, progress, train_mode=True)
+        history = _fit(run, system, data, terms, phases, validate, checkpoint, progress, train_mode=True)
+    if not len(exam):  # a trial reads no test image
+        return system, {}, history
     return system, {"counts": np.asarray(score(system.eval(), exam).counts)}, history

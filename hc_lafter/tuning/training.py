@@ -33,6 +33,11 @@ from hc_lafter.tuning.batches import Batches, Rows, order, read, seed_step
 
 RISE = 10.0  # a loss this many times the reference has diverged
 LEAST = 0.3  # nats; a smaller reference counts as this: below 3 nats, a guess among 20 classes, nothing has diverged
+DECAYS: dict[str, Callable[[float], float]] = {  # of the share of the steps that is done
+    "constant": lambda done: 1.0,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+    "poly": lambda done: (1 - done) ** 0.9,
+}
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's, of a parameter
 
 __all__ = ["History", "Phase", "Rows", "fit", "load_checkpoint"]
@@ -48,6 +53,7 @@ class History:
         best_epoch: the epoch whose parameters the module has in the end; 0: those that it came with.
         diverged: None, or a sentence that says where, and what to do.
         seconds: wall time per epoch, validation included. It never repeats, so it takes no part in a comparison.
+        start: the validation's metrics before the first step, where these were asked for.
     """
 
     steps: list[dict[str, Any]] = field(default_factory=list)
@@ -55,6 +61,7 @@ class History:
     best_epoch: int = 0
     diverged: str | None = None
     seconds: list[float] = field(default_factory=list, compare=False)
+    start: dict[str, float] = field(default_factory=dict)
 
 
 def fit(
@@ -75,6 +82,10 @@ def fit(
     progress: bool = True,
     name: str = "",
     train_mode: bool = False,
+    warmup: float = 0.0,
+    decay: str = "constant",
+    from_start: bool = False,
+    stretch: int | None = None,
 ) -> History:
     """Train a module through its phases and leave it with the best epoch's parameters, on the device, in eval mode.
 
@@ -110,6 +121,12 @@ def fit(
             compute is not known to it: give another path where you change them. The frozen parameters are not in it.
         progress: show a bar, with the loss and the selected metric.
         name: what bar and messages call the run.
+        warmup: share of all steps over which every rate rises in a line.
+        decay: of the rates after that: ``constant``; ``cosine`` to zero; ``poly``, linear to zero to the power of 0.9,
+            as segmentation papers have it.
+        from_start: validate before the first step, too; the module that came in may then be the best.
+        stretch: steps that stand for an epoch of the phases, after which is validated; the data are read over and over
+            in their own epochs. None: an epoch is one pass through the data.
         train_mode: keep the module in training mode between validations (dropout). Buffers are not kept in checkpoints.
 
     Raises:
@@ -120,6 +137,8 @@ def fit(
     """
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"precision {precision!r} is unknown: choose one of fp32, bf16.")
+    if decay not in DECAYS:
+        raise ValueError(f"decay {decay!r} is unknown: choose one of {', '.join(DECAYS)}.")
     epochs = sum(phase.epochs for phase in phases)
     if min(batch_size, len(data), epochs) < 1:
         raise ValueError(
@@ -129,11 +148,12 @@ def fit(
     process, processes = accelerator.process_index, accelerator.num_processes
     device = accelerator.device if processes > 1 else torch.device(device)
     module.to(device).train(train_mode)
-    run = _Run(module, tuple(phases), len(data), batch_size, name or "the training")
+    run = _Run(module, tuple(phases), len(data), batch_size, name or "the training", warmup, decay, stretch)
     definition = {}
     if checkpoint is not None or processes > 1:
         chosen = {"select": select if validate is not None else None, "data": getattr(data, "fingerprint", "")}
         definition = run.definition() | chosen | {"seed": seed, "precision": precision}
+        definition |= {"warmup": warmup, "decay": decay, "from_start": from_start, "stretch": stretch}
     if checkpoint is not None and (found := load_checkpoint(checkpoint, definition)):
         run.restore(*found)
     if len(set(gather_object([f"{definition} {run.step}"]))) > 1:
@@ -141,12 +161,12 @@ def fit(
             "the processes do not start alike: build the module from the same seed in each of them, and keep the "
             "checkpoint where all of them read it."
         )
+    passes = math.ceil(run.total / run.per_pass)
+    place = {"process": process, "processes": processes}
     loader = DataLoader(
         Batches(data),
         batch_size=None,
-        sampler=order(
-            run.size, batch_size, len(run.schedule), seed=seed, start=run.step, process=process, processes=processes
-        ),
+        sampler=order(run.size, batch_size, passes, seed=seed, start=run.step, **place),
         num_workers=workers,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # without one the loader draws from the global stream
@@ -157,6 +177,9 @@ def fit(
     bar = tqdm(total=run.total, initial=run.step, desc=name or "fit", unit="step", disable=hidden)
     with bar, run.gradients_as_before(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         objective = accelerator.prepare(_Objective(module, terms))
+        if from_start and validate is not None and not run.step:
+            with autocast():
+                run.history.start = _metrics(module, validate, select)
         while not run.ended:
             seed_step(device, seed, run.step, process)
             batch = send_to_device(next(batches), device, non_blocking=True)
@@ -223,14 +246,27 @@ class _Objective(nn.Module):
 class _Run:
     """A run under way: what it trains, how far it is, what it has measured and what it will leave behind."""
 
-    def __init__(self, module: nn.Module, phases: tuple[Phase, ...], size: int, batch_size: int, name: str):
+    def __init__(
+        self,
+        module: nn.Module,
+        phases: tuple[Phase, ...],
+        size: int,
+        batch_size: int,
+        name: str,
+        warmup: float = 0.0,
+        decay: str = "constant",
+        stretch: int | None = None,
+    ):
         self.module, self.phases, self.size, self.batch_size, self.name = module, phases, size, batch_size, name
+        self.warmup, self.decay = warmup, DECAYS[decay]
         self.groups = _groups(module, phases)
         names = {id(parameter): name for name, parameter in module.named_parameters()}
         self.parameters = {names[id(p)]: p for group in self.groups.values() for p in group["params"]}
+        self.rates = {name: group["lr"] for name, group in self.groups.items()}  # at their height
         self.optimiser = torch.optim.AdamW(list(self.groups.values()))
         self.schedule = [phase for phase in phases for _ in range(phase.epochs)]  # by epoch
-        self.per_epoch = math.ceil(size / batch_size)
+        self.per_pass = math.ceil(size / batch_size)  # steps
+        self.per_epoch = stretch or self.per_pass
         self.total = self.per_epoch * len(self.schedule)
         self.step, self.history, self.kept = 0, History(), self.now()  # step: how many were taken
         self.phase: Phase | None = None
@@ -249,7 +285,7 @@ class _Run:
 
     def share(self, process: int, processes: int) -> float:
         """Of the next batch's examples, as `order` deals them."""
-        examples = min(self.batch_size, self.size - self.step % self.per_epoch * self.batch_size)
+        examples = min(self.batch_size, self.size - self.step % self.per_pass * self.batch_size)
         return len(range(process, examples, processes)) / examples
 
     def begin_step(self) -> Phase:
@@ -262,8 +298,18 @@ class _Run:
                     parameter.requires_grad_(name in phase.trains)
             alike = {other.name for other in self.phases if dict(other.weights) == dict(phase.weights)}
             self.losses = [row["loss"] for row in self.history.steps if row["phase"] in alike]
+        factor = self.factor()
+        for group, rate in zip(self.optimiser.param_groups, self.rates.values(), strict=True):
+            group["lr"] = factor * rate
         self.optimiser.zero_grad()  # of all groups: AdamW moves whatever has a gradient, zeros too
         return phase
+
+    def factor(self) -> float:
+        """Of every rate, at this step: up in a line, then as the decay says."""
+        rise = round(self.warmup * self.total)
+        if self.step < rise:
+            return (self.step + 1) / rise
+        return self.decay((self.step - rise) / max(1, self.total - rise))
 
     def end_step(self, values: Mapping[str, float]) -> None:
         """Record the loss and the terms, and take the step unless they say that the run has diverged."""
@@ -290,7 +336,8 @@ class _Run:
         history, now = self.history, time.perf_counter()
         epochs, best = history.epochs, history.best_epoch
         epochs.append({"epoch": len(epochs) + 1, "phase": self.phase.name, **metrics})
-        if not metrics or metrics[select] > (epochs[best - 1][select] if best else -math.inf):
+        highest = epochs[best - 1] if best else history.start
+        if not metrics or metrics[select] > highest.get(select, -math.inf):
             history.best_epoch, self.kept = len(epochs), self.now()
         history.seconds.append(now - self.started)
         self.started = now
@@ -323,7 +370,7 @@ class _Run:
         """What decides this run, as far as the module and its phases do."""
         return {
             "phases": [[p.name, p.epochs, sorted(p.trains), dict(p.weights)] for p in self.phases],
-            "parameter_groups": [[g["name"], g["lr"], g["weight_decay"]] for g in self.groups.values()],
+            "parameter_groups": [[n, self.rates[n], g["weight_decay"]] for n, g in self.groups.items()],
             "parameters": list(self.parameters),
             "module_at_the_start": store.weight_hash(self.module.state_dict()),
             "examples": self.size,
