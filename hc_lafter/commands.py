@@ -46,6 +46,7 @@ def runs() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", metavar="NN", help="the runs of these notebooks alone")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster; 'none' computes in this process")
     parser.add_argument("--list", action="store_true", help="print what is there and what is missing; compute nothing")
+    parser.add_argument("--systems", nargs="+", metavar="NAME", help="the runs of these systems alone")
     parser.add_argument("--commit", action="store_true", help="leave logits and histories in results/P/runs, for git")
     return parser
 

@@ -95,7 +95,7 @@ def curve(study: Study) -> dict[tuple[str, str, int], list[Run]]:
             else:
                 sizes = [0 if regime == "no training" else min(2000, here)]
             for n in (n for n in sizes if n <= here):
-                runs = row(study, name, regime, n_train=n)
+                runs = row(study, name, regime, n_train=n, brief=n != study.profile.n_tune)
                 found[name, regime, n] = runs if cached else runs[: max(2, len(runs) // 2)]
     return found
 
@@ -327,6 +327,9 @@ def _main(given: argparse.Namespace) -> int:
     plan = {name: NOTEBOOKS[name](Study(name, given.profile, overrides)) for name in names}
     table = pd.DataFrame([{"notebook": name, "run": run} for name, runs in plan.items() for run in runs])
     table = table.drop_duplicates("run")
+    if given.systems:
+        wanted = {find(name).name for name in given.systems}
+        table = table[[run.system in wanted for run in table["run"]]]
     committed = Study(next(iter(names)), given.profile, overrides).committed
     adopted = adopt(list(table["run"]), committed)
     lacking = set(missing(list(table["run"])))
@@ -337,11 +340,12 @@ def _main(given: argparse.Namespace) -> int:
         print(
             f"{len(table) - len(lacking)} of {len(table)} runs are there; the rest takes about {hours:.1f} core hours."
         )
-        return 0
-    found = get(list(table["run"]), scheduler=given.scheduler)
-    print(f"{len(table)} runs are there, {adopted} of them read from the repository, {len(lacking)} computed now.")
+    else:
+        get(list(table["run"]), scheduler=given.scheduler)
+        print(f"{len(table)} runs are there, {adopted} of them read from the repository, {len(lacking)} computed now.")
+        lacking = set()
     if given.commit:
-        print(f"{len(write(found, committed))} files are in {committed}.")
+        print(f"{len(write(get([run for run in table['run'] if run not in lacking]), committed))} files are written.")
     return 0
 
 

@@ -1,7 +1,7 @@
 """What long runs said, as files small enough to be committed, and back into the store of another machine.
 
-One Parquet file per system in ``results/<profile>/runs``, a row per run: its key, what it is, how it was trained, and its
-logits in half precision. The tuned tensors stay out. A run whose key is the one that is asked for is not computed again.
+One Parquet file per system in ``results/<profile>/runs``, a row per run: its key, what it is, how it was trained, and
+its logits in half precision. The tuned tensors stay out. A run whose key is asked for again is not computed again.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,25 +26,25 @@ _LOGITS = ("val", "test", "train", "val before", "test before")
 
 
 def write(found: Iterable[Result], folder: Path) -> list[Path]:
-    """Write results, one file per system.
+    """Add results to the committed ones, of which those of the same runs under other code go. The files, one a system.
 
     Raises:
+        ValueError: a file that is there is damaged.
         OSError: the folder cannot be written.
     """
-    rows = [_row(result) for result in found]
-    paths = []
-    for system, table in pd.DataFrame(rows).groupby("system"):
+    fresh, before, paths = pd.DataFrame([_row(result) for result in found]), read(folder), []
+    kept = before[~before["run"].isin(fresh["run"])] if len(before) else before
+    for system, rows in pd.concat([kept, fresh]).groupby("system"):
         path = folder / f"{re.sub('[^a-z0-9]+', '-', system.lower()).strip('-')}.parquet"
-        order = table.sort_values(["regime", "n_train", "seed", "key"])
-        paths.append(
-            write_whole(path, lambda temporary, t=order: t.to_parquet(temporary, index=False, compression="zstd"))
-        )
+        table = rows.sort_values(["regime", "n_train", "seed", "key"])
+        paths.append(write_whole(path, partial(table.to_parquet, index=False, compression="zstd")))
     return paths
 
 
 def _row(result: Result) -> dict[str, object]:
     run, history = result.run, vars(result.history)
-    row = {name: getattr(run, name) for name in FIELDS} | {"key": run.key, "run": repr(run)}
+    placeless = replace(run, setting=replace(run.setting, cache=None))  # the same on every machine
+    row = {name: getattr(run, name) for name in FIELDS} | {"key": run.key, "run": repr(placeless)}
     row |= {"rate": result.rate, "steps": result.steps, "converged": result.converged, "seconds": result.seconds}
     row |= {"history": json.dumps(history)}
     for name, values in result.arrays.items():
@@ -79,14 +81,11 @@ def adopt(runs: Sequence[Run], folder: Path) -> int:
     table = read(folder) if places else pd.DataFrame()
     rows = table[table["key"].isin(list(places))] if len(table) else table
     for row in rows.to_dict("records"):
-        arrays = {
-            f"array.{name.removesuffix(', shape')}": torch.from_numpy(
-                np.asarray(row[name.removesuffix(", shape")]).reshape([int(n) for n in shape])
-            )
-            for name, shape in row.items()
-            if name.endswith(", shape") and isinstance(shape, np.ndarray)
-        }
-        more = {"rate": None if pd.isna(row["rate"]) else row["rate"], "converged": row["converged"]}
-        history = json.loads(row["history"])
-        store.write(places[row["key"]], arrays, run=row["run"], history=history, seconds=row["seconds"], **more)
+        arrays = {}
+        for shape in (name for name in row if name.endswith(", shape") and isinstance(row[name], np.ndarray)):
+            name = shape.removesuffix(", shape")
+            arrays[f"array.{name}"] = torch.tensor(row[name]).reshape(row[shape].tolist())
+        given = {name: None if pd.isna(row[name]) else row[name] for name in ("rate", "converged", "seconds")}
+        given["steps"] = row["steps"]
+        store.write(places[row["key"]], arrays, run=row["run"], history=json.loads(row["history"]), **given)
     return len(rows)

@@ -42,7 +42,7 @@ from hc_lafter.systems.base import Start, System
 from hc_lafter.systems.regimes import regime_terms
 from hc_lafter.systems.trained import Trained
 from hc_lafter.tuning import masks
-from hc_lafter.tuning.convergence import Convergence, at_rate, best_score, converged
+from hc_lafter.tuning.convergence import RATES, Convergence, at_rate, best_score, converged
 from hc_lafter.tuning.material import Material, check_depth, gather, material_of, opened, opened_masks, pseudo_labels
 from hc_lafter.tuning.setting import Setting
 from hc_lafter.tuning.texts import classifier_for, text_classifiers, train_of_seed
@@ -71,6 +71,8 @@ class Run:
         moving_teacher: the label-free teacher is the system's own tower, where it has one, as it is at each step.
         until: how it is trained to convergence; None: for ``epochs`` epochs at the configuration's own rate. Logits of
             such a run are kept in half precision.
+        brief: only what was said of validation and test images is kept, no logits from before or of training images, and
+            no history by step: for points of a curve, of which there are many.
         n_watched: test images on which accuracy is measured after each epoch, too, as ``test accuracy``: for showing
             what choosing on the test split would have reported. It chooses nothing.
     """
@@ -92,6 +94,7 @@ class Run:
     moving_teacher: bool = True
     n_watched: int = 0
     until: Convergence | None = None
+    brief: bool = False
 
     @property
     def entry(self) -> System:
@@ -142,8 +145,8 @@ class Run:
         """The runs whose validation chooses this one's rate: the same ones for every seed. They read no test image."""
         if self.until is None or len(self.until.rates) < 2 or self.entry.fit is not None or not self.trained:
             return []
-        if at_rate(self.settings, 1.0) == self.settings:
-            return []  # without a rate
+        if not any(hasattr(self.settings, name) for name in RATES):
+            return []
         only = {"doublings": 0, "seed": self.until.seed}
         return [
             replace(self, seed=self.until.seed, n_test=0, n_watched=0, until=replace(self.until, rates=(rate,), **only))
@@ -179,12 +182,9 @@ class Result:
     history: History
     tensors: dict[str, Tensor] = field(repr=False)
     seconds: float
+    steps: int = 0
     rate: float | None = None
     converged: bool | None = None
-
-    @property
-    def steps(self) -> int:
-        return len(self.history.steps)
 
     @property
     def settings(self) -> Any:
@@ -245,7 +245,7 @@ def _read(run: Run, path: Path) -> Result:
     tensors, kept = store.read(path)
     arrays = {k.removeprefix("array."): v.numpy() for k, v in tensors.items() if k.startswith("array.")}
     tuned = {k.removeprefix("tuned."): v for k, v in tensors.items() if k.startswith("tuned.")}
-    chosen = {name: kept.get(name) for name in ("rate", "converged")}
+    chosen = {name: kept[name] for name in ("steps", "rate", "converged")}
     return Result(run, _single(arrays), History(**kept["history"]), tuned, kept["seconds"], **chosen)
 
 
@@ -420,10 +420,10 @@ def compute(
 def _computed(run: Run, kept: Path | None, progress: bool, *, clip, material, scenes) -> Result:
     _threads(run.setting)
     began = time.perf_counter()
+    rate = _chosen_rate(run, progress, {"clip": clip, "material": material, "scenes": scenes})
     clip = clip or (opened(run.setting)[0] if material is None else material.clip)
     if any(hasattr(run.settings, name) for name in ("layers", "segments")):
         check_depth(clip)
-    rate = _chosen_rate(run, progress, given={"clip": clip, "material": material, "scenes": scenes})
     done = run if rate is None else replace(run, config=at_rate(run.settings, rate))
     if run.entry.reads == "masks":
         scenes = opened_masks(run.setting) if scenes is None else scenes
@@ -451,11 +451,14 @@ def _computed(run: Run, kept: Path | None, progress: bool, *, clip, material, sc
         tuned = {n: b.detach().cpu() for n, b in system.named_buffers() if not n.startswith("visual.")}
     if run.until is not None:
         arrays = {k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in arrays.items()}
-    result = Result(run, _single(arrays), history, tuned, time.perf_counter() - began, rate, enough)
+    chosen = {"steps": len(history.steps), "rate": rate, "converged": enough}
+    if run.brief:
+        arrays = {name: values for name, values in arrays.items() if name in ("val", "test", "counts")}
+        history = replace(history, steps=[])
+    result = Result(run, _single(arrays), history, tuned, time.perf_counter() - began, **chosen)
     if kept is not None:
         tensors = {f"array.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
         tensors |= {f"tuned.{k}": v for k, v in tuned.items()}
-        chosen = {"rate": rate, "converged": enough}
         store.write(kept, tensors, run=repr(run), history=vars(history), seconds=result.seconds, **chosen)
         for checkpoint in checkpoints:
             checkpoint.unlink(missing_ok=True)

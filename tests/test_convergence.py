@@ -1,0 +1,286 @@
+"""Training until it no longer gains: the rule, the rate, the schedule, and what of it is committed."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from hc_lafter import files, systems
+from hc_lafter.suite import reference
+from hc_lafter.systems import Output, Phase, System
+from hc_lafter.systems.hybrid_cascade import HybridCascadeConfig
+from hc_lafter.systems.mean_of_layers import MeanOfLayersConfig
+from hc_lafter.tuning import runs
+from hc_lafter.tuning.batches import Rows
+from hc_lafter.tuning.convergence import Convergence, at_rate, converged
+from hc_lafter.tuning.runs import Run, compute, get
+from hc_lafter.tuning.setting import Setting
+from hc_lafter.tuning.training import fit
+
+RISING = [0.50 + 0.02 * i for i in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("start", "scores", "n", "answer"),
+    [
+        (0.4, RISING, 1000, False),  # the best is the last, and the last fifth gained .08
+        (0.4, RISING, 3, True),  # of three images, .08 is less than half a standard error of .19
+        (0.4, RISING, None, False),  # nobody knows a standard error
+        (0.4, [*RISING[:18], 0.5, 0.5], 1000, True),  # the best is not among the last tenth
+        (0.4, [*RISING[:19], 0.5], 1000, False),
+        (0.99, RISING, 1000, True),  # training was of no use at all
+        (0.4, [0.8] * 20, 1000, True),  # the first of equals is the first
+        (0.4, [*[0.8] * 19, 0.805], 1000, True),  # half a standard error is .0063
+        (0.4, [*[0.8] * 19, 0.807], 1000, False),
+    ],
+)
+def test_converged_is_what_more_steps_would_not_help(start, scores, n, answer):
+    assert converged(start, scores, n) is answer
+
+
+def test_every_rate_of_a_configuration_keeps_its_ratio():
+    design = HybridCascadeConfig(lr=1e-4, nga_lr=1e-5)
+    assert at_rate(design, 3e-3) == replace(design, lr=3e-3, nga_lr=pytest.approx(3e-4))
+    assert at_rate(systems.find("linear probe").config(), 1.0) == systems.find("linear probe").config()
+
+
+# --- the schedule ---
+
+
+class Dial(nn.Module):
+    """One number, and the class that it is nearest to is the answer for every image."""
+
+    def __init__(self, lr: float = 0.25):
+        super().__init__()
+        self.lr, self.at = lr, nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        return Output(-((torch.arange(8.0) - self.at) ** 2).expand(len(x), 8))
+
+    def parameter_groups(self):
+        return [{"name": "dial", "params": [self.at], "lr": self.lr, "weight_decay": 0.0}]
+
+    def schedule(self, epochs):
+        return [Phase("turn", epochs, ("dial",))]
+
+
+def up(system, batch):
+    """AdamW then goes up by its rate at each step."""
+    return {"task": -system.at}
+
+
+def turned(**how) -> float:
+    dial = Dial()
+    fit(dial, Rows(x=torch.zeros(10)), up, dial.schedule(10), batch_size=4, seed=0, stretch=2, progress=False, **how)
+    return dial.at.item()
+
+
+@pytest.mark.parametrize(
+    ("warmup", "decay", "factors"),
+    [
+        (0.0, "constant", [1.0] * 20),
+        (0.2, "constant", [0.25, 0.5, 0.75, 1.0, *[1.0] * 16]),
+        (0.0, "cosine", [(1 + math.cos(math.pi * i / 20)) / 2 for i in range(20)]),
+        (0.1, "poly", [0.5, 1.0, *((1 - i / 18) ** 0.9 for i in range(18))]),
+    ],
+)
+def test_rates_rise_and_fall_as_the_schedule_says(warmup, decay, factors):
+    assert turned(warmup=warmup, decay=decay) == pytest.approx(0.25 * sum(factors), rel=1e-5)
+
+
+def test_an_unknown_decay_is_refused_with_those_that_are_known():
+    with pytest.raises(ValueError, match="decay 'cosin' is unknown: choose one of constant, cosine, poly"):
+        turned(decay="cosin")
+
+
+def test_the_module_that_came_in_may_be_the_best():
+    dial, opinions = Dial(), iter([0.9, 0.5, 0.9])
+    how = {"validate": lambda module: {"accuracy": next(opinions)}, "from_start": True, "stretch": 1}
+    history = fit(dial, Rows(x=torch.zeros(8)), up, dial.schedule(2), batch_size=4, seed=0, progress=False, **how)
+    assert history.start == {"accuracy": 0.9} and history.best_epoch == 0 and dial.at.item() == 0
+
+
+def test_a_stretch_is_as_long_as_it_says_and_data_are_read_in_their_own_epochs():
+    seen = []
+
+    def noted(system, batch):
+        seen.append(batch["x"].tolist())
+        return up(system, batch)
+
+    dial, data = Dial(), Rows(x=torch.arange(10.0))
+    history = fit(dial, data, noted, dial.schedule(3), batch_size=4, seed=0, stretch=2, progress=False)
+    assert [row["epoch"] for row in history.steps] == [1, 1, 2, 2, 3, 3] and len(history.epochs) == 3
+    assert [len(batch) for batch in seen] == [4, 4, 2, 4, 4, 2]
+    for a, b, c in (seen[:3], seen[3:]):
+        assert sorted([*a, *b, *c]) == list(range(10))
+
+
+# --- runs ---
+
+
+@dataclass(frozen=True)
+class DialConfig:
+    layers: tuple[int, ...] = (12,)
+    lr: float = 1.0
+
+
+DIAL = System(
+    "dial", "#000000", "taps", ("supervised",), DialConfig, lambda start, config, seed: Dial(config.lr), ()
+)  # fmt: skip
+SIZES = {"n_train": 24, "n_val": 24, "batch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory) -> Setting:
+    sizes = {"n_train": 40, "n_val": 24, "n_test": 24, "batch_size": 20}
+    return Setting(**sizes, seeds=(0, 1), text_steps=20, text_noise=(0.0,), cache=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def dial(monkeypatch, setting):
+    monkeypatch.setattr(runs, "find", lambda name: DIAL if name == "dial" else systems.find(name))
+    monkeypatch.setattr(runs, "regime_terms", lambda *_, **__: up)
+    material = runs.gather(setting)
+    labels = material.labels.clone()
+    labels[material.part["val"]] = 3
+
+    def tuned(until: Convergence) -> runs.Result:
+        run = Run("dial", "supervised", 0, setting, until=until, **SIZES)
+        return compute(run, material=replace(material, labels=labels))
+
+    return tuned
+
+
+def test_the_rate_is_the_one_that_validation_likes(dial):
+    """In ten steps without decay 0.3 arrives at 3, the class of every validation image; 0.1 at 1, 0.7 at 7."""
+    found = dial(Convergence(10, (0.1, 0.3, 0.7), 0, checks=1, warmup=0.0, decay="constant"))
+    assert found.rate == 0.3 and found.settings.lr == 0.3 and found.converged is False
+    assert found.history.start == {"accuracy": 0.0} and (found.test.argmax(axis=1) == 3).all()
+
+
+def test_a_trial_has_a_seed_of_its_own_and_reads_no_test_image(setting):
+    run = Run("mean of layers", "supervised", 0, setting, until=Convergence(4, checks=2, doublings=1), **SIZES)
+    assert len(run.trials) == 4 and [t.trials for t in run.trials] == [[]] * 4
+    assert run.trials == replace(run, seed=1).trials and {t.seed for t in run.trials}.isdisjoint({0, 1})
+    assert set(compute(run.trials[0]).arrays) == {"val", "val before", "train"}
+    assert Run("linear probe", "supervised", 0, setting, until=Convergence(4), **SIZES).trials == []
+
+
+def test_steps_are_doubled_until_they_no_longer_help(dial):
+    """At 0.13 a step, class 3 is nearest from step 20 on: the last of twenty, the middle of forty."""
+    same = {"rates": (0.13,), "checks": 10, "warmup": 0.0, "decay": "constant"}
+    reached = dial(Convergence(20, doublings=2, **same))
+    assert reached.steps == 40 and reached.converged and reached.history.best_epoch == 5
+    short = dial(Convergence(20, doublings=0, **same))
+    assert short.steps == 20 and short.converged is False and short.history.best_epoch == 10
+
+
+def small(setting, **changes) -> Run:
+    until = Convergence(8, (1e-3, 1e-2), 2, checks=4)
+    return replace(
+        Run("mean of layers", "supervised", 0, setting, MeanOfLayersConfig(lr=1.0), until=until, **SIZES), **changes
+    )
+
+
+def same(a: runs.Result, b: runs.Result, tensors: bool = True) -> bool:
+    arrays = a.arrays.keys() == b.arrays.keys() and all(np.array_equal(a.arrays[k], b.arrays[k]) for k in a.arrays)
+    chosen = (a.rate, a.steps, a.converged, a.history) == (b.rate, b.steps, b.converged, b.history)
+    return chosen and arrays and (not tensors or all(torch.equal(a.tensors[k], b.tensors[k]) for k in a.tensors))
+
+
+def test_what_is_read_is_what_was_computed_and_a_cut_off_doubling_goes_on(setting, monkeypatch):
+    never = lambda *_: False  # noqa: E731 - every attempt is made
+    monkeypatch.setattr(runs, "converged", never)
+    (first,) = get([small(setting)], scheduler="none", progress=False)
+    assert first.steps == 32 and same(first, get([small(setting)], scheduler="none")[0])
+    assert np.array_equal(first.test, first.test.astype(np.float16))
+    path = setting.cache / "runs" / f"{small(setting).key}.safetensors"
+    path.unlink()
+    steps, whole = [], runs.fit
+
+    def cut(*args, **kwargs):
+        steps.append(kwargs["stretch"])
+        if steps == [2, 4, 8]:
+            raise KeyboardInterrupt
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(runs, "fit", cut)
+    with pytest.raises(KeyboardInterrupt):
+        get([small(setting)], scheduler="none", progress=False)
+    assert same(first, get([small(setting)], scheduler="none", progress=False)[0])
+    assert not list(path.parent.glob(f"{small(setting).key}*checkpoint"))
+
+
+def test_a_brief_run_keeps_what_it_says_and_how_far_it_went(setting):
+    whole, brief = get([small(setting), small(setting, brief=True)], scheduler="none", progress=False)
+    assert set(brief.arrays) == {"val", "test"} < set(whole.arrays) and brief.history.steps == []
+    assert np.array_equal(brief.test, whole.test) and brief.steps == whole.steps == len(whole.history.steps)
+    assert brief.history.epochs == whole.history.epochs
+
+
+# --- committed ---
+
+
+def test_committed_runs_are_read_instead_of_computed(setting, tmp_path, monkeypatch):
+    asked = [small(setting, seed=seed) for seed in (0, 1)]
+    made = get(asked, scheduler="none", progress=False)
+    (path,) = reference.write(made, tmp_path / "runs")
+    assert path.name == "mean-of-layers.parquet" and str(setting.cache) not in pd.read_parquet(path)["run"][0]
+    elsewhere = [replace(run, setting=replace(setting, cache=tmp_path / "cache")) for run in asked]
+    assert reference.adopt(elsewhere, tmp_path / "runs") == 2
+    monkeypatch.setattr(runs, "compute", lambda *_, **__: pytest.fail("computed again"))
+    found = get(elsewhere, scheduler="none")
+    assert all(same(a, b, tensors=False) for a, b in zip(made, found, strict=True))
+    with pytest.raises(ValueError, match=r"only its logits were committed; delete .*\.safetensors, and it is trained"):
+        found[0].module()
+    assert reference.adopt(elsewhere, tmp_path / "runs") == 0
+
+
+def test_a_run_under_other_code_takes_the_old_ones_place(setting, tmp_path, monkeypatch):
+    made = get([small(setting)], scheduler="none", progress=False)
+    reference.write(made, tmp_path)
+    monkeypatch.setattr(runs, "code_behind", lambda *modules: "another")
+    assert reference.adopt([replace(small(setting), setting=replace(setting, cache=tmp_path / "c"))], tmp_path) == 0
+    reference.write(made, tmp_path)
+    assert len(reference.read(tmp_path)) == 1
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    (tmp_path / "lafter.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"lafter\.parquet is damaged .* check it out again"):
+        reference.read(tmp_path)
+
+
+# --- the code behind a run ---
+
+
+@pytest.mark.parametrize(
+    ("path", "new", "stale"),
+    [
+        ("systems/lafter.py", "\nADDED = 1\n", True),
+        ("systems/losses.py", "\nADDED = 1\n", True),  # lafter.py imports regimes, which imports it
+        ("clip/vit.py", "\nADDED = 1\n", True),
+        ("tuning/training.py", "\nADDED = 1\n", True),
+        ("tuning/training.py", "\n# a comment\n", False),
+        ("systems/sc_clip.py", "\nADDED = 1\n", False),
+        ("suite/plots.py", "\nADDED = 1\n", False),
+        ("data/own/folder.py", "\nADDED = 1\n", False),
+        ("embedded/vocabulary.txt", "word\n", True),
+    ],
+)
+def test_a_result_is_stale_when_the_code_behind_it_changes(tmp_path, monkeypatch, path, new, stale):
+    package = shutil.copytree(Path(files.__file__).parent, tmp_path / "hc_lafter")
+    monkeypatch.setattr(files, "__file__", str(package / "files.py"))
+    modules = "hc_lafter.tuning.runs", "hc_lafter.data.decode", "hc_lafter.systems.lafter"
+    before = files.code_behind.__wrapped__(*modules)
+    with (package / path).open("a", encoding="utf-8") as file:
+        file.write(new)
+    assert (files.code_behind.__wrapped__(*modules) != before) is stale
