@@ -6,6 +6,7 @@ import math
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -220,7 +221,7 @@ def test_what_is_read_is_what_was_computed_and_a_cut_off_doubling_goes_on(settin
 
 
 def test_a_brief_run_keeps_what_it_says_and_how_far_it_went(setting):
-    whole, brief = get([small(setting), small(setting, brief=True)], scheduler="none", progress=False)
+    whole, brief = get([small(setting, seed=1), small(setting, seed=1, brief=True)], scheduler="none", progress=False)
     assert set(brief.arrays) == {"val", "test"} < set(whole.arrays) and brief.history.steps == []
     assert np.array_equal(brief.test, whole.test) and brief.steps == whole.steps == len(whole.history.steps)
     assert brief.history.epochs == whole.history.epochs
@@ -284,3 +285,22 @@ def test_a_result_is_stale_when_the_code_behind_it_changes(tmp_path, monkeypatch
     with (package / path).open("a", encoding="utf-8") as file:
         file.write(new)
     assert (files.code_behind.__wrapped__(*modules) != before) is stale
+
+
+def test_the_curve_is_of_its_points_alone(setting, tmp_path):
+    """Accuracy by hand; a run that is no point, such as an ablation, stands beside and does not count."""
+    points = [small(setting, seed=seed, n_train=n) for n in (8, 24) for seed in (0, 1)]
+    others = [small(setting, lam=0.0)]
+    made = get([*points, *others], scheduler="none", progress=False)
+    reference.write(made, tmp_path / "results" / "reference" / "runs", set(points))
+
+    default = tmp_path / "results" / "default" / "runs"
+    study = SimpleNamespace(resampling={"resamples": 200, "rng_seed": 0}, committed=default)
+    curve = reference.curve_of(study, {})
+    material = runs.gather(setting)
+    truth = material.labels[material.part["test"]].numpy()
+    by_hand = [np.mean([(r.test.argmax(1) == truth).mean() for r in made[i : i + 2]]) for i in (0, 2)]
+    assert curve["n_train"].tolist() == [8, 24] and curve["value"].tolist() == pytest.approx(by_hand)
+    assert set(curve["seeds"]) == {2} and set(curve["n"]) == {24}
+    assert curve["converged"].tolist() == [all(r.converged for r in made[i : i + 2]) for i in (0, 2)]
+    assert reference.curve_of(study, {i: [run] for i, run in enumerate(points)}).equals(curve)

@@ -345,7 +345,9 @@ def _main(given: argparse.Namespace) -> int:
         print(f"{len(table)} runs are there, {adopted} of them read from the repository, {len(lacking)} computed now.")
         lacking = set()
     if given.commit:
-        print(f"{len(write(get([run for run in table['run'] if run not in lacking]), committed))} files are written.")
+        points = set(_flat(curve(Study(next(iter(names)), given.profile, overrides))))
+        there = get([run for run in table["run"] if run not in lacking])
+        print(f"{len(write(there, committed, points))} files are in {committed}.")
     return 0
 
 

@@ -530,6 +530,43 @@ def level(ax: Axes, value: float, text: str) -> Axes:
     return ax
 
 
+def label_curves(
+    table: pd.DataFrame, classes: int, *, levels: Mapping[str, float] | None = None, title: str = ""
+) -> Figure:
+    """Accuracy against labels per class, a curve per system with its 95% interval, one panel per regime.
+
+    Without labels a system is a level of its own. Hollow marks did not converge.
+
+    Args:
+        table: as `hc_lafter.suite.reference.curve` gives it. classes: C.
+        levels: name -> a broken line, such as the best possible reader.
+    """
+    table = table.assign(labels=table["n_train"] / classes)
+    trained = table[table["regime"] == "supervised"]
+    figure, (ax,) = panels(1, columns=1, height=3.6, title=title)
+    for name, of in trained.groupby("system", sort=False):
+        shade, line = _look(name)
+        band(ax, of["labels"], of, colour=shade, line=line if len(of) > 1 else "", label=name if len(of) > 1 else "")
+        ax.vlines(of["labels"], of["low"], of["high"], color=shade, linewidth=0.8)
+        faces = ["white" if done is False else shade for done in of["converged"]]
+        label = {} if len(of) > 1 else {"label": name}
+        ax.scatter(of["labels"], of["value"], c=faces, edgecolors=shade, s=14, zorder=3, **label)
+    for row in table[table["regime"] != "supervised"].itertuples():
+        free = row.regime == "label-free"
+        name = f"{row.system}, label-free" if free else row.system
+        ax.axhline(row.value, color=_look(row.system)[0], linestyle="--" if free else ":", linewidth=1, label=name)
+    for text, value in (levels or {}).items():
+        level(ax, value, text)
+    ax.set_xscale("log")
+    ticks = sorted(trained["labels"].unique())
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
+    ax.set(xlabel="labels per class", ylabel="top-1 accuracy")
+    _percent(ax, "y")
+    legend_below(figure)
+    return figure
+
+
 def norm_bands(ax: Axes, layers: Sequence[int], quantiles: np.ndarray, *, colour: str, label: str) -> Axes:
     """Quantiles [L, 5] (1, 25, 50, 75, 99%) of token norms per layer: two bands and the median."""
     ax.fill_between(layers, quantiles[:, 0], quantiles[:, 4], color=colour, alpha=0.12, linewidth=0)

@@ -8,31 +8,39 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
 from hc_lafter import store
+from hc_lafter.analysis.statistics import interval
 from hc_lafter.files import write_whole
-from hc_lafter.tuning.runs import Result, Run
+from hc_lafter.suite.study import Study
+from hc_lafter.systems import registry
+from hc_lafter.tuning.material import opened
+from hc_lafter.tuning.runs import Result, Run, get
 
 FIELDS = ("system", "regime", "n_train", "seed", "batch_size", "view", "classifier", "target", "lam")
 _LOGITS = ("val", "test", "train", "val before", "test before")
 
 
-def write(found: Iterable[Result], folder: Path) -> list[Path]:
+def write(found: Iterable[Result], folder: Path, points: Container[Run] = ()) -> list[Path]:
     """Add results to the committed ones, of which those of the same runs under other code go. The files, one a system.
+
+    Args:
+        points: runs that are points of the curve of accuracy against labels.
 
     Raises:
         ValueError: a file that is there is damaged.
         OSError: the folder cannot be written.
     """
-    fresh, before, paths = pd.DataFrame([_row(result) for result in found]), read(folder), []
+    fresh, before, paths = pd.DataFrame([_row(r, r.run in points) for r in found]), read(folder), []
     kept = before[~before["run"].isin(fresh["run"])] if len(before) else before
     for system, rows in pd.concat([kept, fresh]).groupby("system"):
         path = folder / f"{re.sub('[^a-z0-9]+', '-', system.lower()).strip('-')}.parquet"
@@ -41,12 +49,17 @@ def write(found: Iterable[Result], folder: Path) -> list[Path]:
     return paths
 
 
-def _row(result: Result) -> dict[str, object]:
+def _row(result: Result, point: bool) -> dict[str, object]:
     run, history = result.run, vars(result.history)
     placeless = replace(run, setting=replace(run.setting, cache=None))  # the same on every machine
-    row = {name: getattr(run, name) for name in FIELDS} | {"key": run.key, "run": repr(placeless)}
+    row = {name: getattr(run, name) for name in FIELDS} | {"key": run.key, "run": repr(placeless), "point": point}
     row |= {"rate": result.rate, "steps": result.steps, "converged": result.converged, "seconds": result.seconds}
     row |= {"history": json.dumps(history)}
+    if run.entry.reads != "masks":
+        data = opened(run.setting)[1]
+        at = np.flatnonzero(data.splits == "test")
+        if run.n_test is None:
+            row["hits"] = result.test.argmax(axis=1) == data.labels[at]
     for name, values in result.arrays.items():
         row[name] = values.astype(np.float16 if name in _LOGITS else values.dtype).ravel()
         row[f"{name}, shape"] = list(values.shape)
@@ -89,3 +102,37 @@ def adopt(runs: Sequence[Run], folder: Path) -> int:
         given["steps"] = row["steps"]
         store.write(places[row["key"]], arrays, run=row["run"], history=json.loads(row["history"]), **given)
     return len(rows)
+
+
+def curve_of(study: Study, plan: Mapping[Any, Sequence[Run]]) -> pd.DataFrame:
+    """Accuracy on the test images against training images, trained to convergence.
+
+    Args:
+        study: whose resampling makes the intervals.
+        plan: the points of a curve; where the profile has none, what is committed of the profile ``reference``.
+
+    Returns:
+        A row per system, regime and number of training images: system, regime, n_train, value, low, high, n, seeds,
+        converged (all of the seeds are), rate (the chosen one), steps (the most that a seed took).
+    """
+    if plan:
+        found = get([run for runs in plan.values() for run in runs])
+        table = pd.DataFrame([_row(result, True) for result in found])
+    else:
+        table = read(study.committed.parents[1] / "reference" / "runs")
+    rows = []
+    if table.empty:
+        return table
+    table = table[table["point"]]
+    place = {name: i for i, name in enumerate(registry())}
+    table = table.sort_values("system", key=lambda names: names.map(place), kind="stable")
+    for (system, regime, images), runs in table.groupby(["system", "regime", "n_train"], sort=False):
+        runs = runs.sort_values("seed")
+        hits = np.stack(runs["hits"])
+        if regime == "no training" and (hits == hits[0]).all():
+            hits = hits[0]
+        flags = runs["converged"].dropna()
+        row = {"system": system, "regime": regime, "n_train": images, **vars(interval(hits, **study.resampling))}
+        row |= {"converged": bool(flags.all()) if len(flags) else None, "rate": runs["rate"].iloc[0]}
+        rows.append(row | {"steps": int(runs["steps"].max())})
+    return pd.DataFrame(rows)

@@ -71,7 +71,7 @@ class Run:
         moving_teacher: the label-free teacher is the system's own tower, where it has one, as it is at each step.
         until: how it is trained to convergence; None: for ``epochs`` epochs at the configuration's own rate. Logits of
             such a run are kept in half precision.
-        brief: only what was said of validation and test images is kept, no logits from before or of training images, and
+        brief: only what it says of validation and test images is kept, no logits from before or of training images, and
             no history by step: for points of a curve, of which there are many.
         n_watched: test images on which accuracy is measured after each epoch, too, as ``test accuracy``: for showing
             what choosing on the test split would have reported. It chooses nothing.
