@@ -15,7 +15,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
@@ -24,11 +24,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.tracking import GeneralTracker
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hc_lafter import store
+from hc_lafter.analysis import segmentation
 from hc_lafter.clip.load import Clip
 from hc_lafter.clip.text import class_embeddings, encode_texts
 from hc_lafter.clip.vit import check_tower
@@ -350,27 +352,37 @@ def compute(
     material: Material | None = None,
     scenes: Dataset | None = None,
     progress: bool = False,
+    training: Mapping[str, Any] | None = None,
 ) -> Result:
     """Tune one system on some training images, choose its epoch on validation, and read the test images once.
 
     Args:
         clip, material, scenes: in the place of what the run's setting names: the CLIP; what the tower says, for a
             system that reads whole images; a data set with masks. Where one is given nothing is kept.
+        training: options of `hc_lafter.tuning.training.fit` that change no number beyond roundings, by name.
 
     Raises:
         ValueError: a regime that the system does not have; as `fit`.
     """
-    if run.regime not in run.entry.regimes:
-        raise ValueError(f"{run.system} has no regime {run.regime!r}: choose one of {', '.join(run.entry.regimes)}.")
+    _check_regime(run.entry, run.regime)
     given = {"clip": clip, "material": material, "scenes": scenes}
     kept = None if any(thing is not None for thing in given.values()) else _path(run)
     if kept is None:
-        return _computed(run, None, progress, **given)
+        return _computed(run, None, {"progress": progress, **(training or {})}, **given)
     with store.locked(kept):  # whoever wants the same run waits, and reads
-        return _read(run, kept) if kept.is_file() else _computed(run, kept, progress, **given)
+        if kept.is_file():
+            return _read(run, kept)
+        options = {"checkpoint": kept.with_suffix(".checkpoint"), "progress": progress, **(training or {})}
+        return _computed(run, kept, options, **given)
 
 
-def _computed(run: Run, kept: Path | None, progress: bool, *, clip, material, scenes) -> Result:
+def _check_regime(entry: System, regime: str) -> None:
+    if regime not in entry.regimes:
+        near = nearest(regime, entry.regimes)
+        raise ValueError(f"{entry.name} has no regime {regime!r}{near}: choose one of {', '.join(entry.regimes)}.")
+
+
+def _computed(run: Run, kept: Path | None, training: Mapping[str, Any], *, clip, material, scenes) -> Result:
     _threads(run.setting)
     began = time.perf_counter()
     clip = clip or (opened(run.setting)[0] if material is None else material.clip)
@@ -379,10 +391,10 @@ def _computed(run: Run, kept: Path | None, progress: bool, *, clip, material, sc
     if run.entry.reads == "masks":
         scenes = opened_masks(run.setting) if scenes is None else scenes
         start = start_of(run, clip=clip, scenes=scenes)
-        system, arrays, history = _masks(run, clip, scenes, start, kept, progress)
+        system, arrays, history = _masks(run, clip, scenes, start, training)
     else:
         material = gather(run.setting) if material is None else material
-        system, arrays, history = _classes(run, material, start_of(run, material=material), kept, progress)
+        system, arrays, history = _classes(run, material, start_of(run, material=material), training)
     held = {id(p) for group in system.parameter_groups() for p in group["params"]}
     tuned = {n: p.detach().cpu() for n, p in system.named_parameters() if id(p) in held}
     if run.entry.fit is not None:
@@ -392,7 +404,7 @@ def _computed(run: Run, kept: Path | None, progress: bool, *, clip, material, sc
         tensors = {f"array.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
         tensors |= {f"tuned.{k}": v for k, v in tuned.items()}
         store.write(kept, tensors, run=repr(run), history=vars(history), seconds=result.seconds)
-        _checkpoint(kept).unlink(missing_ok=True)
+        training["checkpoint"].unlink(missing_ok=True)
     return result
 
 
@@ -409,6 +421,11 @@ def tune(
     precision: str = "fp32",
     cache: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    accumulate: int = 1,
+    grad_checkpointing: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    tracker: str | GeneralTracker | None = None,
+    tracker_folder: str | os.PathLike[str] = ".",
     **settings: Any,
 ) -> Trained:
     """Tune a system on a data set, its epoch chosen on the validation split.
@@ -424,15 +441,20 @@ def tune(
         precision: ``fp32`` or ``bf16``.
         cache: a folder that keeps the tower's features and the texts'; None: nothing is kept.
         progress: show bars.
+        accumulate, grad_checkpointing, checkpoint, tracker, tracker_folder: of `hc_lafter.tuning.training.fit`. A
+            checkpoint is the caller's to delete, and does not know the system's settings.
         settings: of the system's configuration, such as ``tokens=16``.
 
     Returns:
-        The tuned system; `hc_lafter.systems.save` writes it, its ``predict`` names pictures.
+        The tuned system; `hc_lafter.systems.save` writes it, its ``predict`` names pictures, its
+        ``history.table()`` is the training, step by step.
 
     Raises:
         ValueError: an unknown system, regime or setting, or as `hc_lafter.tuning.training.fit`.
     """
     entry = find(system)
+    regime = regime or entry.regimes[0]
+    _check_regime(entry, regime)
     empty = [split for split in SPLITS if not (data.splits == split).any()]
     if empty:
         raise ValueError(f"data set {data.name!r} has no images in the split {empty[0]!r}: add some.")
@@ -449,7 +471,7 @@ def tune(
     )  # fmt: skip
     everything = len(data)
     run = Run(
-        system, regime or entry.regimes[0], seed, setting, entry.configure(clip.name, data.name, **settings),
+        system, regime, seed, setting, entry.configure(clip.name, data.name, **settings),
         n_train=images or everything, n_val=everything, epochs=epochs, batch_size=batch_size,
     )  # fmt: skip
     if run.regime == "label-free" and entry.reads == "images":
@@ -457,23 +479,38 @@ def tune(
     given: dict[str, Any] = {"clip": clip}
     given |= {"scenes": data} if entry.reads == "masks" else {"material": material_of(setting, clip, data)}
     start = start_of(run, **given)
-    result = compute(run, progress=progress, **given)
+    training = {
+        "accumulate": accumulate, "grad_checkpointing": grad_checkpointing, "tracker": tracker,
+        "tracker_folder": tracker_folder, "checkpoint": None if checkpoint is None else Path(checkpoint),
+    }  # fmt: skip
+    result = compute(run, progress=progress, training=training, **given)
     if result.history.diverged:
         warnings.warn(result.history.diverged, stacklevel=2)
     module = entry.build(start, run.settings, seed)
     module.load_state_dict(result.tensors, strict=False)
+    module = module.to(device).eval()
     if entry.reads == "masks":
-        return Trained(system, run.settings, module.to(device).eval(), clip, data.mask_classes, start.text, start.seen)
+        scores = {"test mIoU": float(segmentation.scores(result.arrays["counts"].sum(axis=0))["miou"])}
+        return Trained(
+            system, run.settings, module, clip, data.mask_classes, start.text, start.seen, scores=scores,
+            history=result.history,
+        )  # fmt: skip
     recipe = ", ".join(str(part) for part in text_classifiers(setting, given["material"]).chosen)
-    return Trained(system, run.settings, module.to(device).eval(), clip, data.classes, start.text, source=recipe)
+    scores = _scores(result, data.labels, given["material"].part)
+    return Trained(
+        system, run.settings, module, clip, data.classes, start.text, source=recipe, scores=scores,
+        history=result.history,
+    )  # fmt: skip
 
 
-def _checkpoint(kept: Path | None) -> Path | None:
-    return None if kept is None else kept.with_suffix(".checkpoint")
+def _scores(result: Result, labels: np.ndarray, part: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Accuracy on all validation and test images."""
+    right = {split: result.arrays[split].argmax(axis=1) == labels[part[split]] for split in ("val", "test")}
+    return {f"{split} accuracy": float(hits.mean()) for split, hits in right.items()}
 
 
 def _classes(
-    run: Run, material: Material, start: Start, kept: Path | None, progress: bool
+    run: Run, material: Material, start: Start, training: Mapping[str, Any]
 ) -> tuple[nn.Module, dict[str, np.ndarray], History]:
     setting, layers = run.setting, run.layers
     images = material.draw(run.n_train, run.seed) if run.n_train else np.array([], dtype=int)
@@ -491,7 +528,7 @@ def _classes(
         arrays = {f"{split} before": material.logits(system, at, layers).numpy() for split, at in
                   (("val", chosen), ("test", test))}  # fmt: skip
     if trained:
-        history = _fit_classes(run, material, system, start, images, chosen, kept, progress)
+        history = _fit_classes(run, material, system, start, images, chosen, training)
     arrays |= {split: material.logits(system, at, layers).numpy() for split, at in (("val", chosen), ("test", test))}
     if trained and layers is not None:
         arrays["train"] = material.logits(system, images, layers).numpy()
@@ -505,8 +542,7 @@ def _fit_classes(
     start: Start,
     images: np.ndarray,
     chosen: np.ndarray,
-    kept: Path | None,
-    progress: bool,
+    training: Mapping[str, Any],
 ) -> History:
     terms = regime_terms(run.regime, system, lam=run.lam, moving_teacher=run.moving_teacher)
     rows = {"label": material.labels, "distribution": material.targets(run.target, run.seed)}
@@ -534,10 +570,10 @@ def _fit_classes(
         found = {"accuracy": accuracy(module, chosen)}
         return found if watched is None else found | {"test accuracy": accuracy(module, watched)}
 
-    return _fit(run, system, data, terms, system.schedule(run.epochs), validate, "accuracy", kept, progress)
+    return _fit(run, system, data, terms, system.schedule(run.epochs), validate, "accuracy", training)
 
 
-def _fit(run, system, data, terms, phases, validate, select, kept, progress, train_mode: bool = False) -> History:
+def _fit(run, system, data, terms, phases, validate, select, training, train_mode: bool = False) -> History:
     setting = run.setting
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a divergence stands in the history, and whoever reads it says so
@@ -545,7 +581,7 @@ def _fit(run, system, data, terms, phases, validate, select, kept, progress, tra
             system, data, terms, phases,
             batch_size=run.batch_size, seed=run.seed, validate=validate, select=select, precision=setting.precision,
             device=setting.device, workers=0 if run.layers is not None else setting.workers,
-            checkpoint=_checkpoint(kept), progress=progress, name=str(run), train_mode=train_mode,
+            name=str(run), train_mode=train_mode, **training,
         )  # fmt: skip
 
 
@@ -560,7 +596,7 @@ def _unseen(run: Run, scenes: Dataset) -> tuple[str, ...]:
 
 
 def _masks(
-    run: Run, clip: Clip, scenes: Dataset, start: Start, kept: Path | None, progress: bool
+    run: Run, clip: Clip, scenes: Dataset, start: Start, training: Mapping[str, Any]
 ) -> tuple[nn.Module, dict[str, np.ndarray], History]:
     setting = run.setting
     system = run.entry.build(start, run.settings, run.seed).to(setting.device)
@@ -577,7 +613,7 @@ def _masks(
         with setting.autocast():
             return masks.score_masks(
                 lambda x: decide(module(x).logits), views, unseen=unseen, batch_size=setting.batch_size,
-                device=setting.device, workers=setting.workers, progress=progress, protocol=protocol,
+                device=setting.device, workers=setting.workers, progress=training["progress"], protocol=protocol,
             )  # fmt: skip
 
     def validate(module: nn.Module) -> dict[str, float]:
@@ -592,5 +628,5 @@ def _masks(
         data = masks.MaskViews(scenes.subset(at), clip, size=(side, side))
         terms = regime_terms(run.regime, system)
         # who trains without labels of the unseen classes has none to choose an epoch with either
-        history = _fit(run, system, data, terms, phases, validate, "seen", kept, progress, train_mode=True)
+        history = _fit(run, system, data, terms, phases, validate, "seen", training, train_mode=True)
     return system, {"counts": np.asarray(score(system.eval(), exam).counts)}, history
