@@ -328,7 +328,7 @@ def test_every_example_comes_once_an_epoch_in_an_order_of_its_own(size):
     assert list(order(size, 8, 3, seed=5)) != batches
     for start in range(len(batches) + 1):
         assert list(order(size, 8, 3, seed=4, start=start)) == batches[start:]
-    halves = [list(order(size, 8, 3, seed=4, process=p, processes=2)) for p in (0, 1)]
+    halves = [list(order(size, 8, 3, seed=4, parts=(p,), of=2)) for p in (0, 1)]
     for (_, whole), (_, left), (_, right) in zip(batches, *halves, strict=True):
         assert left == whole[::2] and right == (whole[1::2] or whole)
 

@@ -5,6 +5,7 @@ Everything is a function of numbers that the caller gives: there is no generator
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,12 +17,34 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from hc_lafter.store import weight_hash
 
 _ORDER, _NOISE = 1, 2  # what a stream of random numbers is for
+_HASHED = 4096  # rows that are hashed together
+
+
+class Picked:
+    """Some rows and columns of a tensor, read when they are asked for: like [n, len(columns), ...], and no copy.
+
+    Args:
+        of: [B, L, ...]. rows: [n] indices. columns: indices.
+    """
+
+    def __init__(self, of: Tensor, rows: Tensor, columns: Sequence[int]):
+        self.of, self.rows, self.columns = of, rows, torch.tensor(columns)
+        first = int(columns[0])
+        if list(columns) == list(range(first, first + len(columns))):  # neighbours: a row is copied in one piece
+            self.of, self.columns = of[:, first : first + len(columns)], None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int | slice | Tensor) -> Tensor:
+        rows = self.rows[index]
+        return self.of[rows] if self.columns is None else self.of[rows[..., None], self.columns]
 
 
 class Rows(Dataset):
     """Tensors of one length as a data set of dicts: ``Rows(taps=[B, L, D], label=[B])``. A batch is one indexing."""
 
-    def __init__(self, **tensors: Tensor):
+    def __init__(self, **tensors: Tensor | Picked):
         self.tensors = tensors
 
     def __len__(self) -> int:
@@ -37,7 +60,9 @@ class Rows(Dataset):
     @property
     def fingerprint(self) -> str:
         """Hex sha256 of the tensors."""
-        return weight_hash(self.tensors)
+        parts = range(0, len(self), _HASHED)  # what is picked need not fit the memory
+        hashes = [weight_hash({name: t[at : at + _HASHED] for name, t in self.tensors.items()}) for at in parts]
+        return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 class Batches(Dataset):

@@ -552,7 +552,7 @@ def _fit_classes(
         rows["frozen"] = material.shared[:, -1]
     rows = {name: values[images] for name, values in rows.items()}
     if run.layers is not None:
-        data: torch.utils.data.Dataset = Rows(student=material.taps(run.layers, images), **rows)
+        data: torch.utils.data.Dataset = Rows(student=material.picked(run.layers, images), **rows)
     else:
         student = strong_view(material.clip) if run.view == "strong" else material.clip.transform
         views = {"student": student}
