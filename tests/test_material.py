@@ -56,17 +56,16 @@ def one_image(material, index) -> torch.Tensor:
 def test_a_cache_changes_no_bit_and_is_read_where_it_lies(material):
     kept, bare = material, gather(replace(material.setting, cache=None))
     assert torch.equal(kept.shared, bare.shared)
-    window = store.Windows(
-        next(p for p in (kept.setting.cache / "features").glob("*.safetensors") if "shared" in store.Windows(p))
-    )
-    assert torch.equal(window["shared"], bare.shared)
-    some = torch.tensor([3, 1, 40])
+    files = map(store.Windows, (kept.setting.cache / "features").glob("*.safetensors"))
+    (window,) = (file["shared"] for file in files if "shared" in file)
+    assert torch.equal(window, bare.shared)
+    some = torch.tensor([3, 1])
     for layers in ([5, 6, 7], [12, 5], [7]):
         at = kept.part["train"][::2]
         picked, taken = kept.picked(layers, at), bare.taps(layers, at)
         assert len(picked) == len(at) and torch.equal(picked[:], taken) and taken.is_contiguous()
-        assert torch.equal(picked[some[:2]], taken[some[:2]]) and torch.equal(picked[2], taken[2])
-        assert picked[some[:2]].is_contiguous() and torch.equal(picked[4:9], taken[4:9])
+        assert torch.equal(picked[some], taken[some]) and torch.equal(picked[2], taken[2])
+        assert picked[some].is_contiguous() and torch.equal(picked[4:9], taken[4:9])
         assert Rows(x=picked).fingerprint == Rows(x=taken).fingerprint
 
 

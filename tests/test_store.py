@@ -1,5 +1,6 @@
 """Tensors on the disk: what was written comes back, or a sentence says why not."""
 
+import itertools
 import json
 import math
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import warnings
 
+import psutil
 import pytest
 import torch
 from filelock import FileLock

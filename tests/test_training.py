@@ -578,7 +578,7 @@ def test_gradient_checkpointing_holds_less_and_changes_no_bit():
         return found
 
     for wanted in (False, True):
-        module = Prompted(("a", "b", "c"))
+        module = Prompted(("anger", "awe", "fear"))
         options = {"batch_size": 6, "grad_checkpointing": wanted}
         histories.append(run(module, data, terms, [Phase("all", 2, ("classifier", "prompts"))], **options)[0])
         modules.append(module)
@@ -621,7 +621,7 @@ def test_trackers_that_cannot_be(monkeypatch):
     with pytest.raises(ValueError, match=r"tracker 'tensorbord' is unknown \(did you mean 'tensorboard'\?\)"):
         run(tracker="tensorbord")
     monkeypatch.setattr(training, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match="the tracker wandb is a package .*: pip install wandb"):
+    with pytest.raises(ModuleNotFoundError, match=r"the tracker wandb is a package .*: pip install wandb"):
         run(tracker="wandb")
 
 
