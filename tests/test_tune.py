@@ -49,9 +49,9 @@ def alone(place) -> pd.DataFrame:
     return pd.read_csv(place / "alone.csv")
 
 
-def by_two(place: Path, name: str) -> tuple[pd.DataFrame, str]:
+def by_two(place: Path, name: str, *more: str) -> tuple[pd.DataFrame, str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words = ["tune", *RUN, "--device", "cpu", "--cache", str(place / "cache"), "--out", str(place / name)]
+    words = ["tune", *RUN, "--device", "cpu", "--cache", str(place / "cache"), "--out", str(place / name), *more]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([*command, "-m", "hc_lafter", *words], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -97,7 +97,7 @@ def test_two_go_on_where_one_was_stopped(place, alone, monkeypatch):
     monkeypatch.undo()
     (checkpoint,) = place.glob("stopped.*.checkpoint")
     assert store.read(checkpoint)[1]["state"]["step"] == 3
-    both, _ = by_two(place, "stopped.safetensors")
+    both, _ = by_two(place, "stopped.safetensors", "--accumulate", "2")
     assert both[:3].equals(alone[:3]) and not both[3:].equals(alone[3:])
     torch.testing.assert_close(*(torch.tensor(t["loss"].to_numpy()) for t in (both, alone)), rtol=0, atol=CURVE)
     assert {p.name for p in place.glob("*stopped*")} == {"stopped.safetensors", "stopped.csv"}
