@@ -13,6 +13,9 @@ from pathlib import Path
 FIDELITY = {"train": 8000, "val": 1000, "test": 4000, "masks": 1000, "pixels": 1000, "attributes": 3000}
 FIDELITY |= {"layers": 250, "captions": 500, "draws": 10, "resamples": 1000}
 
+# Accelerate's, by the names of their packages.
+TRACKERS = ("tensorboard", "wandb", "mlflow")
+
 
 def check() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("hc-lafter check", description="Check a machine: numbers, speed, runs.")
@@ -48,6 +51,42 @@ def runs() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="print what is there and what is missing; compute nothing")
     parser.add_argument("--systems", nargs="+", metavar="NAME", help="the runs of these systems alone")
     parser.add_argument("--commit", action="store_true", help="leave logits and histories in results/P/runs, for git")
+    return parser
+
+
+def tune() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "hc-lafter tune",
+        description="Tune one system; on several GPUs with accelerate launch -m hc_lafter tune, on several CPU cores "
+        "with torchrun --nproc-per-node 2 -m hc_lafter tune.",
+        epilog="A run that was stopped goes on from its checkpoint beside FILE, with any number of processes.",
+    )
+    parser.add_argument("--system", required=True, metavar="NAME", help="such as LaFTer or HybridCascade-LaFTer")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="for hc_lafter.systems.load")
+    parser.add_argument("--regime", help="such as label-free or supervised (default: the system's first)")
+    parser.add_argument("--clip", default="embedded", help="as load_clip takes it (default: %(default)s)")
+    parser.add_argument("--data", default="world", metavar="SPEC", help="as open_data takes it (default: %(default)s)")
+    for split in ("train", "val", "test"):
+        parser.add_argument(f"--n-{split}", type=int, metavar="N", help=f"at most so many images in {split}")
+    parser.add_argument("--images", type=int, metavar="N", help="training images, drawn by class (default: all)")
+    parser.add_argument("--epochs", type=int, default=8, metavar="N", help="(default: %(default)s)")
+    parser.add_argument(
+        "--batch-size", type=int, default=50, metavar="N", help="examples per step, over all processes (default: 50)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="(default: %(default)s)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="settings of the system: tokens=16"
+    )
+    parser.add_argument(
+        "--accumulate", type=int, default=1, metavar="N", help="take each batch in N parts, for less memory"
+    )
+    parser.add_argument("--checkpointing", action="store_true", help="compute activations twice, for less memory")
+    parser.add_argument("--tracker", choices=("none", *TRACKERS), default="none", help="(default: %(default)s)")
+    cache = os.environ.get("HC_LAFTER_CACHE")
+    parser.add_argument("--cache", type=Path, metavar="DIR", default=cache and Path(cache),
+                        help="keeps the tower's features (default: HC_LAFTER_CACHE, else nothing is kept)")  # fmt: skip
     return parser
 
 
@@ -88,4 +127,4 @@ def fidelity() -> argparse.ArgumentParser:
     return parser
 
 
-PARSERS = {each.__name__: each for each in (check, doctor, runs, figures, pretrain, fidelity)}
+PARSERS = {each.__name__: each for each in (check, doctor, runs, tune, figures, pretrain, fidelity)}

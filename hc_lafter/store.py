@@ -1,19 +1,21 @@
 """Tensors on the disk: safetensors files, written whole or not at all, that know whether they are intact.
 
 `write` and `read` are for files with a path of their own, such as checkpoints and what one notebook leaves for the
-next; `cached` is for what was costly to compute, kept under a key of everything that decides it. Belongs to no room.
+next; `cached` is for what was costly to compute, kept under a key of everything that decides it; `streamed` likewise,
+for what may be larger than the memory. Belongs to no room.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from filelock import FileLock
@@ -23,6 +25,8 @@ from torch import Tensor
 
 from hc_lafter.files import write_whole
 
+_ALIGNED = 64  # bytes, as torch aligns a tensor of its own
+_CHUNK = 2**24  # bytes of a file that are hashed at once
 _FORMAT = "hc_lafter.store 1"  # part of every key: entries of another format are not found, instead of damaged
 
 
@@ -39,7 +43,7 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], **metadata: Any) -> P
     """
     header = {name: json.dumps(value) for name, value in metadata.items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return save(path, tensors, header | {"checksum": _checksum(tensors, header)})
+    return save(path, tensors, header | {"checksum": _checksum(weight_hash(tensors), header)})
 
 
 def save(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> Path:
@@ -61,21 +65,32 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged or was not written by `write`.
     """
-    try:
+    with _intact(path):
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             # copies: the tensors are windows into the file, which must not change under them
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
-        checksum = header.pop("checksum", None)
-        if checksum is None:
-            raise ValueError("it was not written by hc_lafter")
-        if checksum != _checksum(tensors, header):
-            raise ValueError("its checksum does not match")
-        return tensors, {name: json.loads(text) for name, text in header.items()}
+        return tensors, _metadata(header, weight_hash(tensors))
+
+
+@contextmanager
+def _intact(path: str | Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no file {path}: run first what writes it.") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}): delete it, and run again what wrote it.") from error
+
+
+def _metadata(header: dict[str, str], tensors: str) -> dict[str, Any]:
+    """What `write` was given, of a file whose tensors have this `weight_hash`."""
+    checksum = header.pop("checksum", None)
+    if checksum is None:
+        raise ValueError("it was not written by hc_lafter")
+    if checksum != _checksum(tensors, header):
+        raise ValueError("its checksum does not match")
+    return {name: json.loads(text) for name, text in header.items()}
 
 
 def cached(
@@ -94,30 +109,144 @@ def cached(
     Raises:
         OSError: the folder cannot be written, or its disk has no room for the entry.
     """
+
+    def put(path: Path, inputs: Any) -> dict[str, Tensor]:
+        tensors = make()
+        write(path, tensors, inputs=inputs)
+        return tensors
+
+    inputs, key = _keyed(inputs)
+    return key, make() if folder is None else _entry(Path(folder) / f"{key}.safetensors", inputs, size, read, put)
+
+
+def streamed(
+    folder: Path | None,
+    inputs: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    pieces: Callable[[], Iterator[Mapping[str, Tensor]]],
+) -> tuple[str, Mapping[str, Tensor]]:
+    """As `cached`, for float32 tensors that may be larger than the memory.
+
+    Args:
+        shapes: name -> [n, ...].
+        pieces: gives all rows of all tensors, in their order, some at a time: name -> [some, ...].
+
+    Returns:
+        The key, and the tensors: `Windows` into the entry, in memory where there is no folder.
+    """
+
+    def put(path: Path, inputs: Any) -> Windows:
+        header = {"inputs": json.dumps(inputs)}
+        write_whole(path, lambda temporary: _write_rows(temporary, shapes, pieces(), header))
+        return Windows(path)
+
+    inputs, key = _keyed(inputs)
+    if folder is not None:
+        size = 4 * sum(map(math.prod, shapes.values()))
+        return key, _entry(Path(folder) / f"{key}.safetensors", inputs, size, _windows, put)
+    tensors, done = {name: torch.empty(shape, dtype=torch.float32) for name, shape in shapes.items()}, 0
+    for piece in pieces():
+        for name, rows in piece.items():
+            tensors[name][done : done + len(rows)] = rows
+        done += len(rows)
+    return key, tensors
+
+
+class Windows(Mapping[str, Tensor]):
+    """The tensors of a file, each a window into it, mapped anew at every access.
+
+    The system reads a page when it is first looked at, shares it between processes and may drop it at any time; what
+    has been looked at counts as resident until the tensor is let go. A change to a tensor never reaches the file.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        with safe_open(path, framework="pt") as file:
+            self.names = list(file.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.names:
+            raise KeyError(name)
+        with safe_open(self.path, framework="pt") as file:
+            return file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def _windows(path: Path) -> tuple[Windows, dict[str, Any]]:
+    """As `read`, of a file of `_write_rows`."""
+    with _intact(path):
+        found = Windows(path)
+        with path.open("rb") as file:
+            header, hashed = _hash_rows(file)
+        return found, _metadata(header, hashed)
+
+
+def _write_rows(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], pieces: Iterator[Mapping[str, Tensor]], header: dict[str, str]
+) -> None:
+    """Safetensors' format (github.com/safetensors/safetensors, *Format*), whose own writer wants all in memory."""
+    blank, places, entries, end = "0" * 64, {}, {}, 0
+    for name, shape in shapes.items():
+        places[name], end = end, end + 4 * math.prod(shape)
+        entries[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [places[name], end]}
+    text = json.dumps({"__metadata__": header | {"checksum": blank}, **entries}).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGNED)
+    with path.open("wb+") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for piece in pieces:
+            for name, rows in piece.items():
+                file.seek(8 + len(text) + places[name])
+                places[name] += file.write(rows.contiguous().reshape(-1).view(torch.uint8).numpy())
+        file.truncate(8 + len(text) + end)
+        checksum = _checksum(_hash_rows(file)[1], header)
+        file.seek(8 + text.index(blank.encode()))
+        file.write(checksum.encode())
+
+
+def _hash_rows(file: BinaryIO) -> tuple[dict[str, str], str]:
+    """The header's texts, and `weight_hash` of the tensors, without mapping them: hashed pages would be resident."""
+    file.seek(0)
+    start = 8 + int.from_bytes(file.read(8), "little")
+    entries, digest = json.loads(file.read(start - 8)), hashlib.sha256()
+    header = entries.pop("__metadata__", {})
+    for name, entry in sorted(entries.items()):
+        digest.update(f"{name} {torch.float32} {tuple(entry['shape'])}\n".encode())
+        begin, end = (start + offset for offset in entry["data_offsets"])
+        file.seek(begin)
+        for at in range(begin, end, _CHUNK):
+            digest.update(file.read(min(_CHUNK, end - at)))
+    return header, digest.hexdigest()
+
+
+def _keyed(inputs: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     inputs = json.loads(json.dumps({"format": _FORMAT, **inputs}, sort_keys=True))
-    key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
-    if folder is None:
-        return key, make()
-    path = Path(folder) / f"{key}.safetensors"
+    return inputs, hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
+
+
+def _entry(path: Path, inputs: Any, size: int, get: Callable, put: Callable) -> Any:
+    """What ``get`` finds in an entry; where it is missing or damaged, what ``put`` leaves there."""
     with locked(path):
         if path.exists():
             try:
-                tensors, metadata = read(path)
+                tensors, metadata = get(path)
                 if metadata == {"inputs": inputs}:
-                    return key, tensors
+                    return tensors
                 reason = "it is another entry"
             except ValueError as error:
                 reason = error.__cause__
-            warnings.warn(f"the cache entry {path} is damaged ({reason}): it is made again.", stacklevel=3)
+            warnings.warn(f"the cache entry {path} is damaged ({reason}): it is made again.", stacklevel=4)
         free = shutil.disk_usage(path.parent).free
         if size > free:
             raise OSError(
                 f"the cache {path.parent} needs {size / 2**30:.1f} GiB for this entry and has {free / 2**30:.1f} GiB: "
                 "make room, or choose another cache folder."
             )
-        tensors = make()
-        write(path, tensors, inputs=inputs)
-    return key, tensors
+        return put(path, inputs)
 
 
 def weight_hash(state: Mapping[str, Tensor]) -> str:
@@ -130,8 +259,8 @@ def weight_hash(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _checksum(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
-    return hashlib.sha256(f"{weight_hash(tensors)}\n{json.dumps(header, sort_keys=True)}".encode()).hexdigest()
+def _checksum(tensors: str, header: Mapping[str, str]) -> str:
+    return hashlib.sha256(f"{tensors}\n{json.dumps(header, sort_keys=True)}".encode()).hexdigest()
 
 
 @contextmanager

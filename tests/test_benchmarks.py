@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -241,6 +243,31 @@ def test_a_part_that_fails_leaves_the_others(run, monkeypatch):
     monkeypatch.setattr(check, "_computed", lambda *given: [])
     met = [(line["benchmark"], line["met"]) for line in check.check(CPU, run)]
     assert met == [("walk", True), ("lafter_step", None), ("lafter_step", False), ("sc_clip", False), ("cka", False)]
+
+
+def alone(script: str, *words: str) -> list[dict]:
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *words]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.slow
+def test_scaling_is_the_time_of_one_over_that_of_two():
+    (line,) = alone("scaling.py", "--rounds", "1", "--steps", "2", "--batch", "4")
+    assert line["efficiency"] == pytest.approx(line["one_s"] / line["several_s"] / 2, abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere allocated and mapped memory cannot be told apart")
+def test_memory_of_every_stage(tmp_path):
+    lines = alone("memory.py", "--images", "200", "--folder", str(tmp_path))
+    assert [line["stage"].split()[0] for line in lines] == ["tap", "open", "sweep"]
+    for line in lines:
+        assert 0 < line["anonymous_gib"] < line["resident_gib"] and line["images"] == 200
+        assert line["features_gib"] * 2**30 >= (line["stage"] != "tap") * 200 * 12 * 512 * 4
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("met, status, says", [

@@ -12,7 +12,7 @@ import pytest
 
 import hc_lafter
 from hc_lafter.__main__ import COMMANDS, main
-from hc_lafter.commands import FIDELITY, PARSERS
+from hc_lafter.commands import FIDELITY, PARSERS, TRACKERS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -31,12 +31,15 @@ def test_help_imports_nothing_slow():
 
 
 def test_options_are_those_of_the_code():
+    from accelerate.utils import LoggerType
+
     from hc_lafter.embedded import fidelity, pretrain
     from hc_lafter.suite import figures, plots
 
     options = {name: vars(build())["_option_string_actions"] for name, build in PARSERS.items()}
     assert asdict(fidelity.Sizes()) == FIDELITY and options["fidelity"]["--seed"].default == fidelity.WORLD_SEED
     assert set(options["pretrain"]["--size"].choices) == set(pretrain.SIZES)
+    assert {str(tracker) for tracker in LoggerType} >= set(TRACKERS)
     assert set(options["figures"]["--format"].choices) == set(figures.FORMATS)
     assert set(options["figures"]["--width"].choices) == set(plots.WIDTHS)
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hc_lafter import store
 from hc_lafter.clip.text import EMOTION_TEMPLATES, class_embeddings
 from hc_lafter.clip.vit import project, walk
 from hc_lafter.data.emotion import wheels as emotions
@@ -19,6 +20,7 @@ from hc_lafter.data.world.dataset import World
 from hc_lafter.systems.hybrid_cascade import HybridCascade, HybridCascadeConfig
 from hc_lafter.systems.lafter import LaFTer, LaFTerConfig
 from hc_lafter.tuning import material as materials
+from hc_lafter.tuning.batches import Rows
 from hc_lafter.tuning.material import check_depth, gather, pseudo_labels
 from hc_lafter.tuning.setting import Setting
 
@@ -49,6 +51,22 @@ def one_image(material, index) -> torch.Tensor:
 
 
 # --- material ---
+
+
+def test_a_cache_changes_no_bit_and_is_read_where_it_lies(material):
+    kept, bare = material, gather(replace(material.setting, cache=None))
+    assert torch.equal(kept.shared, bare.shared)
+    files = map(store.Windows, (kept.setting.cache / "features").glob("*.safetensors"))
+    (window,) = (file["shared"] for file in files if "shared" in file)
+    assert torch.equal(window, bare.shared)
+    some = torch.tensor([3, 1])
+    for layers in ([5, 6, 7], [12, 5], [7]):
+        at = kept.part["train"][::2]
+        picked, taken = kept.picked(layers, at), bare.taps(layers, at)
+        assert len(picked) == len(at) and torch.equal(picked[:], taken) and taken.is_contiguous()
+        assert torch.equal(picked[some], taken[some]) and torch.equal(picked[2], taken[2])
+        assert picked[some].is_contiguous() and torch.equal(picked[4:9], taken[4:9])
+        assert Rows(x=picked).fingerprint == Rows(x=taken).fingerprint
 
 
 def test_every_images_taps_are_those_of_the_image_alone(material):

@@ -1,5 +1,6 @@
 """Tensors on the disk: what was written comes back, or a sentence says why not."""
 
+import itertools
 import json
 import math
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import warnings
 
+import psutil
 import pytest
 import torch
 from filelock import FileLock
@@ -174,3 +176,73 @@ def test_metadata_can_be_read_without_the_package(tmp_path):
     path = store.write(tmp_path / "x.safetensors", TENSORS, **METADATA)
     with safe_open(path, framework="pt") as file:
         assert json.loads(file.metadata()["run"]) == METADATA["run"]
+
+
+# --- more than the memory ---
+
+
+def rows(n: int = 7, size: int = 3):
+    """Tensors of 7 rows, one of them empty, and the same in pieces of 1, 3 and 3."""
+    whole = {"b": torch.randn(n, size, 2), "a": torch.arange(float(n)), "none": torch.zeros(n, 0, 4)}
+    cuts = (0, 1, 4, n)
+    pieces = [{k: v[a:b] for k, v in whole.items()} for a, b in itertools.pairwise(cuts)]
+    return whole, {k: tuple(v.shape) for k, v in whole.items()}, pieces
+
+
+def test_what_is_streamed_is_an_entry_as_any_other(tmp_path):
+    whole, shapes, pieces = rows()
+    key, inside = store.streamed(None, {"x": 1}, shapes, lambda: iter(pieces))
+    again, outside = store.streamed(tmp_path, {"x": 1}, shapes, lambda: iter(pieces))
+    assert key == again and not isinstance(inside, store.Windows) and isinstance(outside, store.Windows)
+    assert same(inside, whole) and same(dict(outside), whole)
+    path = tmp_path / f"{key}.safetensors"
+    assert same(store.read(path)[0], whole)  # its checksum is that of `write`
+    assert outside["b"].data_ptr() % 64 == 0 and "c" not in outside and outside.get("c") is None
+    outside["b"].zero_()
+    assert same(dict(store.streamed(tmp_path, {"x": 1}, shapes, never)[1]), whole)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip(-1), empty, foreign])
+def test_a_damaged_stream_is_made_again(tmp_path, damage):
+    whole, shapes, pieces = rows()
+    key, _ = store.streamed(tmp_path, {"x": 1}, shapes, lambda: iter(pieces))
+    damage(tmp_path / f"{key}.safetensors")
+    with pytest.warns(UserWarning, match="is damaged .*: it is made again"):
+        _, found = store.streamed(tmp_path, {"x": 1}, shapes, lambda: iter(pieces))
+    assert same(dict(found), whole)
+
+
+def test_a_stream_that_breaks_off_leaves_nothing(tmp_path):
+    _, shapes, pieces = rows()
+
+    def broken():
+        yield pieces[0]
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        store.streamed(tmp_path, {"x": 1}, shapes, broken)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere allocated and mapped memory cannot be told apart")
+def test_a_stream_takes_the_memory_of_a_piece(tmp_path):
+    """96 MiB in pieces of one: written, found again and summed up without being allocated."""
+    process, most = psutil.Process(), []
+
+    def allocated() -> int:
+        memory = process.memory_info()
+        return memory.rss - memory.shared
+
+    def pieces():
+        for value in range(96):
+            most.append(allocated())
+            yield {"x": torch.full((1, 2**18), float(value))}
+
+    before = allocated()
+    for _ in range(2):
+        _, found = store.streamed(tmp_path, {"x": 1}, {"x": (96, 2**18)}, pieces)
+        window = found["x"]
+        assert window.sum() == 2**18 * 95 * 48
+        most.append(allocated())
+        del window
+    assert len(most) == 96 + 2 and max(most) - before < 24 * 2**20

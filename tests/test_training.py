@@ -20,8 +20,9 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
 from torch.utils.data import Dataset, Subset
-from training_runs import Line, clusters, cross_entropy, killed_run, one_of_two, train_line, train_prompts
+from training_runs import Line, Prompted, clusters, cross_entropy, killed_run, one_of_two, train_line, train_prompts
 
+from hc_lafter.tuning import training
 from hc_lafter.tuning.batches import order
 from hc_lafter.tuning.training import History, Phase, Rows, fit
 
@@ -328,7 +329,7 @@ def test_every_example_comes_once_an_epoch_in_an_order_of_its_own(size):
     assert list(order(size, 8, 3, seed=5)) != batches
     for start in range(len(batches) + 1):
         assert list(order(size, 8, 3, seed=4, start=start)) == batches[start:]
-    halves = [list(order(size, 8, 3, seed=4, process=p, processes=2)) for p in (0, 1)]
+    halves = [list(order(size, 8, 3, seed=4, parts=(p,), of=2)) for p in (0, 1)]
     for (_, whole), (_, left), (_, right) in zip(batches, *halves, strict=True):
         assert left == whole[::2] and right == (whole[1::2] or whole)
 
@@ -548,6 +549,80 @@ def test_groups_must_be_the_modules_and_say_their_rates():
         module.parameter_groups = lambda rates=rates: [group | rates]
         with pytest.raises(KeyError):
             run(module, phases=[Phase("a", 1, ("first",))])
+
+
+# --- memory, trackers ---
+
+
+@pytest.mark.parametrize("accumulate", [2, 3])
+def test_a_batch_in_parts_trains_as_the_whole(accumulate):
+    """33 rows by 8: the last batch of an epoch has one row, and the parts without any count for nothing."""
+    whole, parameters = train_line(None)
+    parted, others = train_line(None, accumulate=accumulate)
+    for name in ("loss", "task", "twice"):
+        rows = (torch.tensor([row[name] for row in history.steps]) for history in (parted, whole))
+        torch.testing.assert_close(*rows, rtol=0, atol=1e-6)
+    for name, value in parameters.items():
+        torch.testing.assert_close(others[name], value, rtol=0, atol=1e-6)
+
+
+def test_gradient_checkpointing_holds_less_and_changes_no_bit():
+    histories, modules, held = [], [], []
+    data = Rows(x=torch.randn(6, 3, 64, 64, generator=torch.Generator().manual_seed(0)), label=torch.arange(6) % 3)
+
+    def terms(module, batch):
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.append(t.nbytes), t)[1], lambda t: t):
+            found = cross_entropy(module, batch)
+        held.append(sum(sizes))
+        return found
+
+    for wanted in (False, True):
+        module = Prompted(("anger", "awe", "fear"))
+        options = {"batch_size": 6, "grad_checkpointing": wanted}
+        histories.append(run(module, data, terms, [Phase("all", 2, ("classifier", "prompts"))], **options)[0])
+        modules.append(module)
+        assert not module.visual.transformer.grad_checkpointing
+    assert histories[0] == histories[1] and same(*modules)
+    assert held[2] < 0.2 * held[0]
+
+
+def test_the_history_is_a_table():
+    opinions = iter([0.5, math.nan, 0.75])
+    history, _ = run(validate=lambda module: {"accuracy": next(opinions)})
+    table = history.table()
+    assert list(table.columns) == ["step", "epoch", "phase", "loss", "task", "validation accuracy"]
+    assert table[["step", "epoch", "loss"]].to_dict("records") == [
+        {key: row[key] for key in ("step", "epoch", "loss")} for row in history.steps
+    ]
+    assert table["validation accuracy"].dropna().to_dict() == {4: 0.5, 14: 0.75}
+    assert list(History().table().columns) == ["step", "epoch", "phase", "loss"] and History().table().empty
+
+
+def test_a_tracker_has_what_the_history_has(tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    opinions = iter([0.5, 0.25, 0.75])
+    history, module = run(
+        tracker="tensorboard", tracker_folder=tmp_path, name="a run, seed 0",
+        validate=lambda module: {"accuracy": next(opinions)},
+    )  # fmt: skip
+    (folder,) = tmp_path.iterdir()
+    found = events.EventAccumulator(str(folder)).Reload()
+    assert folder.name == "a-run-seed-0"
+    losses, accuracies = found.Scalars("loss"), found.Scalars("validation accuracy")
+    assert [(e.step, e.value) for e in losses] == [(row["step"], row["loss"]) for row in history.steps]
+    assert [(e.step, e.value) for e in accuracies] == [(5, 0.5), (10, 0.25), (15, 0.75)]
+    opinions = iter([0.5, 0.25, 0.75])
+    other, untracked = run(validate=lambda module: {"accuracy": next(opinions)})
+    assert other == history and same(module, untracked)
+
+
+def test_trackers_that_cannot_be(monkeypatch):
+    with pytest.raises(ValueError, match=r"tracker 'tensorbord' is unknown \(did you mean 'tensorboard'\?\)"):
+        run(tracker="tensorbord")
+    monkeypatch.setattr(training, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"the tracker wandb is a package .*: pip install wandb"):
+        run(tracker="wandb")
 
 
 # --- processes ---

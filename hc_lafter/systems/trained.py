@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class Trained:
         classes: C names in the order of its logits.
         text: [C, D], one unit vector per class. seen: [C] bool for masks, else None.
         source: what its text classifier was trained on.
+        scores: on validation and test images, as fractions, by name; history: of the training, a
+            `hc_lafter.tuning.training.History`. Of a system that was loaded: none.
     """
 
     system: str
@@ -50,6 +52,8 @@ class Trained:
     text: Tensor
     seen: Tensor | None = None
     source: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    history: Any = None
 
     @torch.inference_mode()
     def predict(

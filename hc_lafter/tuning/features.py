@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from hc_lafter.clip import vit
 from hc_lafter.clip.load import Clip, resized_transform
 from hc_lafter.data.record import Dataset, Record
 from hc_lafter.files import file_hash
-from hc_lafter.store import cached, weight_hash
+from hc_lafter.store import streamed, weight_hash
 from hc_lafter.tuning.batches import read
 
 _LIBRARIES = ("torch", "torchvision", "open_clip_torch", "pillow")  # what turns a picture into a feature
@@ -43,6 +42,9 @@ _UNDECODABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.e
 class Features:
     """What a tower says of every image of a data set. All tensors are float32 on the CPU.
 
+    From a cache they are windows into its file (`hc_lafter.store.Windows`), opened at each access of ``cls``,
+    ``patches`` and ``final``: only what is looked at is read.
+
     Attributes:
         ids: B record ids, in the order of the data set.
         labels: [B] int64.
@@ -53,17 +55,28 @@ class Features:
         final: [B, D], the image feature, not normalised.
         grid: (h, w), rows and columns of patches.
         key: hex sha256 of everything that decides these values.
+        tensors: cls, patches and final by name.
     """
 
     ids: tuple[str, ...]
     labels: Tensor
     splits: np.ndarray
     layers: tuple[int, ...]
-    cls: Tensor
-    patches: Tensor | None
-    final: Tensor
     grid: tuple[int, int]
     key: str
+    tensors: Mapping[str, Tensor] = field(repr=False)
+
+    @property
+    def cls(self) -> Tensor:
+        return self.tensors["cls"]
+
+    @property
+    def patches(self) -> Tensor | None:
+        return self.tensors.get("patches")
+
+    @property
+    def final(self) -> Tensor:
+        return self.tensors["final"]
 
     def layer(self, layer: int) -> Tensor:
         """[B, W], CLS behind a layer. Raises ValueError where that layer was not tapped."""
@@ -92,7 +105,8 @@ def tap(
 
     The same call gives the same bits, from the cache or not. Another batch size, device or precision gives other
     roundings and so an entry of its own in ``<cache>/features``; a subset of the layers of an entry is not looked for
-    in it. Features fill memory: 4 * B * L * N * W bytes with patches, 4 * B * (L * W + D) without.
+    in it. Features take 4 * B * L * N * W bytes with patches, 4 * B * (L * W + D) without: of the cache's disk, or of
+    memory where there is no cache.
 
     Args:
         clip: the tower and its transform; it is moved to ``device``.
@@ -144,7 +158,7 @@ def tap(
     if patches:
         shapes["patches"] = (len(dataset), len(layers), grid[0] * grid[1], clip.width)
 
-    def encode() -> dict[str, Tensor]:
+    def encode() -> Iterator[dict[str, Tensor]]:
         loader = DataLoader(
             _Images(dataset, transform),
             batch_size=batch_size,
@@ -154,20 +168,18 @@ def tap(
         )
         title = f"tap {clip.name} on {dataset.name}"
         with tqdm(total=len(dataset), desc=title, unit="image", disable=not progress) as bar:
-            return _encode(clip.to(device), loader, shapes, layers, precision, bar)
+            yield from _encode(clip.to(device), loader, layers, patches, precision, bar)
 
     folder = None if cache is None else Path(cache) / "features"
-    key, tensors = cached(folder, inputs, encode, size=4 * sum(map(math.prod, shapes.values())))
+    key, tensors = streamed(folder, inputs, shapes, encode)
     return Features(
         ids=tuple(dataset.ids),
         labels=torch.tensor(labels),
         splits=np.array(dataset.splits),
         layers=layers,
-        cls=tensors["cls"],
-        patches=tensors.get("patches"),
-        final=tensors["final"],
         grid=grid,
         key=key,
+        tensors=tensors,
     )
 
 
@@ -201,27 +213,24 @@ class _Images(torch.utils.data.Dataset):
         return self.transform(decoded(self.dataset, index).image)
 
 
-def _encode(clip: Clip, loader: DataLoader, shapes, layers, precision: str, bar: tqdm) -> dict[str, Tensor]:
-    out = {name: torch.empty(shape, dtype=torch.float32) for name, shape in shapes.items()}
+def _encode(clip: Clip, loader: DataLoader, layers, patches: bool, precision: str, bar: tqdm) -> Iterator[dict]:
     device, start = clip.model.logit_scale.device, 0
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        for images in read(loader):
-            images = images.to(device, non_blocking=True)
-            walked = vit.walk(clip.visual, images, layers=layers, patches="patches" in out)
-            part = slice(start, start + len(images))
-            out["cls"][part], out["final"][part] = walked.cls, walked.final
-            for position, tokens in enumerate(walked.patch_taps or ()):
-                out["patches"][part, position] = tokens
-            finite = out["final"][part].isfinite().all(1) & out["cls"][part].isfinite().all((1, 2))
-            if not finite.all():
-                record = loader.dataset.dataset.ids[start + int(finite.int().argmin())]
-                raise ValueError(
-                    f"the features of record {record!r} are not finite in {precision}: look at its pixels and at the "
-                    f"weights of {clip.name}, or take precision fp32."
-                )
-            bar.update(len(images))
-            start = part.stop
-    return out
+    for images in read(loader):
+        # entered for each batch: around a yield, a mode would be the caller's, too
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            walked = vit.walk(clip.visual, images.to(device, non_blocking=True), layers=layers, patches=patches)
+            found = {"cls": walked.cls, "final": walked.final, "patches": walked.patches}
+            found = {name: tensor.float().cpu() for name, tensor in found.items() if tensor is not None}
+        finite = found["final"].isfinite().all(1) & found["cls"].isfinite().all((1, 2))
+        if not finite.all():
+            record = loader.dataset.dataset.ids[start + int(finite.int().argmin())]
+            raise ValueError(
+                f"the features of record {record!r} are not finite in {precision}: look at its pixels and at the "
+                f"weights of {clip.name}, or take precision fp32."
+            )
+        yield found
+        bar.update(len(images))
+        start += len(images)
 
 
 def _check(clip: Clip, dataset: Dataset, layers: tuple[int, ...], precision: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,10 +18,13 @@ from hc_lafter.clip.vit import project
 from hc_lafter.data import open_data, stratified
 from hc_lafter.data.emotion import wheels as emotions
 from hc_lafter.data.record import SPLITS, Dataset
+from hc_lafter.store import streamed
+from hc_lafter.tuning.batches import Picked
 from hc_lafter.tuning.features import tap
 from hc_lafter.tuning.setting import Setting
 from hc_lafter.tuning.views import Views
 
+_PROJECTED_AT_ONCE = 4096  # images
 _HEADS_AT_ONCE = 1024  # images whose cached features go through a head together: a head is too small for batches of 32
 
 
@@ -32,7 +35,8 @@ class Material:
     Attributes:
         setting: what decided it.
         clip, dataset: as the setting names them.
-        shared: [B, L, D], CLS behind each of all L layers in the shared space (`vit.project`), not normalised.
+        shared: [B, L, D], CLS behind each of all L layers in the shared space (`vit.project`), not normalised. With a
+            cache it is a window into a file there, which need not fit the memory; not to be written to.
         labels: [B] int64.
         soft: [B, C] float32, the distribution that training may aim at: the data set's ``targets``, which are the
             votes' shares; where it has none, the wheel's for the label (Mikels' eight), or one-hot. ``soft_from`` says
@@ -60,11 +64,15 @@ class Material:
 
     def taps(self, layers: Sequence[int], indices: np.ndarray | None = None) -> Tensor:
         """[n, len(layers), D] of the images at ``indices`` (all by default)."""
+        return self.picked(layers, indices)[:]
+
+    def picked(self, layers: Sequence[int], indices: np.ndarray | None = None) -> Picked:
+        """As `taps`, read when a part is asked for."""
         wrong = [layer for layer in layers if not 1 <= layer <= self.shared.shape[1]]
         if wrong:
             raise ValueError(f"layer {wrong[0]} is not one of this tower's: choose from 1 to {self.shared.shape[1]}.")
         rows = np.arange(len(self.shared)) if indices is None else np.asarray(indices)
-        return self.shared[torch.from_numpy(rows)[:, None], torch.tensor([layer - 1 for layer in layers])]
+        return Picked(self.shared, torch.from_numpy(rows), [layer - 1 for layer in layers])
 
     def draw(self, n: int, seed: int, split: str = "train") -> np.ndarray:
         """At most n indices of a split, drawn with the classes' shares."""
@@ -97,7 +105,8 @@ class Material:
             )
             batches = (batch["student"] for batch in loader)
         else:
-            batches = self.taps(layers, indices).split(max(_HEADS_AT_ONCE, self.setting.batch_size))
+            picked, size = self.picked(layers, indices), max(_HEADS_AT_ONCE, self.setting.batch_size)
+            batches = (picked[at : at + size] for at in range(0, len(picked), size))
         found = []
         # heads are cheap, and judged in full precision
         with torch.inference_mode(), self.setting.autocast() if layers is None else nullcontext():
@@ -161,13 +170,21 @@ def material_of(setting: Setting, clip: Clip, dataset: Dataset) -> Material:
         clip, dataset, layers=range(1, clip.layers + 1), precision=setting.precision, batch_size=setting.batch_size,
         device=device, cache=setting.cache, workers=setting.workers,
     )  # fmt: skip
-    with torch.inference_mode():  # in pieces: a hundred thousand images are gigabytes
-        shared = torch.cat([project(clip.visual, x.to(device)).cpu() for x in features.cls.split(4096)])
+    shape = (len(dataset), clip.layers, clip.embed_dim)
+
+    def projected() -> Iterator[dict[str, Tensor]]:
+        for at in range(0, len(dataset), _PROJECTED_AT_ONCE):
+            with torch.inference_mode():
+                piece = project(clip.visual, features.cls[at : at + _PROJECTED_AT_ONCE].to(device)).cpu()
+            yield {"shared": piece}
+
+    folder = None if setting.cache is None else setting.cache / "features"
+    _, tensors = streamed(folder, {"projected": features.key}, {"shared": shape}, projected)
     soft, soft_from = _soft(dataset)
     truth = None if dataset.distributions is None else np.asarray(dataset.distributions)
     # What a worker process keeps dies with it.
     pixels = Views(dataset, {"student": clip.transform}, seed=0, keep=setting.workers == 0)
-    return Material(setting, clip, dataset, shared.clone(), features.labels, soft, soft_from, truth, part, pixels)
+    return Material(setting, clip, dataset, tensors["shared"], features.labels, soft, soft_from, truth, part, pixels)
 
 
 def _soft(dataset: Dataset) -> tuple[Tensor, str]:

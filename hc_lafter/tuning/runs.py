@@ -24,11 +24,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.tracking import GeneralTracker
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hc_lafter import store
+from hc_lafter.analysis import segmentation
 from hc_lafter.clip.load import Clip
 from hc_lafter.clip.text import class_embeddings, encode_texts
 from hc_lafter.clip.vit import check_tower
@@ -397,30 +399,39 @@ def compute(
     material: Material | None = None,
     scenes: Dataset | None = None,
     progress: bool = False,
+    training: Mapping[str, Any] | None = None,
 ) -> Result:
     """Tune one system on some training images, choose its epoch on validation, and read the test images once.
 
     Args:
         clip, material, scenes: in the place of what the run's setting names: the CLIP; what the tower says, for a
             system that reads whole images; a data set with masks. Where one is given nothing is kept.
+        training: options of `hc_lafter.tuning.training.fit` that change no number beyond roundings, by name.
 
     Raises:
         ValueError: a regime that the system does not have; as `fit`.
     """
-    if run.regime not in run.entry.regimes:
-        raise ValueError(f"{run.system} has no regime {run.regime!r}: choose one of {', '.join(run.entry.regimes)}.")
+    _check_regime(run.entry, run.regime)
     given = {"clip": clip, "material": material, "scenes": scenes}
     kept = None if any(thing is not None for thing in given.values()) else _path(run)
     if kept is None:
-        return _computed(run, None, progress, **given)
+        return _computed(run, None, {"progress": progress, **(training or {})}, **given)
     with store.locked(kept):  # whoever wants the same run waits, and reads
-        return _read(run, kept) if kept.is_file() else _computed(run, kept, progress, **given)
+        if kept.is_file():
+            return _read(run, kept)
+        return _computed(run, kept, {"progress": progress, **(training or {})}, **given)
 
 
-def _computed(run: Run, kept: Path | None, progress: bool, *, clip, material, scenes) -> Result:
+def _check_regime(entry: System, regime: str) -> None:
+    if regime not in entry.regimes:
+        near = nearest(regime, entry.regimes)
+        raise ValueError(f"{entry.name} has no regime {regime!r}{near}: choose one of {', '.join(entry.regimes)}.")
+
+
+def _computed(run: Run, kept: Path | None, training: Mapping[str, Any], *, clip, material, scenes) -> Result:
     _threads(run.setting)
     began = time.perf_counter()
-    rate = _chosen_rate(run, progress, {"clip": clip, "material": material, "scenes": scenes})
+    rate = _chosen_rate(run, training["progress"], {"clip": clip, "material": material, "scenes": scenes})
     clip = clip or (opened(run.setting)[0] if material is None else material.clip)
     if any(hasattr(run.settings, name) for name in ("layers", "segments")):
         check_depth(clip)
@@ -437,7 +448,8 @@ def _computed(run: Run, kept: Path | None, progress: bool, *, clip, material, sc
         attempts = [replace(done, until=run.until.attempt(number)) for number in range(1 + run.until.doublings)]
     checkpoints = [] if kept is None else [_checkpoint(kept, number) for number in range(len(attempts))]
     for number, attempt in enumerate(attempts):
-        system, arrays, history = make(attempt, checkpoint=checkpoints[number] if kept else None, progress=progress)
+        place = {"checkpoint": checkpoints[number]} if kept else {}
+        system, arrays, history = make(attempt, training={**training, **place})
         if attempt.until is not None and run.trained:
             enough = not history.diverged and converged(
                 history.start[_select(run)], [row[_select(run)] for row in history.epochs],
@@ -501,6 +513,11 @@ def tune(
     precision: str = "fp32",
     cache: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    accumulate: int = 1,
+    grad_checkpointing: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    tracker: str | GeneralTracker | None = None,
+    tracker_folder: str | os.PathLike[str] = ".",
     **settings: Any,
 ) -> Trained:
     """Tune a system on a data set, its epoch chosen on the validation split.
@@ -516,15 +533,20 @@ def tune(
         precision: ``fp32`` or ``bf16``.
         cache: a folder that keeps the tower's features and the texts'; None: nothing is kept.
         progress: show bars.
+        accumulate, grad_checkpointing, checkpoint, tracker, tracker_folder: of `hc_lafter.tuning.training.fit`. A
+            checkpoint is the caller's to delete, and does not know the system's settings.
         settings: of the system's configuration, such as ``tokens=16``.
 
     Returns:
-        The tuned system; `hc_lafter.systems.save` writes it, its ``predict`` names pictures.
+        The tuned system; `hc_lafter.systems.save` writes it, its ``predict`` names pictures, its
+        ``history.table()`` is the training, step by step.
 
     Raises:
         ValueError: an unknown system, regime or setting, or as `hc_lafter.tuning.training.fit`.
     """
     entry = find(system)
+    regime = regime or entry.regimes[0]
+    _check_regime(entry, regime)
     empty = [split for split in SPLITS if not (data.splits == split).any()]
     if empty:
         raise ValueError(f"data set {data.name!r} has no images in the split {empty[0]!r}: add some.")
@@ -541,7 +563,7 @@ def tune(
     )  # fmt: skip
     everything = len(data)
     run = Run(
-        system, regime or entry.regimes[0], seed, setting, entry.configure(clip.name, data.name, **settings),
+        system, regime, seed, setting, entry.configure(clip.name, data.name, **settings),
         n_train=images or everything, n_val=everything, epochs=epochs, batch_size=batch_size,
     )  # fmt: skip
     if run.regime == "label-free" and entry.reads == "images":
@@ -549,15 +571,28 @@ def tune(
     given: dict[str, Any] = {"clip": clip}
     given |= {"scenes": data} if entry.reads == "masks" else {"material": material_of(setting, clip, data)}
     start = start_of(run, **given)
-    result = compute(run, progress=progress, **given)
+    training = {
+        "accumulate": accumulate, "grad_checkpointing": grad_checkpointing, "tracker": tracker,
+        "tracker_folder": tracker_folder, "checkpoint": None if checkpoint is None else Path(checkpoint),
+    }  # fmt: skip
+    result = compute(run, progress=progress, training=training, **given)
     if result.history.diverged:
         warnings.warn(result.history.diverged, stacklevel=2)
     module = entry.build(start, run.settings, seed)
     module.load_state_dict(result.tensors, strict=False)
+    module = module.to(device).eval()
     if entry.reads == "masks":
-        return Trained(system, run.settings, module.to(device).eval(), clip, data.mask_classes, start.text, start.seen)
+        scores = {"test mIoU": float(segmentation.scores(result.arrays["counts"].sum(axis=0))["miou"])}
+        return Trained(
+            system, run.settings, module, clip, data.mask_classes, start.text, start.seen, scores=scores,
+            history=result.history,
+        )  # fmt: skip
     recipe = ", ".join(str(part) for part in text_classifiers(setting, given["material"]).chosen)
-    return Trained(system, run.settings, module.to(device).eval(), clip, data.classes, start.text, source=recipe)
+    scores = _scores(result, data.labels, given["material"].part)
+    return Trained(
+        system, run.settings, module, clip, data.classes, start.text, source=recipe, scores=scores,
+        history=result.history,
+    )  # fmt: skip
 
 
 def _checkpoint(kept: Path, number: int = 0) -> Path:
@@ -565,8 +600,14 @@ def _checkpoint(kept: Path, number: int = 0) -> Path:
     return kept.with_suffix(f".{number}.checkpoint" if number else ".checkpoint")
 
 
+def _scores(result: Result, labels: np.ndarray, part: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Accuracy on all validation and test images."""
+    right = {split: result.arrays[split].argmax(axis=1) == labels[part[split]] for split in ("val", "test")}
+    return {f"{split} accuracy": float(hits.mean()) for split, hits in right.items()}
+
+
 def _classes(
-    run: Run, material: Material, start: Start, checkpoint: Path | None, progress: bool
+    run: Run, material: Material, start: Start, training: Mapping[str, Any]
 ) -> tuple[nn.Module, dict[str, np.ndarray], History]:
     setting, layers = run.setting, run.layers
     images = material.draw(run.n_train, run.seed) if run.n_train else np.array([], dtype=int)
@@ -583,7 +624,7 @@ def _classes(
     if run.trained and layers is not None:
         arrays = {f"{split} before": material.logits(system, at, layers).numpy() for split, at in judged.items()}
     if run.trained:
-        history = _fit_classes(run, material, system, start, images, chosen, checkpoint, progress)
+        history = _fit_classes(run, material, system, start, images, chosen, training)
     arrays |= {split: material.logits(system, at, layers).numpy() for split, at in judged.items()}
     if run.trained and layers is not None:
         arrays["train"] = material.logits(system, images, layers).numpy()
@@ -597,8 +638,7 @@ def _fit_classes(
     start: Start,
     images: np.ndarray,
     chosen: np.ndarray,
-    checkpoint: Path | None,
-    progress: bool,
+    training: Mapping[str, Any],
 ) -> History:
     terms = regime_terms(run.regime, system, lam=run.lam, moving_teacher=run.moving_teacher)
     rows = {"label": material.labels, "distribution": material.targets(run.target, run.seed)}
@@ -608,7 +648,7 @@ def _fit_classes(
         rows["frozen"] = material.shared[:, -1]
     rows = {name: values[images] for name, values in rows.items()}
     if run.layers is not None:
-        data: torch.utils.data.Dataset = Rows(student=material.taps(run.layers, images), **rows)
+        data: torch.utils.data.Dataset = Rows(student=material.picked(run.layers, images), **rows)
     else:
         student = strong_view(material.clip) if run.view == "strong" else material.clip.transform
         views = {"student": student}
@@ -626,7 +666,7 @@ def _fit_classes(
         found = {"accuracy": accuracy(module, chosen)}
         return found if watched is None else found | {"test accuracy": accuracy(module, watched)}
 
-    return _fit(run, system, data, terms, system.schedule(_epochs(run)), validate, checkpoint, progress)
+    return _fit(run, system, data, terms, system.schedule(_epochs(run)), validate, training)
 
 
 def _epochs(run: Run) -> int:
@@ -634,7 +674,7 @@ def _epochs(run: Run) -> int:
     return run.epochs if run.until is None else run.until.checks
 
 
-def _fit(run, system, data, terms, phases, validate, checkpoint, progress, train_mode: bool = False) -> History:
+def _fit(run, system, data, terms, phases, validate, training, train_mode: bool = False) -> History:
     setting, until = run.setting, run.until
     given = {} if until is None else {
         "warmup": until.warmup, "decay": until.decay, "from_start": True, "stretch": until.stretch,
@@ -646,7 +686,7 @@ def _fit(run, system, data, terms, phases, validate, checkpoint, progress, train
             batch_size=min(run.batch_size, len(data)), seed=run.seed, validate=validate, select=_select(run), **given,
             precision=setting.precision,
             device=setting.device, workers=0 if run.layers is not None else setting.workers,
-            checkpoint=checkpoint, progress=progress, name=str(run), train_mode=train_mode,
+            name=str(run), train_mode=train_mode, **training,
         )  # fmt: skip
 
 
@@ -661,7 +701,7 @@ def _unseen(run: Run, scenes: Dataset) -> tuple[str, ...]:
 
 
 def _masks(
-    run: Run, clip: Clip, scenes: Dataset, start: Start, checkpoint: Path | None, progress: bool
+    run: Run, clip: Clip, scenes: Dataset, start: Start, training: Mapping[str, Any]
 ) -> tuple[nn.Module, dict[str, np.ndarray], History]:
     setting = run.setting
     system = run.entry.build(start, run.settings, run.seed).to(setting.device)
@@ -678,7 +718,7 @@ def _masks(
         with setting.autocast():
             return masks.score_masks(
                 lambda x: decide(module(x).logits), views, unseen=unseen, batch_size=setting.batch_size,
-                device=setting.device, workers=setting.workers, progress=progress, protocol=protocol,
+                device=setting.device, workers=setting.workers, progress=training["progress"], protocol=protocol,
             )  # fmt: skip
 
     def validate(module: nn.Module) -> dict[str, float]:
@@ -693,7 +733,7 @@ def _masks(
         data = masks.MaskViews(scenes.subset(at), clip, size=(side, side))
         terms = regime_terms(run.regime, system)
         # who trains without labels of the unseen classes has none to choose an epoch with either
-        history = _fit(run, system, data, terms, phases, validate, checkpoint, progress, train_mode=True)
+        history = _fit(run, system, data, terms, phases, validate, training, train_mode=True)
     if not len(exam):  # a trial reads no test image
         return system, {}, history
     return system, {"counts": np.asarray(score(system.eval(), exam).counts)}, history

@@ -9,25 +9,31 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.tracking import GeneralTracker
 from accelerate.utils import broadcast_object_list, gather_object, send_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from hc_lafter import store
+from hc_lafter.commands import TRACKERS
+from hc_lafter.refusals import nearest
 from hc_lafter.systems.base import Phase
 from hc_lafter.tuning.batches import Batches, Rows, order, read, seed_step
 
@@ -63,6 +69,17 @@ class History:
     seconds: list[float] = field(default_factory=list, compare=False)
     start: dict[str, float] = field(default_factory=dict)
 
+    def table(self) -> pd.DataFrame:
+        """A row per step: ``step``, ``epoch``, ``phase``, ``loss``, each term, and in the row of an epoch's last step
+        what validation then said, in columns such as ``validation accuracy``; in the others these are NaN.
+        """
+        steps = pd.DataFrame(self.steps, columns=None if self.steps else ["step", "epoch", "phase", "loss"])
+        last = ~steps["epoch"].duplicated(keep="last")
+        for name in dict.fromkeys(name for row in self.epochs for name in _numbers(row)):
+            said = {row["epoch"]: row.get(name) for row in self.epochs}
+            steps[f"validation {name}"] = steps["epoch"].map(said).where(last)
+        return steps
+
 
 def fit(
     module: nn.Module,
@@ -86,6 +103,10 @@ def fit(
     decay: str = "constant",
     from_start: bool = False,
     stretch: int | None = None,
+    accumulate: int = 1,
+    grad_checkpointing: bool = False,
+    tracker: str | GeneralTracker | None = None,
+    tracker_folder: str | Path = ".",
 ) -> History:
     """Train a module through its phases and leave it with the best epoch's parameters, on the device, in eval mode.
 
@@ -94,8 +115,9 @@ def fit(
     bits on a CPU, and the caller's random numbers go on as if nothing had been drawn.
 
     Several processes (``accelerate launch``, on a CPU ``torchrun``) run the same call. Each takes its share of every
-    batch; gradients and recorded terms are averages over the examples, as in one process, wherever a term is a mean
-    over the examples of its batch.
+    batch, or ``accumulate`` shares one after another; gradients and recorded terms are averages of the shares', each
+    weighted by its number of examples. Where a term is a mean over the examples of its batch that is the whole batch's,
+    up to roundings; a mean over anything else, such as the pixels of a class, becomes a mean of the shares' means.
 
     The run has diverged where the loss is not finite, or where the median of the last five losses is over ``RISE``
     times the first loss under the same weights (at least ``LEAST``). It then stops, with a warning.
@@ -128,11 +150,18 @@ def fit(
         stretch: steps that stand for an epoch of the phases, after which is validated; the data are read over and over
             in their own epochs. None: an epoch is one pass through the data.
         train_mode: keep the module in training mode between validations (dropout). Buffers are not kept in checkpoints.
+        accumulate: shares of a batch that each process takes one after another, for batches that do not fit the memory.
+        grad_checkpointing: keep of each block of a tower its input alone, and compute the rest again on the way back
+            (Chen et al., arXiv 1604.06174): same gradients, about a third more time, a fraction of the memory.
+        tracker: where Accelerate logs, at each step and epoch, what the history holds: ``tensorboard``, ``wandb`` or
+            ``mlflow``, or a tracker of your own.
+        tracker_folder: for the trackers that write files.
 
     Raises:
-        ValueError: an unknown precision, group, term or metric, nothing to train on, a loss without a gradient, a
-            broken item of the data, a checkpoint that is damaged or of another run, processes that start differently;
-            one sentence each.
+        ValueError: an unknown precision, group, term, metric or tracker, nothing to train on, a loss without a
+            gradient, a broken item of the data, a checkpoint that is damaged or of another run, processes that start
+            differently; one sentence each.
+        ModuleNotFoundError: the tracker's package is not installed.
         OSError: the checkpoint cannot be written.
     """
     if precision not in ("fp32", "bf16"):
@@ -144,7 +173,9 @@ def fit(
         raise ValueError(
             f"batch_size {batch_size}, {len(data)} examples and {epochs} epochs cannot be: give at least 1 of each."
         )
-    accelerator = _accelerator(torch.device(device))
+    if accumulate < 1:
+        raise ValueError(f"accumulate is {accumulate}: give the number of shares of a batch, from 1.")
+    accelerator = _accelerator(torch.device(device), tracker, tracker_folder)
     process, processes = accelerator.process_index, accelerator.num_processes
     device = accelerator.device if processes > 1 else torch.device(device)
     module.to(device).train(train_mode)
@@ -161,12 +192,16 @@ def fit(
             "the processes do not start alike: build the module from the same seed in each of them, and keep the "
             "checkpoint where all of them read it."
         )
+    if accelerator.is_main_process:
+        settings = {"batch_size": batch_size, "epochs": epochs, "seed": seed, "precision": precision}
+        settings |= {f"lr of {group}": rate for group, rate in run.rates.items()}
+        _start(accelerator, tracker, run.name, settings | {"processes": processes, "accumulate": accumulate})
+    parts, of = range(process, processes * accumulate, processes), processes * accumulate
     passes = math.ceil(run.total / run.per_pass)
-    place = {"process": process, "processes": processes}
     loader = DataLoader(
         Batches(data),
         batch_size=None,
-        sampler=order(run.size, batch_size, passes, seed=seed, start=run.step, **place),
+        sampler=order(run.size, batch_size, passes, seed=seed, start=run.step, parts=parts, of=of),
         num_workers=workers,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # without one the loader draws from the global stream
@@ -175,35 +210,60 @@ def fit(
     autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=precision == "bf16")
     hidden = not (progress and accelerator.is_main_process)
     bar = tqdm(total=run.total, initial=run.step, desc=name or "fit", unit="step", disable=hidden)
-    with bar, run.gradients_as_before(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with (
+        bar,
+        run.gradients_as_before(),
+        _checkpointing(module, grad_checkpointing),
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+    ):
         objective = accelerator.prepare(_Objective(module, terms))
         if from_start and validate is not None and not run.step:
             with autocast():
                 run.history.start = _metrics(module, validate, select)
         while not run.ended:
-            seed_step(device, seed, run.step, process)
-            batch = send_to_device(next(batches), device, non_blocking=True)
-            phase, share = run.begin_step(), run.share(process, processes)
-            with autocast():
-                loss, values = objective(batch, phase)
-            (loss * (share * processes)).backward()  # gradients are averaged over the processes, and these may differ
-            summed = accelerator.reduce(share * torch.stack([v.float().to(device) for v in values.values()]), "sum")
-            run.end_step(dict(zip(values, summed.tolist(), strict=True)))
+            phase, summed = run.begin_step(), 0.0
+            for part in parts:
+                seed_step(device, seed, run.step, part)
+                batch, share = send_to_device(next(batches), device, non_blocking=True), run.share(part, of)
+                with nullcontext() if part == parts[-1] else accelerator.no_sync(objective):
+                    with autocast():
+                        loss, values = objective(batch, phase)
+                    (loss * (share * processes)).backward()  # DDP averages over processes, whose shares may differ
+                summed = summed + share * torch.stack([v.float().to(device) for v in values.values()])
+            run.end_step(dict(zip(values, accelerator.reduce(summed, "sum").tolist(), strict=True)))
+            _log(accelerator, run.step, _numbers(run.history.steps[-1]))
             if run.at_epoch_end and not run.history.diverged:
                 with autocast():
                     run.end_epoch({} if validate is None else _metrics(module, validate, select), select)
+                found = _numbers(run.history.epochs[-1])
+                _log(accelerator, run.step, {f"validation {name}": value for name, value in found.items()})
             due = run.at_epoch_end or run.ended or run.step % every == 0
             if due and checkpoint is not None and accelerator.is_main_process:
                 store.write(checkpoint, run.tensors(), run=definition, state=run.state())
             latest = (run.history.epochs or [{}])[-1] | {"loss": run.history.steps[-1]["loss"]}
             bar.set_postfix({k: f"{latest[k]:.4g}" for k in ("loss", select) if k in latest}, refresh=False)
             bar.update()
+    for each in accelerator.trackers:
+        each.finish()  # accelerator.end_training would end the processes' group, too
     accelerator.wait_for_everyone()  # until the checkpoint is written: the next call may read it
     run.put(run.kept)
     module.eval()
     if run.history.diverged:
         warnings.warn(run.history.diverged, stacklevel=2)
     return run.history
+
+
+@contextmanager
+def _checkpointing(module: nn.Module, wanted: bool) -> Iterator[None]:
+    """The towers in a module, `hc_lafter.clip.vit.walk` through which heeds the setting; afterwards as they were."""
+    before = [(part, part.grad_checkpointing) for part in module.modules() if hasattr(part, "grad_checkpointing")]
+    for part, already in before:
+        part.grad_checkpointing = wanted or already
+    try:
+        yield
+    finally:
+        for part, already in before:
+            part.grad_checkpointing = already
 
 
 def _metrics(module: nn.Module, validate: Callable, select: str) -> dict[str, float]:
@@ -283,10 +343,10 @@ class _Run:
 
     # --- training ---
 
-    def share(self, process: int, processes: int) -> float:
+    def share(self, part: int, of: int) -> float:
         """Of the next batch's examples, as `order` deals them."""
         examples = min(self.batch_size, self.size - self.step % self.per_pass * self.batch_size)
-        return len(range(process, examples, processes)) / examples
+        return len(range(part, examples, of)) / examples
 
     def begin_step(self) -> Phase:
         """The phase; its groups ask for a gradient and nothing else does, so that autograd skips the rest."""
@@ -445,13 +505,36 @@ def _groups(module: nn.Module, phases: Sequence[Phase]) -> dict[str, dict[str, A
     return {name: {key: group[key] for key in keys} for name, group in known.items() if name in wanted}
 
 
-def _accelerator(device: torch.device) -> Accelerator:
+def _accelerator(device: torch.device, tracker: str | GeneralTracker | None, folder: str | Path) -> Accelerator:
     """Accelerate's state is one per process: where an earlier one is of another device, it is made again."""
+    if isinstance(tracker, str):
+        if tracker not in TRACKERS:
+            raise ValueError(f"tracker {tracker!r} is unknown{nearest(tracker, TRACKERS)}: {', '.join(TRACKERS)}.")
+        if find_spec(tracker) is None:
+            raise ModuleNotFoundError(f"the tracker {tracker} is a package that is not here: pip install {tracker}")
     state = PartialState._shared_state
     if state and state["device"].type != device.type:
         AcceleratorState._reset_state(reset_partial_state=True)
     # phases freeze groups, and a loss may use no part of one: such parameters are unused in a step, which DDP must know
     parallel = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     return Accelerator(
-        cpu=device.type == "cpu", mixed_precision="no", device_placement=False, kwargs_handlers=[parallel]
-    )
+        cpu=device.type == "cpu", mixed_precision="no", device_placement=False, kwargs_handlers=[parallel],
+        log_with=tracker, project_dir=folder,
+    )  # fmt: skip
+
+
+def _start(accelerator: Accelerator, tracker: str | GeneralTracker | None, name: str, settings: dict[str, Any]) -> None:
+    """A run of the project hc_lafter; tensorboard, which knows no projects, has a folder for each run instead."""
+    project = re.sub(r"\W+", "-", name) if tracker == "tensorboard" else "hc_lafter"
+    accelerator.init_trackers(project, settings, {"wandb": {"name": name}, "mlflow": {"run_name": name}})
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """A row without its place."""
+    return {name: value for name, value in row.items() if name not in ("step", "epoch", "phase")}
+
+
+def _log(accelerator: Accelerator, step: int, values: Mapping[str, float]) -> None:
+    """To the trackers. MLflow takes no comma in a name."""
+    if accelerator.trackers:
+        accelerator.log({name.replace(",", ""): value for name, value in values.items()}, step=step)

@@ -1,0 +1,91 @@
+"""``hc-lafter tune``: one system tuned and saved, by one process or several (``accelerate launch``, ``torchrun``).
+
+Each process opens CLIP and data and takes its share of every batch (`hc_lafter.tuning.training.fit`); the first one
+alone prints and writes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import typing
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+import yaml
+from accelerate.state import PartialState
+from pydantic import TypeAdapter, ValidationError
+
+from hc_lafter import commands
+from hc_lafter.clip.load import load_clip
+from hc_lafter.data import open_data
+from hc_lafter.files import write_whole
+from hc_lafter.refusals import nearest
+from hc_lafter.systems import System, find, save
+from hc_lafter.tuning.runs import tune
+
+_NOT_THE_RUN = ("out", "accumulate", "checkpointing", "tracker", "cache", "device")  # change where it is done
+
+
+def settings_of(entry: System, given: Sequence[str]) -> dict[str, Any]:
+    """Settings of a system's configuration from words such as ``tokens=16``, ``layers=[5,6]`` or ``lr=1e-3``.
+
+    Raises:
+        ValueError: no ``=``, an unknown name, or a value of another type; one sentence.
+    """
+    hints, found = typing.get_type_hints(entry.config), {}
+    names = [f.name for f in fields(entry.config)]
+    for word in given:
+        name, separator, value = word.partition("=")
+        if not separator or name not in names:
+            near = nearest(name, names)
+            raise ValueError(f"--set {word}: {entry.name} has the settings {', '.join(names)}{near}; give KEY=VALUE.")
+        try:
+            found[name] = TypeAdapter(hints[name]).validate_python(yaml.safe_load(value))
+        except (ValidationError, yaml.YAMLError):
+            kind = getattr(hints[name], "__name__", hints[name])
+            raise ValueError(f"--set {word}: {value!r} is not usable for {name}, which is of type {kind}.") from None
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Tune, save, and print the accuracies on validation and test."""
+    given = commands.tune().parse_args(argv)
+    cuda = torch.cuda.is_available() if given.device is None else given.device == "cuda"
+    state = PartialState(cpu=not cuda)
+    try:
+        _tune(given, state)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        if state.is_main_process:
+            print(error, file=sys.stderr)
+        return 1
+    finally:
+        state.destroy_process_group()
+    return 0
+
+
+def _tune(given: Any, state: PartialState) -> None:
+    entry = find(given.system)
+    settings = settings_of(entry, given.set)
+    one_run = sorted((name, str(value)) for name, value in vars(given).items() if name not in _NOT_THE_RUN)
+    checkpoint = given.out.with_suffix(f".{hashlib.sha256(repr(one_run).encode()).hexdigest()[:8]}.checkpoint")
+    clip = load_clip(given.clip, device=str(state.device))
+    sizes = {name: getattr(given, name) for name in ("n_train", "n_val", "n_test")}
+    data = open_data(given.data, **sizes, side=clip.image_size, seed=given.seed, cache=given.cache)
+    trained = tune(
+        given.system, clip, data, regime=given.regime, images=given.images, epochs=given.epochs,
+        batch_size=given.batch_size, seed=given.seed, precision=given.precision, cache=given.cache,
+        progress=state.is_main_process, accumulate=given.accumulate, grad_checkpointing=given.checkpointing,
+        checkpoint=checkpoint, tracker=None if given.tracker == "none" else given.tracker,
+        tracker_folder=given.out.parent, **settings,
+    )  # fmt: skip
+    if state.is_main_process:
+        table = given.out.with_suffix(".csv")
+        save(trained, given.out)
+        write_whole(table, trained.history.table().to_csv(index=False))
+        checkpoint.unlink(missing_ok=True)
+        print(f"{given.out} is {trained.system}, {', '.join(f'{k} {v:.4f}' for k, v in trained.scores.items())}.")
+        print(f"Its training, step by step: {table}")
+    state.wait_for_everyone()

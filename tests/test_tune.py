@@ -1,0 +1,123 @@
+"""``hc-lafter tune``: by one process, by two, by two that go on where one was stopped; what it refuses."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from hc_lafter import store, systems
+from hc_lafter.__main__ import main
+from hc_lafter.systems import find
+from hc_lafter.tuning.command import settings_of
+
+SIZES = [f"--{name}={size}" for name, size in (("n-train", 40), ("n-val", 24), ("n-test", 24), ("images", 20))]
+# 20 images by 7: the last batch of an epoch has 6, three for each of two processes, the others four and three
+RUN = [
+    "--system",
+    "LaFTer",
+    "--regime",
+    "supervised",
+    *SIZES,
+    "--epochs",
+    "2",
+    "--batch-size",
+    "7",
+    "--set",
+    "tokens=2",
+]
+CURVE = 1e-5  # half a batch each, averaged: another order of summation, float32
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("tune")
+
+
+def tune(place: Path, name: str, *more: str) -> int:
+    return main(["tune", *RUN, "--device", "cpu", "--cache", str(place / "cache"), "--out", str(place / name), *more])
+
+
+@pytest.fixture(scope="module")
+def alone(place) -> pd.DataFrame:
+    assert tune(place, "alone.safetensors") == 0
+    return pd.read_csv(place / "alone.csv")
+
+
+def by_two(place: Path, name: str, *more: str) -> tuple[pd.DataFrame, str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = ["tune", *RUN, "--device", "cpu", "--cache", str(place / "cache"), "--out", str(place / name), *more]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([*command, "-m", "hc_lafter", *words], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return pd.read_csv((place / name).with_suffix(".csv")), done.stdout
+
+
+def test_one_process_prints_and_writes(place, alone, capsys):
+    assert list(alone.columns) == ["step", "epoch", "phase", "loss", "task", "validation accuracy"]
+    assert alone["step"].tolist() == [1, 2, 3, 4, 5, 6] and alone["validation accuracy"].notna().sum() == 2
+    assert tune(place, "again.safetensors", "--accumulate", "2", "--checkpointing") == 0
+    said = capsys.readouterr().out.splitlines()
+    again = pd.read_csv(place / "again.csv")
+    torch.testing.assert_close(*(torch.tensor(t["loss"].to_numpy()) for t in (again, alone)), rtol=0, atol=CURVE)
+    trained = systems.load(place / "again.safetensors")
+    assert trained.system == "LaFTer" and trained.config.tokens == 2 and not trained.scores
+    best = max(again["validation accuracy"].dropna())
+    assert said[0].startswith(f"{place / 'again.safetensors'} is LaFTer, val accuracy {best:.4f}, test accuracy 0.")
+    assert not list(place.glob("*.checkpoint"))
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(place, alone):
+    both, said = by_two(place, "both.safetensors")
+    assert said.count("is LaFTer, val accuracy") == 1
+    torch.testing.assert_close(*(torch.tensor(t["loss"].to_numpy()) for t in (both, alone)), rtol=0, atol=CURVE)
+    mine, other = (store.read(place / f"{name}.safetensors")[0] for name in ("both", "alone"))
+    for name, value in other.items():
+        torch.testing.assert_close(mine[name], value, rtol=1e-4, atol=1e-4, msg=name)
+    assert {p.name for p in place.glob("*both*")} == {"both.safetensors", "both.csv"}
+
+
+@pytest.mark.slow
+def test_two_go_on_where_one_was_stopped(place, alone, monkeypatch):
+    write = store.write
+
+    def stop(path, *rest, **metadata):
+        write(path, *rest, **metadata)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        tune(place, "stopped.safetensors")
+    monkeypatch.undo()
+    (checkpoint,) = place.glob("stopped.*.checkpoint")
+    assert store.read(checkpoint)[1]["state"]["step"] == 3
+    both, _ = by_two(place, "stopped.safetensors", "--accumulate", "2")
+    assert both[:3].equals(alone[:3]) and not both[3:].equals(alone[3:])
+    torch.testing.assert_close(*(torch.tensor(t["loss"].to_numpy()) for t in (both, alone)), rtol=0, atol=CURVE)
+    assert {p.name for p in place.glob("*stopped*")} == {"stopped.safetensors", "stopped.csv"}
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--system", "LaFtr"], "system 'LaFtr' is unknown (did you mean 'LaFTer'?)"),
+    (["--regime", "supervisd"], "LaFTer has no regime 'supervisd' (did you mean 'supervised'?)"),
+    (["--set", "token=3"], "--set token=3: LaFTer has the settings tokens, smoothing, lr, weight_decay (did you mean"),
+    (["--set", "tokens=few"], "--set tokens=few: 'few' is not usable for tokens, which is of type int."),
+    (["--accumulate", "0"], "accumulate is 0: give the number of shares"),
+])  # fmt: skip
+def test_what_it_refuses(place, alone, capsys, words, message):
+    assert tune(place, "no.safetensors", *words) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert message in error and not list(place.glob("no.*"))
+
+
+def test_settings_have_the_types_of_the_configuration():
+    hybrid = find("HybridCascade-LaFTer")
+    assert settings_of(hybrid, ["lr=1e-3", "stages=[[5, 6], [7, 8]]"]) == {"lr": 1e-3, "stages": ((5, 6), (7, 8))}
+    with pytest.raises(ValueError, match="give KEY=VALUE"):
+        settings_of(hybrid, ["lr"])
