@@ -153,7 +153,7 @@ def tap(
             generator=torch.Generator(),  # without one the loader draws from the global stream, a cache hit would not
         )
         title = f"tap {clip.name} on {dataset.name}"
-        with tqdm(total=len(dataset), desc=title, unit="image", disable=not progress) as bar:
+        with tqdm(total=len(dataset), desc=title, unit="image", disable=None if progress else True) as bar:
             return _encode(clip.to(device), loader, shapes, layers, precision, bar)
 
     folder = None if cache is None else Path(cache) / "features"
