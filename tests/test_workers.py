@@ -182,7 +182,7 @@ def limited(asked: list[Run], **how) -> None:
     try:
         get(asked, **how)
     except ValueError as error:
-        sys.exit("2 of 4 runs failed, first LaFTer" in str(error))
+        sys.exit("2 of 3 runs failed, first LaFTer" in str(error))
 
 
 def test_a_full_disk_stops_what_does_not_fit_and_says_so(tmp_path, undisturbed, processes):
@@ -207,7 +207,7 @@ def test_twenty_kills_at_random_moments_lose_nothing(tmp_path, undisturbed, proc
         cache, sweeps = tmp_path / str(sweeps), sweeps + 1
         clients = [start(processes, cache) for _ in range(2)]
         while killed < 20 and any(client.is_alive() for client in clients):
-            time.sleep(draw.uniform(0.0, once))
+            time.sleep(draw.uniform(0.0, once / 2))
             which = draw.randrange(2)
             clients[which].kill()
             clients[which].join()
