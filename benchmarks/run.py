@@ -12,11 +12,14 @@ import copy
 import itertools
 import json
 import math
+import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +40,8 @@ from hc_lafter.systems.lafter import LaFTer, LaFTerConfig
 from hc_lafter.systems.masks import mask_logits
 from hc_lafter.systems.regimes import LabelFree, Supervised
 from hc_lafter.systems.sc_clip import SCClip, SCClipConfig
+from hc_lafter.tuning.runs import Run, get
+from hc_lafter.tuning.setting import Setting
 from hc_lafter.tuning.training import Rows, fit
 
 CLASSES, EPOCHS = 8, 8
@@ -51,6 +56,7 @@ DTYPES = {"float32": torch.float32, "bfloat16 autocast": torch.bfloat16}
 SMALL_BATCH = 16  # images of its small tower, for each of ViT-B/32
 SIDES, PATCHES = (224, 336), (196, 441)  # of images in pixels; of patches per image, those of ViT-B/16 on such images
 NEIGHBOURS = 30  # SC-CLIP's
+SWEEP = 6  # seeds of each of two systems
 NAMES = 21  # class names, as many as VOC has classes with background
 
 
@@ -500,6 +506,26 @@ def _as_exact(features: Sequence[Tensor], ours: Tensor, theirs: Tensor) -> None:
         raise ValueError(f"cka: ours is {mine:.2g} away from the full-batch value, and the peer's {other:.2g}.")
 
 
+def sweep(batch: int, device: torch.device) -> Iterator[Comparison]:
+    """Runs of the embedded CLIP with ``batch`` training images each, from an empty store: by Dask's own workers, whose
+    start counts, and in this process."""
+    sizes = {"n_train": 2 * batch, "n_val": batch, "n_test": batch, "text_steps": 20, "text_noise": (0.0,)}
+    setting = Setting(**sizes, seeds=tuple(range(SWEEP)), device=str(device))
+    lafter = Run("LaFTer", "label-free", 0, setting, LaFTerConfig(tokens=4), n_train=batch, n_val=batch, epochs=5,
+                 batch_size=16, view="strong")  # fmt: skip
+    hybrid = replace(lafter, system="HybridCascade-LaFTer", regime="supervised", config=None, view="plain")
+    runs = [replace(run, seed=seed) for run in (lafter, hybrid) for seed in setting.seeds]
+
+    def computed(scheduler: str) -> list[Tensor]:
+        with tempfile.TemporaryDirectory() as folder:
+            here = replace(setting, cache=Path(folder))
+            found = get([replace(run, setting=here) for run in runs], scheduler=scheduler, progress=False)
+        return [torch.from_numpy(np.stack([result.test for result in found]))]
+
+    peer = f"{len(runs)} runs in one process (ours: one per core, of which there are {os.cpu_count()})"
+    yield Comparison({"": partial(computed, "local")}, peer, partial(computed, "none"), {"": (0.0,)})
+
+
 def _gradients(groups: Iterable[Sequence[nn.Parameter]]) -> list[Tensor]:
     """One vector per group."""
     return [torch.cat([parameter.grad.flatten() for parameter in group]) for group in groups]
@@ -523,6 +549,7 @@ BENCHMARKS = {
     "sc_clip": Benchmark(sc_clip, batch=8, rounds=5),
     "lof": Benchmark(outlier_scores, batch=32, rounds=5),
     "cka": Benchmark(alignment, batch=512, rounds=3),
+    "sweep": Benchmark(sweep, batch=160, rounds=1, trains=True),
 }
 
 

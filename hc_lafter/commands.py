@@ -42,14 +42,22 @@ def doctor() -> argparse.ArgumentParser:
 
 def runs() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("hc-lafter runs", description="Compute a profile's runs without a notebook.")
-    parser.add_argument("--profile", default="default", metavar="P", help="default, smoke, reference, full")
+    parser.add_argument(
+        "--profile", nargs="+", default=["default"], metavar="P", help="default, smoke, reference, full"
+    )
     parser.add_argument(
         "--param", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="fields of the profile"
     )
     parser.add_argument("--only", nargs="+", metavar="NN", help="the runs of these notebooks alone")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster; 'none' computes in this process")
-    parser.add_argument("--list", action="store_true", help="print what is there and what is missing; compute nothing")
     parser.add_argument("--systems", nargs="+", metavar="NAME", help="the runs of these systems alone")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--list", action="store_true", help="print what is there, what is missing and what failed")
+    instead.add_argument("--export", type=Path, metavar="DIR", help="write what is there as Parquet tables")
+    instead.add_argument(
+        "--prune", action="store_true", help="print what lies in the store and no run of the profiles asks for"
+    )
+    parser.add_argument("--yes", action="store_true", help="with --prune: delete it")
     parser.add_argument("--commit", action="store_true", help="leave logits and histories in results/P/runs, for git")
     return parser
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -52,10 +52,25 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, s
     def content(temporary: Path) -> None:
         try:
             save_file(dict(tensors), temporary, metadata=dict(header))
+            _sort_metadata(temporary)
         except SafetensorError as error:  # safetensors wraps a full disk in an error of its own
             raise OSError(str(error)) from error
 
     return write_whole(path, content)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort what safetensors writes in an order that changes from process to process: equal files are equal bytes.
+
+    A file is the length of its header in 8 bytes, the header as JSON, and the tensors.
+    """
+    with path.open("rb+") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        file.seek(8)
+        file.write(text.ljust(size))  # the same text in another order, as long as before
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -264,24 +279,33 @@ def _checksum(tensors: str, header: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, timeout: float = -1) -> Iterator[None]:
     """Alone with a file among processes, for as long as the context lasts.
 
-    The lock's own file may stay behind: deleting it under another process would make two locks.
+    What a process that was killed had half written of the file is deleted. The lock's own file stays behind; whoever
+    holds the lock may delete it, too: those who wait for it notice.
+
+    Args:
+        timeout: seconds to wait for another process; negative: for as long as it takes.
 
     Raises:
+        filelock.Timeout: another process was alone with it for all that time.
         OSError: the folder cannot be written, or its file system has no locks.
     """
-    lock = FileLock(path.with_suffix(".lock"))
+    lock = FileLock(path.with_suffix(".lock"), timeout=timeout)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
+    except Timeout:
+        raise
     except (OSError, NotImplementedError) as error:  # the latter: a network file system without locks
         reason = getattr(error, "strerror", None) or error
         raise OSError(
             f"the cache {path.parent} cannot be written ({reason}): give write access or another cache folder."
         ) from error
     try:
+        for left in path.parent.glob(f".{path.stem}-*"):
+            left.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

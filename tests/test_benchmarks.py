@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 KEYS = ["benchmark", "device", "card", "ours_s", "peer", "peer_s", "ratio", "low", "high", "rounds", "threads"]
 KEYS += ["difference"]
 LINES = {"walk": 4, "tapping": 3, "precision": 2, "lafter_step": 4, "hybrid_head": 2, "sc_clip": 8, "lof": 4, "cka": 3}
+LINES["sweep"] = 1
 CPU = torch.device("cpu")
 
 
@@ -45,6 +46,7 @@ def run(monkeypatch) -> ModuleType:
     for name, small in {"_vit_b_32": tower, "_vit_b_16": tower, "SIDES": (24, 32), "PATCHES": (36, 64)}.items():
         monkeypatch.setattr(module, name, small)
     monkeypatch.setattr(module, "SMALL_BATCH", 1)
+    monkeypatch.setattr(module, "SWEEP", 1)
     return module
 
 

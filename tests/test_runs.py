@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from hc_lafter import predict, systems
+from hc_lafter import predict, store, systems
 from hc_lafter.data.world.dataset import World
+from hc_lafter.suite import plans
 from hc_lafter.systems import Output, Phase, System
 from hc_lafter.systems.cascade_clip import CascadeCLIPConfig
 from hc_lafter.systems.hybrid_cascade import HybridCascadeConfig
@@ -254,13 +259,13 @@ def test_what_was_computed_is_found_again(setting, tmp_path, monkeypatch):
     asked = [mean_of_layers(setting, seed=s) for s in (0, 1, 0)]
     first = get(asked, scheduler="none", progress=False)
     assert first[0] is not first[1] and same(first[0], first[2])
-    assert (
-        sorted(p.suffix for p in (tmp_path / "runs").iterdir()) == [".lock"] * 2 + [".safetensors"] * 2
-    )  # no checkpoint
+    left = sorted(p.suffix for p in (tmp_path / "runs").iterdir())
+    assert left == [".json"] * 2 + [".lock"] * 2 + [".safetensors"] * 2  # no checkpoint
     assert runs.missing([*asked, hybrid(setting)]) == [hybrid(setting)]
     monkeypatch.setattr(runs, "compute", None)
     again = get(asked, scheduler="none", progress=False)
     assert all(same(a, b) and a.seconds == b.seconds for a, b in zip(first, again, strict=True))
+    assert all(a.history.seconds == b.history.seconds for a, b in zip(first, again, strict=True))
     file = next((tmp_path / "runs").glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-5])
     with pytest.raises(ValueError, match=rf"{file.name} is damaged .*: delete it, and run again"):
@@ -316,6 +321,133 @@ def test_two_workers_compute_what_one_process_does_and_a_failure_stops_nobody(se
         kept[name] = get(plan, scheduler="none", progress=False)
         assert len(list((of.cache / "runs").glob("*.safetensors"))) == 6
     assert all(same(a, b) for a, b in zip(kept["here"], kept["workers"], strict=True))
+
+
+# --- what is said meanwhile ---
+
+
+def test_a_log_gets_a_line_now_and_then_and_says_what_is_left(setting, monkeypatch, capsys):
+    """Two runs of one cost and one of twice as much: after the latter as many minutes are left as it took."""
+    some = [hybrid(setting, seed=s) for s in (0, 1, 2)]
+    costs = dict(zip(some, (20.0, 10.0, 10.0), strict=True))
+    monkeypatch.setattr(Run, "cost", property(costs.get))
+    monkeypatch.setattr(runs, "_HEARTBEAT", 0.01)
+    with runs._Count(some, shown=True) as count:
+        time.sleep(0.1)
+        count.add(some[0])
+        count.began -= 180
+        assert count.left() == "about 3 min left"
+        time.sleep(0.1)
+        count.add(some[1])
+        count.began += 150
+        assert count.left() == "less than 1 min left"
+    lines = capsys.readouterr().err
+    assert set(lines.splitlines()) >= {"runs 0/3", "runs 1/3, about 3 min left"} and "\r" not in lines
+    with runs._Count(some, shown=False):
+        time.sleep(0.05)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bokeh", [True, False])
+def test_whoever_starts_workers_reads_where_they_are(monkeypatch, capsys, bokeh):
+    """Without bokeh Dask serves no dashboard, and none is named."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *of: bokeh if name == "bokeh" else found(name, *of))
+    for progress in (True, False):
+        with runs._client(None, 1, progress) as client:
+            address = client.scheduler.address
+        pattern = r"dashboard http://\S+/status" if bokeh else f"scheduler {address}"
+        line = rf"Runs are computed by 1 worker: {pattern}\n"
+        assert re.fullmatch(line if progress else "", capsys.readouterr().out)
+
+
+# --- the command ---
+
+
+@pytest.fixture
+def planned(setting, tmp_path, monkeypatch) -> dict[str, list[Run]]:
+    """A profile of four runs, one of which fails, and the store of another's, in the places of the real ones."""
+    monkeypatch.setenv("HC_LAFTER_CACHE", str(tmp_path / "cache"))
+    here = replace(setting, cache=tmp_path / "cache")
+    scenes = Run("plain patches", "no training", 0, here, n_test=4)
+    profiles = {
+        "smoke": [mean_of_layers(here), hybrid(here), scenes, mean_of_layers(here, classifier="nonsense")],
+        "default": [mean_of_layers(here, seed=1)],
+    }
+    monkeypatch.setattr(plans, "NOTEBOOKS", {"08-ablations": lambda study: profiles[study.name]})
+    return profiles
+
+
+def test_a_failed_run_is_a_row_that_says_why_until_it_succeeds(planned, monkeypatch, capsys):
+    assert plans.main(["--profile", "smoke", "--scheduler", "none"]) == 2
+    assert "1 of 4 runs failed, first mean of layers, supervised" in capsys.readouterr().err
+    assert plans.main(["--profile", "smoke", "--list"]) == 0
+    *_, failed, last = capsys.readouterr().out.splitlines()
+    assert re.search(r"failed: ValueError: classifier 'nonsense' is unknown: choose one of", failed)
+    assert last.startswith("3 of 4 runs are there")
+    classifier_for = runs.classifier_for
+    monkeypatch.setattr(runs, "classifier_for", lambda material, kind, seed: classifier_for(material, "chosen", seed))
+    assert plans.main(["--profile", "smoke", "--scheduler", "none"]) == 0
+    assert not list(planned["smoke"][0].setting.cache.glob("runs/*.failed"))
+
+
+def test_what_is_there_is_exported(planned, tmp_path, capsys):
+    out = tmp_path / "tables"
+    assert plans.main(["--profile", "smoke", "--export", str(out)]) == 2
+    assert "none of the 4 runs is there" in capsys.readouterr().err and not out.exists()
+    there = planned["smoke"][:3]
+    mean, _, scenes = get(there, scheduler="none", progress=False)
+    assert plans.main(["--profile", "smoke", "--export", str(out)]) == 0
+    assert capsys.readouterr().out == f"3 of 4 runs are in {out}.\n"
+    names = {path.relative_to(out).as_posix() for path in out.rglob("*.parquet")}
+    assert names == {
+        "predictions/mean-of-layers.parquet", "predictions/hybridcascade-lafter.parquet",
+        "masks/plain-patches.parquet", "runs.parquet", "history.parquet",
+    }  # fmt: skip
+    table = pd.read_parquet(out / "predictions" / "mean-of-layers.parquet")
+    material = gather(there[0].setting)
+    assert list(table) == ["run", "system", "regime", "seed", "n_train", "id", "label", *material.classes]
+    test = material.part["test"]
+    assert list(table["id"]) == [material.dataset.ids[i] for i in test]
+    assert list(table["label"]) == [material.classes[material.labels[i]] for i in test]
+    np.testing.assert_allclose(table[list(material.classes)], torch.tensor(mean.test).softmax(1), atol=1e-6)
+    counts = pd.read_parquet(out / "masks" / "plain-patches.parquet")
+    assert counts["intersection"].sum() == scenes.arrays["counts"][..., 0].sum() and counts["id"].nunique() == 4
+    described = pd.read_parquet(out / "runs.parquet").set_index("run")
+    assert described.loc[there[0].key[:12], "config"] == repr(MEAN) and len(described) == 3
+    history = pd.read_parquet(out / "history.parquet").query(f"run == '{there[0].key[:12]}'")
+    assert list(history.query("kind == 'step'")["loss"]) == [row["loss"] for row in mean.history.steps]
+    assert list(history.query("kind == 'epoch'")["accuracy"]) == [row["accuracy"] for row in mean.history.epochs]
+
+
+def test_pruning_deletes_what_nobody_asks_for_and_nobody_holds(planned, capsys):
+    asked, other = planned["smoke"][0], planned["default"][0]
+    get([asked, other], scheduler="none", progress=False)
+    folder = asked.setting.cache / "runs"
+    for name in (f"{'0' * 64}.checkpoint", f".{'0' * 64}-12345678.checkpoint", f"{'0' * 64}.lock", "notes.txt"):
+        (folder / name).write_bytes(b"12345")
+    before = sorted(folder.iterdir())
+    assert plans.main(["--profile", "smoke", "--prune"]) == 0
+    dry = capsys.readouterr().out
+    assert re.search(rf"{other}\s+3 ", dry) and re.search(r"unfinished\s+3 ", dry)
+    assert "2 runs, 6 files, 0.0 MB" in dry and "Nothing was deleted: add --yes" in dry
+    assert sorted(folder.iterdir()) == before
+    with store.locked(folder / f"{other.key}.safetensors"):
+        assert plans.main(["--profile", "smoke", "--prune", "--yes"]) == 0
+    assert "1 deleted, 1 left alone: another process" in capsys.readouterr().out
+    assert {p.name[:64] for p in folder.iterdir()} == {asked.key, other.key, "notes.txt"}
+    assert plans.main(["--profile", "smoke", "default", "--prune", "--yes"]) == 0
+    assert "0 runs, 0 files" in capsys.readouterr().out
+    assert plans.main(["--profile", "smoke", "--prune", "--yes"]) == 0
+    assert {p.name[:64] for p in folder.iterdir()} == {asked.key, "notes.txt"}
+    assert runs.missing([asked, other]) == [other]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"), [(["--yes"], "--yes goes with --prune"), (["--prune", "--only", "08"], "leave --only out")]
+)
+def test_options_that_do_not_go_together_are_refused(planned, capsys, words, says):
+    assert plans.main(words) == 2 and says in capsys.readouterr().err
 
 
 # --- a system that is used ---

@@ -6,6 +6,8 @@ A plan is a function of a study alone. Rows of a table are named; each row is a 
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -25,9 +27,10 @@ from hc_lafter.suite.study import Study
 from hc_lafter.systems import System, find, registry
 from hc_lafter.systems.hybrid_cascade import HybridCascadeConfig
 from hc_lafter.systems.nga import KINDS
+from hc_lafter.tuning import masks
 from hc_lafter.tuning.convergence import Convergence
-from hc_lafter.tuning.material import Material, opened
-from hc_lafter.tuning.runs import Result, Run, get, missing, settings_for
+from hc_lafter.tuning.material import Material, gather, opened, opened_masks
+from hc_lafter.tuning.runs import Result, Run, discard, failure, get, missing, settings_for, surplus
 
 Rows = dict[str, list[Run]]
 Key = TypeVar("Key", bound=Hashable)
@@ -323,19 +326,34 @@ def _main(given: argparse.Namespace) -> int:
     foreign = [name for name in given.only or () if name not in known]
     if foreign:
         raise ValueError(f"notebook {foreign[0]!r} needs no runs: choose of {', '.join(NOTEBOOKS)}.")
+    if given.yes and not given.prune:
+        raise ValueError("--yes goes with --prune: it deletes what --prune alone prints.")
+    if given.only and given.prune:
+        raise ValueError("--prune with --only would take other notebooks' runs for surplus: leave --only out.")
     names = dict.fromkeys(known[name] for name in given.only or NOTEBOOKS)
-    plan = {name: NOTEBOOKS[name](Study(name, given.profile, overrides)) for name in names}
-    table = pd.DataFrame([{"notebook": name, "run": run} for name, runs in plan.items() for run in runs])
-    table = table.drop_duplicates("run")
+    studies = [(name, Study(name, profile, overrides)) for profile in given.profile for name in names]
+    rows = [{"notebook": name, "run": run, "study": s} for name, s in studies for run in NOTEBOOKS[name](s)]
+    table = pd.DataFrame(rows).drop_duplicates("run")
+    if given.prune:
+        trials = [trial for run in table["run"] for trial in run.trials]
+        return _prune(studies[0][1].cache, [*table["run"], *trials], given.yes)
     if given.systems:
         wanted = {find(name).name for name in given.systems}
         table = table[[run.system in wanted for run in table["run"]]]
-    committed = Study(next(iter(names)), given.profile, overrides).committed
-    adopted = adopt(list(table["run"]), committed)
+    adopted = sum(adopt(list(table["run"]), study.committed) for _, study in studies)
     lacking = set(missing(list(table["run"])))
+    if given.export:
+        there = [run for run in table["run"] if run not in lacking]
+        if not there:
+            raise ValueError(f"none of the {len(table)} runs is there to be exported: compute them without --export.")
+        export(there, given.export)
+        print(f"{len(there)} of {len(table)} runs are in {given.export}.")
+        return 0
     if given.list:
-        table["there"] = ["no" if run in lacking else "yes" for run in table["run"]]
-        print(table.to_string(index=False))
+        failed = {run: why for run in lacking if (why := failure(run))}
+        states = {run: f"failed: {failed[run]}" if run in failed else "no" for run in lacking}
+        table["there"] = [states.get(run, "yes") for run in table["run"]]
+        print(table.drop(columns="study").to_string(index=False))
         hours = sum(run.cost for run in lacking) / 3600
         print(
             f"{len(table) - len(lacking)} of {len(table)} runs are there; the rest takes about {hours:.1f} core hours."
@@ -344,14 +362,91 @@ def _main(given: argparse.Namespace) -> int:
         get(list(table["run"]), scheduler=given.scheduler)
         print(f"{len(table)} runs are there, {adopted} of them read from the repository, {len(lacking)} computed now.")
         lacking = set()
-    if given.commit:
-        points = set(_flat(curve(Study(next(iter(names)), given.profile, overrides))))
-        there = get([run for run in table["run"] if run not in lacking])
-        print(f"{len(write(there, committed, points))} files are in {committed}.")
+    there = table[[run not in lacking for run in table["run"]]]
+    for folder, rows in there.groupby(there["study"].map(lambda s: s.committed)) if given.commit else ():
+        points = {run for study in rows["study"].unique() for run in _flat(curve(study))}
+        print(f"{len(write(get(list(rows['run'])), folder, points))} files are in {folder}.")
+    return 0
+
+
+def _prune(cache: Path, asked: Sequence[Run], delete: bool) -> int:
+    found, rows = surplus(cache, asked), []
+    for key, files in found.items():
+        times = cache / "runs" / f"{key}.json"
+        name = json.loads(times.read_text(encoding="utf-8"))["name"] if times.is_file() else "unfinished"
+        rows.append({"run": name, "files": len(files), "MB": sum(path.stat().st_size for path in files) / 1e6})
+    table = pd.DataFrame(rows, columns=["run", "files", "MB"])
+    if found:
+        print(table.to_string(index=False, float_format="%.2f"))
+    size = f"{len(found)} runs, {table['files'].sum()} files, {table['MB'].sum():.1f} MB"
+    print(f"{size} in {cache / 'runs'} are asked for by no run of the profiles given.")
+    if delete:
+        busy = sum(not discard(cache, key) for key in found)
+        print(f"{len(found) - busy} deleted{f', {busy} left alone: another process is at work on them' * (busy > 0)}.")
+    elif found:
+        print("Nothing was deleted: add --yes for that.")
     return 0
 
 
 # --- what came of them ---
+
+
+def export(runs: Sequence[Run], folder: Path) -> None:
+    """Write what runs that are there have left as Parquet tables (zstd), for other programs.
+
+    ``predictions/SYSTEM.parquet`` has what `save_predictions` does, a row per run and test image, and
+    ``masks/SYSTEM.parquet`` pixel counts per run, test image and class, see `hc_lafter.analysis.segmentation.counts`.
+    ``runs.parquet`` has a row per run, with all that it is, and ``history.parquet`` one per optimiser step and one per
+    epoch. The column ``run``, the first digits of a run's key, joins them: runs of one system may differ in settings.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+
+    def write(name: str, table: pd.DataFrame) -> None:
+        write_whole(folder / name, lambda path: table.to_parquet(path, index=False, compression="zstd"))
+
+    files: dict[str, list[Run]] = {}
+    for run in runs:
+        kind = "masks" if run.entry.reads == "masks" else "predictions"
+        files.setdefault(f"{kind}/{re.sub(r'[^a-z0-9]+', '-', run.system.lower()).strip('-')}.parquet", []).append(run)
+    described, histories = [], []
+    for name, some in files.items():
+        tables = []
+        for run in some:
+            (result,), key = get([run], scheduler="none", progress=False), {"run": run.key[:12]}
+            same = key | {f: getattr(run, f) for f in ("system", "regime", "seed", "n_train")}
+            tables.append((_pixels if name.startswith("masks") else _predictions)(result).assign(**same))
+            plain = {f.name: getattr(run, f.name) for f in fields(run) if f.name not in ("config", "setting")}
+            history = result.history
+            plain |= {"config": repr(run.settings), "setting": repr(run.setting), "seconds": result.seconds}
+            described.append(key | plain | {"best_epoch": history.best_epoch, "diverged": history.diverged})
+            for kind, rows in (("step", history.steps), ("epoch", history.epochs)):
+                histories += [same | {"kind": kind} | row for row in rows]
+        table = pd.concat(tables)
+        write(name, table[[*same, *table.columns[: -len(same)]]])
+    write("runs.parquet", pd.DataFrame(described))
+    write("history.parquet", pd.DataFrame(histories))
+
+
+def _predictions(result: Result, material: Material | None = None) -> pd.DataFrame:
+    """A row per test image: its id, its label, and a probability for each class (softmax of the logits)."""
+    material = gather(result.run.setting) if material is None else material
+    at, classes = images(material, result.run, "test"), np.asarray(material.classes)
+    table = pd.DataFrame(softmax64(result.test).astype("float32"), columns=classes)
+    table.insert(0, "id", np.asarray(material.dataset.ids)[at])
+    table.insert(1, "label", classes[material.labels[at]])
+    return table
+
+
+def _pixels(result: Result) -> pd.DataFrame:
+    """A row per test image and class."""
+    run, counts = result.run, result.arrays["counts"]
+    scenes = opened_masks(run.setting)
+    ids = np.asarray(scenes.ids)[masks.draw(scenes, "test", run.n_test or len(scenes), 0)]
+    index = pd.MultiIndex.from_product([ids, scenes.mask_classes], names=["id", "class"])
+    columns = ["intersection", "predicted", "truth"]
+    return pd.DataFrame(counts.reshape(-1, 3), index=index, columns=columns).reset_index()
 
 
 def results(plan: Mapping[Key, Sequence[Run]]) -> dict[Key, list[Result]]:
@@ -395,17 +490,12 @@ def save_predictions(study: Study, material: Material, found: Mapping[Any, Seque
     A row per system, regime, seed and image: its id, its label, and a probability for each class (softmax of the
     logits), as `hc_lafter.systems.Trained.predict` gives them.
     """
-    tables = []
-    for result in (result for row in found.values() for result in row):
-        at = images(material, result.run, "test")
-        table = pd.DataFrame(softmax64(result.test).astype("float32"), columns=material.classes)
-        run, ids = result.run, np.asarray(material.dataset.ids)
-        named = {"system": run.system, "regime": run.regime, "seed": run.seed, "id": ids[at]}
-        tables.append(table.assign(**named, label=np.asarray(material.classes)[material.labels[at]]))
-    table = pd.concat(tables)
-    order = [*table.columns[len(material.classes) :], *material.classes]
+    named = ("system", "regime", "seed")
+    each = [result for row in found.values() for result in row]
+    table = pd.concat([_predictions(r, material).assign(**{n: getattr(r.run, n) for n in named}) for r in each])
+    table = table[[*named, *table.columns[: -len(named)]]]
     path = study.results / "predictions.parquet"
-    return write_whole(path, lambda temporary: table[order].to_parquet(temporary, index=False, compression="zstd"))
+    return write_whole(path, lambda temporary: table.to_parquet(temporary, index=False, compression="zstd"))
 
 
 def tidy(table: pd.DataFrame) -> pd.DataFrame:

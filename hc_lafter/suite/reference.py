@@ -16,15 +16,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-from hc_lafter import store
 from hc_lafter.analysis.statistics import interval
 from hc_lafter.files import write_whole
 from hc_lafter.suite.study import Study
 from hc_lafter.systems import registry
 from hc_lafter.tuning.material import opened
-from hc_lafter.tuning.runs import Result, Run, get
+from hc_lafter.tuning.runs import Result, Run, get, keep, missing
+from hc_lafter.tuning.training import History
 
 FIELDS = ("system", "regime", "n_train", "seed", "batch_size", "view", "classifier", "target", "lam")
 _LOGITS = ("val", "test", "train", "val before", "test before")
@@ -88,19 +87,16 @@ def adopt(runs: Sequence[Run], folder: Path) -> int:
         ValueError: a committed file is damaged.
         OSError: the store cannot be written.
     """
-    lacking = {run.key: run for run in runs if run.setting.cache is not None}
-    places = {key: run.setting.cache / "runs" / f"{key}.safetensors" for key, run in lacking.items()}
-    places = {key: path for key, path in places.items() if not path.is_file()}
-    table = read(folder) if places else pd.DataFrame()
-    rows = table[table["key"].isin(list(places))] if len(table) else table
+    lacking = {run.key: run for run in missing(runs) if run.setting.cache is not None}
+    table = read(folder) if lacking else pd.DataFrame()
+    rows = table[table["key"].isin(list(lacking))] if len(table) else table
     for row in rows.to_dict("records"):
-        arrays = {}
-        for shape in (name for name in row if name.endswith(", shape") and isinstance(row[name], np.ndarray)):
-            name = shape.removesuffix(", shape")
-            arrays[f"array.{name}"] = torch.tensor(row[name]).reshape(row[shape].tolist())
-        given = {name: None if pd.isna(row[name]) else row[name] for name in ("rate", "converged", "seconds")}
-        given["steps"] = row["steps"]
-        store.write(places[row["key"]], arrays, run=row["run"], history=json.loads(row["history"]), **given)
+        shapes = {name: row[name] for name in row if name.endswith(", shape") and isinstance(row[name], np.ndarray)}
+        arrays = {name.removesuffix(", shape"): shape for name, shape in shapes.items()}
+        arrays = {name: np.array(row[name]).reshape(shape) for name, shape in arrays.items()}
+        given = {name: None if pd.isna(row[name]) else row[name] for name in ("rate", "converged")}
+        history = History(**json.loads(row["history"]))
+        keep(Result(lacking[row["key"]], arrays, history, {}, row["seconds"], row["steps"], **given))
     return len(rows)
 
 

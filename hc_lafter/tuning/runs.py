@@ -9,14 +9,18 @@ from its checkpoint.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import inspect
 import json
 import os
+import re
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -25,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.tracking import GeneralTracker
+from filelock import Timeout
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -37,7 +42,7 @@ from hc_lafter.clip.vit import check_tower
 from hc_lafter.data.masks.names import BACKGROUND
 from hc_lafter.data.masks.sets import mask_split, names_of, templates_of
 from hc_lafter.data.record import SPLITS, Dataset
-from hc_lafter.files import bare_code, code_behind, computing_versions, file_hash
+from hc_lafter.files import bare_code, code_behind, computing_versions, file_hash, write_whole
 from hc_lafter.refusals import nearest
 from hc_lafter.systems import find
 from hc_lafter.systems.base import Start, System
@@ -52,6 +57,8 @@ from hc_lafter.tuning.training import History, Rows, fit
 from hc_lafter.tuning.views import Views, strong_view, weak_view
 
 _WORTH_WORKERS = 60.0  # estimated seconds of work below which starting processes takes longer than it saves
+_HEARTBEAT = 60.0  # seconds between two lines of a log
+_KILLS = 10  # of workers that were at one run, after which the run is what kills them
 
 
 @dataclass(frozen=True)
@@ -222,16 +229,54 @@ def get(runs: Sequence[Run], *, scheduler: str | None = None, progress: bool = T
 
     Raises:
         ValueError: a run failed; the sentence names it, and the others have been computed and kept.
+        ConnectionError: the scheduler does not answer, or no longer; what was finished is kept.
     """
     paths = {run: _path(run) for run in dict.fromkeys(runs)}
-    missing = [run for run, path in paths.items() if path is None or not path.is_file()]
+    missing = [run for run, path in paths.items() if path is None or not _there(path)]
     made = _compute_all(missing, scheduler, progress)
     return [made[run] if paths[run] is None else _read(run, paths[run]) for run in runs]
 
 
 def missing(runs: Sequence[Run]) -> list[Run]:
     """Those that the store lacks."""
-    return [run for run in dict.fromkeys(runs) if not ((path := _path(run)) and path.is_file())]
+    return [run for run in dict.fromkeys(runs) if not ((path := _path(run)) and _there(path))]
+
+
+def failure(run: Run) -> str:
+    """Why the last attempt at a run failed; "" where none did, or it has succeeded since."""
+    note = (path := _path(run)) and path.with_suffix(".failed")
+    return note.read_text(encoding="utf-8").strip() if note and note.is_file() else ""
+
+
+def surplus(folder: Path, runs: Sequence[Run]) -> dict[str, list[Path]]:
+    """What lies in a store and none of these runs asks for, under today's code, data and libraries.
+
+    Args:
+        folder: a setting's ``cache``.
+
+    Returns:
+        Key of a run -> its files: result, times, checkpoint, reason of a failure, lock, and what a process that was
+        killed had half written.
+    """
+    asked, found = {run.key for run in runs}, {}
+    for path in sorted((folder / "runs").glob("*")):
+        key = re.match(r"\.?([0-9a-f]{64})\b", path.name)
+        if key and key[1] not in asked:
+            found.setdefault(key[1], []).append(path)
+    return found
+
+
+def discard(folder: Path, key: str) -> bool:
+    """Delete the files of a run, by its key in `surplus`; False where another process is at work on it, and none is."""
+    kept = folder / "runs" / f"{key}.safetensors"
+    try:
+        with store.locked(kept, timeout=0):
+            for path in kept.parent.glob(f"*{key}*"):
+                with suppress(PermissionError):  # Windows keeps a lock's file for as long as it is held
+                    path.unlink(missing_ok=True)
+    except Timeout:
+        return False
+    return True
 
 
 @lru_cache(maxsize=8)
@@ -243,12 +288,44 @@ def _path(run: Run) -> Path | None:
     return None if run.setting.cache is None else run.setting.cache / "runs" / f"{run.key}.safetensors"
 
 
+def _there(path: Path) -> bool:
+    """Whether a result lies there. With a checkpoint beside it a process was killed before it had tidied up: see
+    `compute`, which does that."""
+    return path.is_file() and not _checkpoint(path).exists()
+
+
 def _read(run: Run, path: Path) -> Result:
     tensors, kept = store.read(path)
+    times = path.with_suffix(".json")
+    if not times.is_file():
+        raise ValueError(f"{times} is gone, which says how long the run took: delete {path}, and run it again.")
+    seconds = json.loads(times.read_text(encoding="utf-8"))
     arrays = {k.removeprefix("array."): v.numpy() for k, v in tensors.items() if k.startswith("array.")}
     tuned = {k.removeprefix("tuned."): v for k, v in tensors.items() if k.startswith("tuned.")}
     chosen = {name: kept[name] for name in ("steps", "rate", "converged")}
-    return Result(run, _single(arrays), History(**kept["history"]), tuned, kept["seconds"], **chosen)
+    history = History(**kept["history"], seconds=seconds["epochs"])
+    return Result(run, _single(arrays), history, tuned, seconds["run"], **chosen)
+
+
+def keep(result: Result) -> None:
+    """Write a result into the store.
+
+    Times, which never repeat, have a file of their own, so that a result is the same bytes whoever computes it, and
+    where.
+
+    Raises:
+        OSError: the store cannot be written.
+    """
+    run, path, history = result.run, _path(result.run), result.history
+    arrays = result.arrays if run.until is None else _halved(result.arrays)
+    tensors = {f"array.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
+    tensors |= {f"tuned.{k}": v for k, v in result.tensors.items()}
+    lasting = {name: value for name, value in vars(history).items() if name != "seconds"}
+    times = {"name": str(run), "run": result.seconds, "epochs": history.seconds}
+    write_whole(path.with_suffix(".json"), json.dumps(times))
+    anywhere = replace(run, config=run.settings, setting=replace(run.setting, cache=None, workers=0))
+    chosen = {"steps": result.steps, "rate": result.rate, "converged": result.converged}
+    store.write(path, tensors, run=repr(anywhere), history=lasting, **chosen)
 
 
 # --- who computes ---
@@ -262,42 +339,104 @@ def _compute_all(runs: Sequence[Run], scheduler: str | None, progress: bool) -> 
     if any(run.setting.cache is None for run in runs):
         wanted = "none"  # workers answer through the store
     few = sum(run.cost for run in runs) < _WORTH_WORKERS or len(runs) < 2
-    pace = 0.1 if sys.stderr.isatty() else 30  # seconds: a log gets a line now and then
-    bar = tqdm(total=len(runs), desc="runs", unit="run", leave=False, mininterval=pace, disable=not (progress and runs))
-    with bar:
+    with _Count(runs, progress) as count:
         if wanted == "none" or (few and not wanted):
             for run in runs:
-                bar.set_postfix_str(str(run))
+                count.show(str(run))
                 try:
-                    made[run] = compute(run, progress=progress and len(runs) < 3)  # of many one bar is enough
+                    made[run] = compute(run, progress=count.watched and len(runs) < 3)  # of many one bar is enough
                 except (ValueError, OSError, RuntimeError) as error:  # the others go on
-                    failed[run] = f"{type(error).__name__}: {error}"
-                bar.update()
-        else:
-            with _client(None if wanted == "local" else wanted, len(runs)) as client:
+                    failed[run] = _noted(run, f"{type(error).__name__}: {error}")
+                count.add(run)
+        elif runs:
+            with _client(None if wanted == "local" else wanted, len(runs), progress) as client:
                 for run, error in _spread(client, runs):
-                    failed |= {run: error} if error else {}
-                    bar.update()
+                    failed |= {run: _noted(run, error)} if error else {}
+                    count.add(run)
     if failed:
         run, error = next(iter(failed.items()))
         raise ValueError(f"{len(failed)} of {len(runs)} runs failed, first {run}: {error.removeprefix('ValueError: ')}")
     return made
 
 
+def _noted(run: Run, error: str) -> str:
+    """The reason why a run failed, which is kept beside the store until the run succeeds."""
+    path = _path(run)
+    if path is not None:
+        with suppress(OSError):  # a full disk, which may well be the reason; `get` raises it in any case
+            write_whole(path.with_suffix(".failed"), f"{error}\n")
+    return error
+
+
+class _Count:
+    """How many runs are done and how many minutes the others take: a bar, or a line a minute where none can be drawn.
+
+    Args:
+        shown: False shows nothing.
+    """
+
+    def __init__(self, runs: Sequence[Run], shown: bool):
+        self.runs, self.done, self.began = runs, [], time.monotonic()
+        layout = "{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}{postfix}"
+        disable = None if shown and runs else True  # None: as the stream is a terminal or not
+        self.bar = tqdm(total=len(runs), desc="runs", leave=False, bar_format=layout, disable=disable)
+        self.watched, self.ended = not self.bar.disable, threading.Event()
+        self.lines = threading.Thread(target=self._write, daemon=True) if shown and not self.watched and runs else None
+
+    def __enter__(self) -> _Count:
+        if self.lines:
+            self.lines.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        self.bar.close()
+        if self.lines:
+            self.lines.join()
+
+    def add(self, run: Run) -> None:
+        self.done.append(run)
+        self.bar.update()
+        self.show()
+
+    def show(self, name: str = "") -> None:
+        self.bar.set_postfix_str(", ".join(filter(None, (self.left(), name))))
+
+    def left(self) -> str:
+        """From the time that the finished runs took, by what a run costs: the longest come first."""
+        done, everything = (sum(run.cost for run in some) for some in (self.done, self.runs))
+        if not done:
+            return ""
+        minutes = (time.monotonic() - self.began) * (everything / done - 1) / 60
+        return f"about {minutes:.0f} min left" if minutes >= 1 else "less than 1 min left"
+
+    def _write(self) -> None:
+        while not self.ended.wait(_HEARTBEAT):
+            line = ", ".join(filter(None, (f"runs {len(self.done)}/{len(self.runs)}", self.left())))
+            print(line, file=sys.stderr, flush=True)
+
+
 @contextmanager
-def _client(address: str | None, most: int) -> Iterator[Any]:
+def _client(address: str | None, most: int, progress: bool) -> Iterator[Any]:
     import dask  # seconds to import, and most calls find all they need
     from dask.distributed import Client, LocalCluster
 
     if address:
-        with Client(address) as client:
-            yield client
+        try:
+            with Client(address) as client:
+                yield client
+        except (OSError, CancelledError) as error:  # a run that fails raises nothing here
+            raise ConnectionError(
+                f"the scheduler {address} does not answer: finished runs are kept, and the others go on from their "
+                "checkpoints when it runs again and they are asked for once more."
+            ) from error
         return
     gpus = torch.cuda.device_count()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = min(most, gpus or cores)
     one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), 1)
     dask.config.set({
+        "distributed.scheduler.allowed-failures": _KILLS,
         "distributed.worker.daemon": False,  # a daemon could not start processes that load images
         # without MALLOC_TRIM_THRESHOLD_, under which glibc gives every large tensor's memory back at once: page faults
         # then take a third of the time
@@ -309,6 +448,10 @@ def _client(address: str | None, most: int) -> Iterator[Any]:
     ):
         if gpus > 1:
             client.register_plugin(_own_gpu(gpus))
+        if progress:
+            drawn = importlib.util.find_spec("bokeh")  # without it Dask serves no dashboard, whatever link it gives
+            where = f"dashboard {cluster.dashboard_link}" if drawn else f"scheduler {cluster.scheduler_address}"
+            tqdm.write(f"Runs are computed by {count} worker{'s' * (count > 1)}: {where}")
         yield client
 
 
@@ -329,7 +472,7 @@ def _own_gpu(gpus: int) -> Any:
 
 def _spread(client: Any, runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:
     """(run, "" or why it failed) as they are done; first whatever several of them share."""
-    from dask.distributed import as_completed, wait
+    from dask.distributed import KilledWorker, as_completed, wait
 
     texted = (run for run in runs if run.classifier != "templates" and run.entry.reads != "masks")
     settings = dict.fromkeys(run.setting for run in texted)
@@ -341,7 +484,11 @@ def _spread(client: Any, runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:
     wait([client.submit(_kept, trial, trial.key, key=f"run-{trial.key}") for trial in trials])
     of = {client.submit(_kept, run, run.key, key=f"run-{run.key}"): run for run in runs}
     for future in as_completed(of):
+        if future.cancelled():  # as all are when the scheduler is gone
+            raise CancelledError
         error = future.exception()
+        if isinstance(error, KilledWorker):
+            error = RuntimeError("every worker that was at it was killed, perhaps for want of memory")
         yield of[future], "" if error is None else f"{type(error).__name__}: {error}"
 
 
@@ -418,8 +565,13 @@ def compute(
         return _computed(run, None, {"progress": progress, **(training or {})}, **given)
     with store.locked(kept):  # whoever wants the same run waits, and reads
         if kept.is_file():
-            return _read(run, kept)
-        return _computed(run, kept, {"progress": progress, **(training or {})}, **given)
+            result = _read(run, kept)
+        else:
+            result = _computed(run, kept, {"progress": progress, **(training or {})}, **given)
+        attempts = range(1 + (run.until.doublings if run.until else 0))  # the first one's checkpoint goes last
+        for left in (kept.with_suffix(".failed"), *(_checkpoint(kept, number) for number in reversed(attempts))):
+            left.unlink(missing_ok=True)
+    return result
 
 
 def _check_regime(entry: System, regime: str) -> None:
@@ -462,24 +614,25 @@ def _computed(run: Run, kept: Path | None, training: Mapping[str, Any], *, clip,
     if run.entry.fit is not None:
         tuned = {n: b.detach().cpu() for n, b in system.named_buffers() if not n.startswith("visual.")}
     if run.until is not None:
-        arrays = {k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in arrays.items()}
+        arrays = _halved(arrays)
     chosen = {"steps": len(history.steps), "rate": rate, "converged": enough}
     if run.brief:
         arrays = {name: values for name, values in arrays.items() if name in ("val", "test", "counts")}
         history = replace(history, steps=[])
     result = Result(run, _single(arrays), history, tuned, time.perf_counter() - began, **chosen)
     if kept is not None:
-        tensors = {f"array.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
-        tensors |= {f"tuned.{k}": v for k, v in tuned.items()}
-        store.write(kept, tensors, run=repr(run), history=vars(history), seconds=result.seconds, **chosen)
-        for checkpoint in checkpoints:
-            checkpoint.unlink(missing_ok=True)
+        keep(result)
     return result
 
 
 def _single(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What is kept in half precision, in single."""
     return {name: v.astype(np.float32) if v.dtype == np.float16 else v for name, v in arrays.items()}
+
+
+def _halved(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Logits in half precision; counts stay."""
+    return {name: v.astype(np.float16) if v.dtype == np.float32 else v for name, v in arrays.items()}
 
 
 def _chosen_rate(run: Run, progress: bool, given: Mapping[str, Any]) -> float | None:
