@@ -16,10 +16,11 @@ from PIL import Image
 
 from hc_lafter.data.record import SPLITS, Dataset, Record
 
-from . import grammar, painter, pen, scene
+from . import grammar, painter, scene
 
 VISIBLE = 0.006  # a class is named when it covers this share of the picture: 25 of 64 x 64 pixels
-_SOURCES = tuple(map(Path, (scene.__file__, painter.__file__, pen.__file__, grammar.__file__, __file__)))
+_FILES = ("scene.py", "cues.csv", "painter.py", "colours.toml", "pen.py", "grammar.py", "words.toml", "dataset.py")
+_SOURCES = tuple(Path(__file__).with_name(name) for name in _FILES)
 
 
 def visible_classes(mask: np.ndarray) -> list[str]:
