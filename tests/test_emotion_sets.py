@@ -18,8 +18,9 @@ from hc_lafter.data import open_data
 from hc_lafter.data.decode import BadImage
 from hc_lafter.data.doctor import examine, main
 from hc_lafter.data.emotion.names import EKMAN, EKMAN_WORDS, MIKELS_WORDS
-from hc_lafter.data.emotion.sets import SETS, list_data, recognise, split_spec
+from hc_lafter.data.emotion.sets import SETS, list_data, recognise
 from hc_lafter.data.emotion.wheels import MIKELS, distribution_metrics, places
+from hc_lafter.data.listing import split_spec
 from hc_lafter.data.own.images import ImageFiles
 from hc_lafter.data.record import SPLITS
 from hc_lafter.suite.runner import data_fingerprint
@@ -371,14 +372,14 @@ def test_votes_are_part_of_the_fingerprint(tmp_path):
 
 def test_specs_and_drives_of_windows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert split_spec(r"C:\photos\pets") == (None, type(tmp_path)(r"C:\photos\pets"))
-    assert split_spec(r"emoset:C:\photos\EmoSet") == ("emoset", type(tmp_path)(r"C:\photos\EmoSet"))
-    assert split_spec("fi:~/FI")[1] == type(tmp_path)("~/FI").expanduser()
-    assert split_spec("photos/a:b") == (None, type(tmp_path)("photos/a:b"))
+    assert split_spec(r"C:\photos\pets", SETS) == (None, type(tmp_path)(r"C:\photos\pets"))
+    assert split_spec(r"emoset:C:\photos\EmoSet", SETS) == ("emoset", type(tmp_path)(r"C:\photos\EmoSet"))
+    assert split_spec("fi:~/FI", SETS)[1] == type(tmp_path)("~/FI").expanduser()
+    assert split_spec("photos/a:b", SETS) == (None, type(tmp_path)("photos/a:b"))
     for spec, sentence in {
         "emosett:x": r"data=emosett:x starts with 'emosett', no data set .*\(did you mean 'emoset'\?\): choose one of",
         "https://example.org/x": "starts with 'https', no data set that is known: choose one of emoset, fi,",
-        "fi:": r"data=fi: has no path: write fi:FOLDER, the folder of FI\.",
+        "fi:": r"data=fi: has no path: write fi:FOLDER, the folder of the set\.",
         "fi:gone": "gone does not exist: correct the path behind fi",
         f"rafdb:{tmp_path}": "is no RAF-DB, nor holds it one folder below .*list_patition_label.txt.*: correct",
     }.items():

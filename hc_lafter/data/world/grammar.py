@@ -8,19 +8,19 @@ the scene's posterior, in a clause that no zero-shot template of `hc_lafter.clip
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
+from hc_lafter.data.tables import read_table
+
 from .painter import MASK_CLASSES, PALETTE
 
-_WORDS = tomllib.loads(Path(__file__).with_name("words.toml").read_text(encoding="utf-8"))
+_WORDS = read_table(__file__, "words.toml")
 SYNONYMS, ADJECTIVES, VERBS = (_WORDS[name] for name in ("synonyms", "adjectives", "verbs"))  # by mask class
 EXPRESSIONS, TONES, WEATHER, SETTINGS = (_WORDS[name] for name in ("expressions", "tones", "weather", "settings"))
 EMOTION_WORDS = {name: (nouns, _WORDS["emotion_adjectives"][name]) for name, nouns in _WORDS["emotion_nouns"].items()}
-CLASS_TEMPLATES = tuple(_WORDS["class_templates"])
+CLASS_TEMPLATES = _WORDS["class_templates"]
 _STUFF_FIRST = {"sky", "sea", "sand", "grass", "snow", "road", "wall", "floor"}
 
 
@@ -140,6 +140,6 @@ def vocabulary() -> tuple[str, ...]:
     """Every word that the grammar can say, sorted."""
     texts = ["a picture a scene a photo view in a shirt"]
     for part in _WORDS.values():
-        texts += part if isinstance(part, list) else [words for options in part.values() for words in options]
+        texts += part if isinstance(part, tuple) else [words for options in part.values() for words in options]
     texts += [*PALETTE, *MASK_CLASSES, *EMOTION_WORDS]
     return tuple(sorted({word for text in texts for word in re.findall("[a-z]+", text.lower())}))

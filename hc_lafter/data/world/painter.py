@@ -6,11 +6,10 @@ for a front page. The shipped CLIP has learned from these very pixels: to change
 
 from __future__ import annotations
 
-import tomllib
-from pathlib import Path
-
 import cv2
 import numpy as np
+
+from hc_lafter.data.tables import read_table
 
 from .pen import Pen, Stamp, blend, shade
 
@@ -25,15 +24,7 @@ UNSEEN = ("sea", "wall", "dog", "cake", "skull", "moon", "house", "spider")
 SEEN = tuple(name for name in MASK_CLASSES if name not in UNSEEN)
 THINGS = MASK_CLASSES[MASK_CLASSES.index("sun") :]
 
-
-def _tuples(value):
-    """TOML's lists as tuples, which OpenCV takes for colours."""
-    if isinstance(value, dict):
-        return {name: _tuples(v) for name, v in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-_COLOURS = _tuples(tomllib.loads(Path(__file__).with_name("colours.toml").read_text(encoding="utf-8")))
+_COLOURS = read_table(__file__, "colours.toml")
 PALETTE, COLOURS, TONES = (_COLOURS[part] for part in ("palette", "choices", "tones"))
 
 
