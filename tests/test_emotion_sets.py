@@ -1033,3 +1033,19 @@ def test_rafdb_counts_from_one(tmp_path):
     write(path, "\n".join(lines))
     shutil.move(root / "Image" / "aligned", root / "aligned")
     assert opened(root).ids[0].startswith("aligned/")
+
+
+@pytest.mark.parametrize("splits", [("train", "valid", "test"), ("Training", "test"), (".",)])
+def test_rafdb_in_numbered_folders(splits, tmp_path):
+    """As it is passed on: the emotions are the folders 1 to 7, in the numbers of the release."""
+    order, root = ("surprise", "fear", "disgust", "joy", "sadness", "anger", "neutral"), tmp_path / "faces"
+    for k, split in enumerate(splits):
+        for code in range(1, 8):
+            for i in range(5):
+                paint(root / split / str(code) / f"{i}.png", 100 * k + 10 * code + i)
+    data = opened(f"rafdb:{tmp_path}")
+    assert data.name == "RAF-DB" and data.classes == EKMAN and set(data.splits) == set(SPLITS)
+    codes = [int(name.split("/")[-2]) for name in data.ids]
+    assert [data.classes[i] for i in data.labels] == [order[c - 1] for c in codes]
+    assert any("1 surprise, 2 fear, 3 disgust, 4 joy" in note for note in data.notes)
+    assert recognise(root) is None  # seven numbered folders are anybody's without the prefix

@@ -87,9 +87,8 @@ def read(path: str | Path) -> bytes:
     except FileNotFoundError:
         raise BadImage(name, "does not exist", "correct the path or fetch the file") from None
     except OSError as error:
-        raise BadImage(
-            name, f"cannot be read ({error.strerror or error})", "check its permissions and its disk"
-        ) from error
+        found = f"cannot be read ({error.strerror or error})"
+        raise BadImage(name, found, "check its permissions and its disk") from error
     if not data:
         raise BadImage(name, "is empty (0 bytes)", _AGAIN)
     return data
@@ -101,7 +100,8 @@ def decode(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS, name: st
     The format follows from the content, never from the extension. EXIF orientation is applied; transparency is laid on
     white; 16 bits become 8 by round(v / 257) (16-bit colour PNG and TIFF: Pillow's high byte, which differs by at most
     one level); floats must lie in 0..1 and become round(255 v); everything else is Pillow's ``convert("RGB")``. An
-    embedded ICC profile is not applied, because the pipelines that CLIP was trained with do not apply it.
+    embedded ICC profile is not applied, because the pipelines that CLIP was trained with do not apply it. A PNG that
+    Pillow refuses is tried once more without its profile and its texts, for whose size Pillow has limits.
 
     Args:
         source: a path, or the bytes of a file.
@@ -112,10 +112,18 @@ def decode(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS, name: st
     Raises:
         BadImage: the file is missing, empty, cut short, damaged, too large, or no image.
     """
-    if max_pixels < 1:
-        raise ValueError(f"max_pixels is {max_pixels}: give a positive number of pixels.")
     name = name or ("<bytes>" if isinstance(source, bytes) else str(source))
     data = source if isinstance(source, bytes) else read(source)
+    try:
+        return _decode(data, max_pixels, name)
+    except BadImage:
+        bare = _without_texts(data)
+        if bare == data:
+            raise
+        return _decode(bare, max_pixels, name)
+
+
+def _decode(data: bytes, max_pixels: int, name: str) -> Image.Image:
     # Pillow's parsers meet bytes of any origin here and raise nearly any exception over them (OSError, SyntaxError,
     # struct.error, KeyError ...): whatever it is, the file is what the user has to replace.
     try:
@@ -127,17 +135,37 @@ def decode(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS, name: st
         raise BadImage(name, f"is too large to decode ({error})", _SMALLER) from None
     except Exception as error:
         raise BadImage(name, f"cannot be opened as an image ({_brief(error)})", _AGAIN) from error
-    if image.width * image.height > max_pixels:
-        _shrink(image, max_pixels)
-        if image.width * image.height > max_pixels:
-            found = f"is {image.width} x {image.height} pixels, more than the limit of {max_pixels}"
-            raise BadImage(name, found, _SMALLER)
+    # A progressive JPEG keeps the coefficients of the whole picture whatever the output scale, so it gains nothing.
+    if image.format == "JPEG" and not image.info.get("progressive"):
+        scales = (scale for scale in (1, 2, 4, 8) if _area(image, scale) <= max_pixels)
+        if (scale := next(scales, 1)) > 1:
+            image.draft(None, (max(1, image.width // scale), max(1, image.height // scale)))
+    if _area(image) > max_pixels:
+        found = f"is {image.width} x {image.height} pixels, more than the limit of {max_pixels}"
+        raise BadImage(name, found, _SMALLER)
     try:
         image.load()
     except Exception as error:
         found = f"is a {image.format} image that is cut short or damaged ({_brief(error)})"
         raise BadImage(name, found, _AGAIN) from error
     return _upright(_rgb(image, name), image)
+
+
+def _without_texts(data: bytes) -> bytes:
+    """A PNG without the chunks that hold its texts and its colour profile; other bytes as they are."""
+    if not data.startswith(b"\x89PNG"):
+        return data
+    kept, at = [data[:8]], 8
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")  # length, kind, content, check sum
+        if data[at + 4 : at + 8] not in (b"iCCP", b"tEXt", b"zTXt", b"iTXt"):
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
+
+
+def _area(image: Image.Image, scale: int = 1) -> int:
+    return -(-image.width // scale) * -(-image.height // scale)
 
 
 def pixel_hash(image: Image.Image) -> str:
@@ -156,17 +184,6 @@ def _open(data: bytes) -> Image.Image:
             raise UnidentifiedImageError(str(error)) from error
     Image.init()
     return Image.open(io.BytesIO(data), formats=[f for f in FORMATS if f in Image.OPEN])
-
-
-def _shrink(image: Image.Image, max_pixels: int) -> None:
-    # A progressive JPEG keeps the coefficients of the whole picture whatever the output scale, so it gains nothing.
-    if image.format != "JPEG" or image.info.get("progressive"):
-        return
-    width, height = image.size
-    for scale in (2, 4, 8):
-        if -(-width // scale) * -(-height // scale) <= max_pixels:
-            image.draft(None, (max(1, width // scale), max(1, height // scale)))
-            return
 
 
 def _upright(rgb: Image.Image, image: Image.Image) -> Image.Image:

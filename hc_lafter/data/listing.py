@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from PIL import Image
 
@@ -82,6 +82,11 @@ class Listing:
     def title(self) -> str:
         """``name``, or that of the folder or table."""
         return self.name or (self.source.stem if self.source.is_file() else self.source.name)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name ends as an image's does."""
+    return PurePath(name).suffix.lower() in EXTENSIONS
 
 
 def once(items: Iterable[Item], source: Path) -> tuple[Item, ...]:

@@ -86,7 +86,13 @@ SETS = {
         labels.list_fer2013,
         lambda path: labels.fer_table(path) is not None or _called("fer2013")(path),
     ),
-    "rafdb": _Format("RAF-DB", "EmoLabel/list_patition_label.txt", labels.is_rafdb, labels.list_rafdb),
+    "rafdb": _Format(
+        "RAF-DB",
+        "EmoLabel/list_patition_label.txt, or folders 1 to 7",
+        labels.is_rafdb,
+        labels.list_rafdb,
+        labels.has_raf_list,
+    ),
 }
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -29,6 +30,9 @@ from hc_lafter.files import write_whole
 from hc_lafter.refusals import nearest
 
 PLACEHOLDER = 5  # files with equal pixels and more than one label from which a picture stands in for lost ones
+
+
+_CODE = re.compile(r"[\W_]*(class|label|n)?[\W_]*\d+([.,]\d+)?", re.IGNORECASE)  # 1, 0.0, class_3, n01440764
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,11 @@ class ImageFiles(Dataset):
         splits, decided = unless_reported(divide, (given, []), listing, self._items, scans, seed)
         if bad:
             notes = [f"{len(bad)} of {len(listing.items)} files were unreadable and left out, see .broken.", *notes]
+        if all(map(_CODE.fullmatch, self.classes)):
+            notes.append(
+                f"the class names are numbers or codes ({', '.join(self.classes[:4])}), which mean nothing to a text "
+                "tower: name the folders or labels after what they show, for zero-shot and all trained texts read them."
+            )
         self.notes = (*notes, *listing.notes, *decided)
         self.ids = [item.id for item in self._items]
         self.labels = np.array([self.classes.index(item.label) for item in self._items], dtype=np.int64)
