@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
+from hc_lafter.data.tables import read_table
+
 MAX_PIXELS = 89_478_485  # the size from which Pillow warns of a decompression bomb: 256 MiB as RGB
 MAX_BYTES = 2**30  # no photograph is larger as a file; beyond it somebody has renamed a video or an archive
 RULES = 1  # raise when a change here changes the pixels that a file decodes to: part of every data fingerprint
@@ -21,33 +23,9 @@ RULES = 1  # raise when a change here changes the pixels that a file decodes to:
 # has registered pillow-heif.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "QOI", "HEIF")
 
-_AGAIN = "fetch it again or delete it"
+_KINDS = read_table(__file__, "kinds.toml")
+_AGAIN = _KINDS["remedies"]["again"]
 _SMALLER = "make it smaller, or save it as a baseline JPEG"
-_CONVERT = "convert it to JPEG or PNG"
-_KINDS = (  # how a file that is no readable image starts, what it is, what to do about it
-    (rb"\xff\xd8\xff", "a JPEG image with a damaged header", _AGAIN),
-    (rb"\x89PNG", "a PNG image with a damaged header", _AGAIN),
-    (rb"GIF8", "a GIF image with a damaged header", _AGAIN),
-    (rb"BM", "a BMP image with a damaged header", _AGAIN),
-    (rb"II\*\0|MM\0\*", "a TIFF image with a damaged header or a layout that Pillow does not read", _CONVERT),
-    (rb"RIFF....WEBP", "a damaged WebP image", _AGAIN),
-    (rb"RIFF", "a video or a sound", "delete it"),
-    (rb"....ftyp(hei[cxf]|mif1|msf1)", "an HEIC photograph, which Pillow does not read", _CONVERT),
-    (rb"....ftypavi[fs]", "an AVIF image that is damaged, or that this build of Pillow does not read", _CONVERT),
-    (rb"....ftyp", "a video", "take a frame of it, or delete it"),
-    (rb"version https://git-lfs", "a Git LFS pointer instead of the image", "run git lfs pull in their repository"),
-    (rb"%PDF", "a PDF document", _CONVERT),
-    (rb"%!PS", "a PostScript document", _CONVERT),
-    (rb"8BPS", "a Photoshop document", _CONVERT),
-    (rb"PK\x03\x04", "a zip archive", "unpack it"),
-    (rb"\x1f\x8b", "a gzip archive", "unpack it"),
-    (
-        rb"(?i)[\xef\xbb\xbf\s]*<(!doctype html|html|head|body)",
-        "an HTML page, no image",
-        "fetch it again (a download saved the error page in its place) or delete it",
-    ),
-    (rb"(?i)[\xef\xbb\xbf\s]*<(\?xml|svg)", "XML text such as SVG, no pixels", _CONVERT),
-)
 
 
 class BadImage(ValueError):
@@ -234,9 +212,9 @@ def _brief(error: Exception) -> str:
 
 def _sniff(data: bytes) -> tuple[str, str]:
     """What a file that is no readable image holds instead, and what to do about it."""
-    for start, found, remedy in _KINDS:
-        if re.match(start, data, re.DOTALL):
-            return found, remedy
+    for start, found, remedy in _KINDS["kinds"]:
+        if re.match(start.encode(), data, re.DOTALL):
+            return found, _KINDS["remedies"].get(remedy, remedy)
     if not data.strip(b"\0"):
         return f"nothing but {len(data)} zero bytes" if data else "nothing", _AGAIN
     text = codecs.getincrementaldecoder("utf-8")("replace").decode(data[:200])  # silent on a character cut at byte 200

@@ -25,9 +25,15 @@ EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp",
 }
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+
+
+def split_of(name: str) -> str | None:
+    """The split that a name means, as training_set, Test-Images and val2017 do; None where it means none."""
+    word = re.sub("(data)?set|images?|imgs?|data|split", "", name.lower())
+    return SPLIT_WORDS.get(re.sub("[^a-z]", "", word))
 
 
 @dataclass(frozen=True)

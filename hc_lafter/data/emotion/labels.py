@@ -21,7 +21,17 @@ from PIL import Image
 from hc_lafter.data.decode import BadImage
 from hc_lafter.data.emotion.names import EIGHTY, EKMAN, EKMAN_WORDS, MIKELS_WORDS, emotion, listed, renamed
 from hc_lafter.data.emotion.wheels import MIKELS
-from hc_lafter.data.listing import SPLIT_WORDS, Item, Listing, folders, is_image, read_json, read_rows, subfolder
+from hc_lafter.data.listing import (
+    SPLIT_WORDS,
+    Item,
+    Listing,
+    folders,
+    is_image,
+    read_json,
+    read_rows,
+    split_of,
+    subfolder,
+)
 from hc_lafter.data.own.folder import list_folder
 from hc_lafter.data.record import SPLITS
 from hc_lafter.refusals import nearest
@@ -131,7 +141,7 @@ def _emotions_in(folder: Path) -> bool:
 
 
 def _split_folders(root: Path) -> list[Path]:
-    return [f for f in folders(root) if f.name.lower() in SPLIT_WORDS and _emotions_in(f)]
+    return [f for f in folders(root) if split_of(f.name) and _emotions_in(f)]
 
 
 def _fi_lists(root: Path) -> list[tuple[str | None, Path]]:
@@ -290,7 +300,7 @@ def fer_table(path: Path) -> Path | None:
 
 
 def is_fer2013(root: Path) -> bool:
-    inside = [f for s in folders(root) if s.name.lower() in SPLIT_WORDS for f in folders(s)]
+    inside = [f for s in folders(root) if split_of(s.name) for f in folders(s)]
     return fer_table(root) is not None or any(f.name.lower() in EKMAN_WORDS for f in inside)
 
 
@@ -336,7 +346,7 @@ _RAF_NUMBERS = {str(code): name for code, name in enumerate(RAF_CODES, 1)}
 
 def is_rafdb(root: Path) -> bool:
     """Its list, or folders 1 to 7, in split folders or without."""
-    splits = (f for f in folders(root) if f.name.lower() in SPLIT_WORDS)
+    splits = (f for f in folders(root) if split_of(f.name))
     return root.name.lower() != "compound" and (has_raf_list(root) or any(map(_numbered, (root, *splits))))
 
 
