@@ -104,14 +104,9 @@ def shuffled(wheel: Wheel = MIKELS_WHEEL, *, seed: int) -> Wheel:
 
     None keeps its place and no neighbours stay neighbours (a turned ring, say, would be the same wheel). Every row of
     its strategy-1 table has the same entropy as before, for all emotions of the ring. Polarity is a fact about the
-    emotions and stays with them.
-
-    Raises:
-        ValueError: a ring with too few emotions to part all neighbours: 6 are needed.
+    emotions and stays with them. The ring has six emotions or more: no order of five parts all neighbours.
     """
     rng, n = np.random.default_rng(seed), len(wheel.ring)
-    if n < 6:
-        raise ValueError(f"wheel {wheel.name!r} has {n} emotions, but parting all neighbours takes 6 or more.")
     while True:  # one draw in 48 will do on a ring of eight, one in 60 on a ring of six
         order = rng.permutation(n)
         ring = tuple(wheel.ring[i] for i in order)
@@ -185,25 +180,14 @@ def smoothing(entropies, classes: int) -> np.ndarray:
 TARGETS = ("hard", "smoothing", "wheel", "polarity", "shuffled")
 
 
-def targets(
-    kind: str,
-    classes: Sequence[str],
-    *,
-    sigma: float = 1.0,
-    epsilon: float = 0.1,
-    seed: int = 0,
-    smoothing_entropy: float | None = None,
-    wheel: Wheel = MIKELS_WHEEL,
-) -> np.ndarray:
+def targets(kind: str, classes: Sequence[str], *, seed: int = 0) -> np.ndarray:
     """[C, C] float64: one of the label -> distribution tables that claim C30 compares; ``table[labels]`` is [B, C].
 
     Args:
         kind: ``hard`` (one-hot), ``wheel`` (strategy 1), ``polarity`` (strategy 2), ``shuffled`` (strategy 1 on
-            ``shuffled(wheel, seed=seed)``) or ``smoothing`` of the entropy of ``wheel``.
-        classes: C names in label order. Off the wheel (Ekman's six) only ``hard``, and ``smoothing`` with an entropy.
-        sigma, epsilon: as in ``wheel_distributions``.
+            ``shuffled(seed=seed)``) or ``smoothing`` of the entropy of ``wheel``.
+        classes: C names in label order. Off Mikels' wheel (Ekman's six) only ``hard``.
         seed: of ``shuffled`` alone.
-        smoothing_entropy: nats, for ``smoothing`` alone: this in the place of the wheel's.
 
     Raises:
         ValueError: an unknown kind, or as the functions of the tables; ``shuffled`` needs all emotions of the ring.
@@ -212,16 +196,13 @@ def targets(
         raise ValueError(f"target {kind!r} is unknown: choose one of {', '.join(TARGETS)}.")
     if kind == "hard":
         return np.eye(len(classes))
-    if kind == "smoothing" and smoothing_entropy is not None:
-        return smoothing(smoothing_entropy, len(classes))
-    if kind == "shuffled":
-        if len(places(classes, wheel)) < len(wheel.ring):
-            raise ValueError(
-                f"the shuffled wheel keeps the entropies only for all {len(wheel.ring)} emotions of "
-                f"{wheel.name!r}, but there are {len(classes)} classes: leave this control out."
-            )
-        wheel = shuffled(wheel, seed=seed)
-    table = wheel_distributions(classes, sigma=sigma, epsilon=epsilon, same_polarity=kind == "polarity", wheel=wheel)
+    if kind == "shuffled" and len(places(classes)) < len(_RING):
+        raise ValueError(
+            f"the shuffled wheel keeps the entropies only for all {len(_RING)} emotions of 'Mikels', but there are "
+            f"{len(classes)} classes: leave this control out."
+        )
+    wheel = shuffled(seed=seed) if kind == "shuffled" else MIKELS_WHEEL
+    table = wheel_distributions(classes, same_polarity=kind == "polarity", wheel=wheel)
     return smoothing(entropy(table, axis=1), len(classes)) if kind == "smoothing" else table
 
 
