@@ -32,6 +32,7 @@ from hc_lafter.refusals import nearest
 PLACEHOLDER = 5  # files with equal pixels and more than one label from which a picture stands in for lost ones
 
 
+_REFUSALS = 2  # raise when other files are refused than before, though all others decode to the same pixels
 _CODE = re.compile(r"[\W_]*(class|label|n)?[\W_]*\d+([.,]\d+)?", re.IGNORECASE)  # 1, 0.0, class_3, n01440764
 
 
@@ -201,7 +202,7 @@ def scan(listing: Listing, *, cache: Path | None = None, progress: bool = True) 
     Returns:
         One `Scan` per item, in their order; why a file does not decode stands in it.
     """
-    rules = [str(listing.source), RULES, MAX_PIXELS, PIL.__version__, [field.name for field in fields(Scan)]]
+    rules = [str(listing.source), RULES, _REFUSALS, MAX_PIXELS, PIL.__version__, [field.name for field in fields(Scan)]]
     memory = None if cache is None else Path(cache) / f"scan-{_digest(rules)[:16]}.json"
     stamps = {item.key: stamp(item.path) for item in listing.items}
     known = {key: s for key, (old, s) in _recall(memory).items() if stamps.get(key) and old == list(stamps[key])}
