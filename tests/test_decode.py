@@ -219,9 +219,21 @@ def test_a_200_megapixel_jpeg_is_decoded_at_half_its_size():
     assert decode(bytes(data)).size == (8160, 6120)
 
 
-def test_the_limit_itself_is_checked():
-    with pytest.raises(ValueError, match="max_pixels is 0: give a positive number"):
-        decode(encode(COLOUR), max_pixels=0)
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+@pytest.mark.parametrize("place", [b"IDAT", b"IEND"])
+@pytest.mark.parametrize(
+    ("kind", "head"), [(b"iCCP", b"icc\0\0"), (b"zTXt", b"note\0\0"), (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0")]
+)
+def test_what_stands_beside_the_pixels_of_a_png_is_no_reason_to_lose_them(kind, head, place):
+    png = encode(COLOUR)
+    at = png.index(place) - 4
+    large = png[:at] + chunk(kind, head + zlib.compress(b"x" * 3_000_000)) + png[at:]
+    assert pixel_hash(decode(large)) == pixel_hash(decode(png))
+    with pytest.raises(BadImage, match="more than the limit of 10"):
+        decode(large, max_pixels=10)
 
 
 # ---------------------------------------------------------------- what is refused, by name

@@ -175,6 +175,18 @@ def test_class_order(pets, tmp_path):
     assert any("are numbers and sort as text (0, 1, 10, 2 ...): give classes" in r for r in remarks)
 
 
+@pytest.mark.parametrize(
+    ("names", "coded"),
+    [(("1", "2"), True), (("0.0", "1.0"), True), (("n01440764", "n01443537"), True), (("class_1", "class_2"), True),
+     (("100", "dog"), False), (("2000s", "1990s"), False), (("cat", "dog"), False)],
+)  # fmt: skip
+def test_class_names_that_are_codes_are_remarked_upon(tmp_path, names, coded):
+    for k, name in enumerate(names):
+        fill(tmp_path / name, 10, 100 * k)
+    remarks = [r for r in look(tmp_path).remarks if "mean nothing to a text tower: name the folders" in r]
+    assert len(remarks) == coded == sum(f"numbers or codes ({', '.join(sorted(names))})" in r for r in remarks)
+
+
 def test_ignored_files_and_thin_images(pets):
     (pets / "train" / "cat" / "notes.txt").write_text("a note")
     Image.new("RGB", (300, 10), "red").save(pets / "train" / "cat" / "line.png")

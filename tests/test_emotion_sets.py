@@ -18,8 +18,9 @@ from hc_lafter.data import open_data
 from hc_lafter.data.decode import BadImage
 from hc_lafter.data.doctor import examine, main
 from hc_lafter.data.emotion.names import EKMAN, EKMAN_WORDS, MIKELS_WORDS
-from hc_lafter.data.emotion.sets import SETS, list_data, recognise, split_spec
+from hc_lafter.data.emotion.sets import SETS, list_data, recognise
 from hc_lafter.data.emotion.wheels import MIKELS, distribution_metrics, places
+from hc_lafter.data.listing import split_spec
 from hc_lafter.data.own.images import ImageFiles
 from hc_lafter.data.record import SPLITS
 from hc_lafter.suite.runner import data_fingerprint
@@ -371,14 +372,14 @@ def test_votes_are_part_of_the_fingerprint(tmp_path):
 
 def test_specs_and_drives_of_windows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert split_spec(r"C:\photos\pets") == (None, type(tmp_path)(r"C:\photos\pets"))
-    assert split_spec(r"emoset:C:\photos\EmoSet") == ("emoset", type(tmp_path)(r"C:\photos\EmoSet"))
-    assert split_spec("fi:~/FI")[1] == type(tmp_path)("~/FI").expanduser()
-    assert split_spec("photos/a:b") == (None, type(tmp_path)("photos/a:b"))
+    assert split_spec(r"C:\photos\pets", SETS) == (None, type(tmp_path)(r"C:\photos\pets"))
+    assert split_spec(r"emoset:C:\photos\EmoSet", SETS) == ("emoset", type(tmp_path)(r"C:\photos\EmoSet"))
+    assert split_spec("fi:~/FI", SETS)[1] == type(tmp_path)("~/FI").expanduser()
+    assert split_spec("photos/a:b", SETS) == (None, type(tmp_path)("photos/a:b"))
     for spec, sentence in {
         "emosett:x": r"data=emosett:x starts with 'emosett', no data set .*\(did you mean 'emoset'\?\): choose one of",
         "https://example.org/x": "starts with 'https', no data set that is known: choose one of emoset, fi,",
-        "fi:": r"data=fi: has no path: write fi:FOLDER, the folder of FI\.",
+        "fi:": r"data=fi: has no path: write fi:FOLDER, the folder of the set\.",
         "fi:gone": "gone does not exist: correct the path behind fi",
         f"rafdb:{tmp_path}": "is no RAF-DB, nor holds it one folder below .*list_patition_label.txt.*: correct",
     }.items():
@@ -1032,3 +1033,19 @@ def test_rafdb_counts_from_one(tmp_path):
     write(path, "\n".join(lines))
     shutil.move(root / "Image" / "aligned", root / "aligned")
     assert opened(root).ids[0].startswith("aligned/")
+
+
+@pytest.mark.parametrize("splits", [("train", "valid", "test"), ("Training", "test"), (".",)])
+def test_rafdb_in_numbered_folders(splits, tmp_path):
+    """As it is passed on: the emotions are the folders 1 to 7, in the numbers of the release."""
+    order, root = ("surprise", "fear", "disgust", "joy", "sadness", "anger", "neutral"), tmp_path / "faces"
+    for k, split in enumerate(splits):
+        for code in range(1, 8):
+            for i in range(5):
+                paint(root / split / str(code) / f"{i}.png", 100 * k + 10 * code + i)
+    data = opened(f"rafdb:{tmp_path}")
+    assert data.name == "RAF-DB" and data.classes == EKMAN and set(data.splits) == set(SPLITS)
+    codes = [int(name.split("/")[-2]) for name in data.ids]
+    assert [data.classes[i] for i in data.labels] == [order[c - 1] for c in codes]
+    assert any("1 surprise, 2 fear, 3 disgust, 4 joy" in note for note in data.notes)
+    assert recognise(root) is None  # seven numbered folders are anybody's without the prefix

@@ -1,7 +1,5 @@
 """The wheel by name, the published numbers, equal entropies, and the metrics against slow twins."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -130,14 +128,13 @@ def test_tables_follow_the_names(kind):
     assert (ours.argmax(axis=1) == np.arange(8)).all()
 
 
-@pytest.mark.parametrize("sigma", [0.3, 0.45, 1.0, 2.0])
-def test_controls_have_the_entropy_of_the_wheel(sigma):
-    wanted = entropy(targets("wheel", MIKELS, sigma=sigma), axis=1)
+def test_controls_have_the_entropy_of_the_wheel():
+    wanted = entropy(targets("wheel", MIKELS), axis=1)
     assert np.ptp(wanted) < 1e-12  # a ring looks the same from each of its places
     for kind in ("smoothing", "shuffled"):
-        got = targets(kind, MIKELS, sigma=sigma)
+        got = targets(kind, MIKELS)
         np.testing.assert_allclose(entropy(got, axis=1), wanted, atol=1e-9)
-        assert not np.allclose(got, targets("wheel", MIKELS, sigma=sigma))
+        assert not np.allclose(got, targets("wheel", MIKELS))
 
 
 def test_smoothing_hits_any_entropy_row_by_row():
@@ -179,21 +176,8 @@ def test_shuffling_parts_all_neighbours(wheel):
     assert len({r.ring for r in rings}) > 5
 
 
-def test_rings_of_five_cannot_be_shuffled():
-    """By trying all: none of the 120 orders of five has every emotion moved and all neighbours parted."""
-    ring = tuple("abcde")
-    wheel = Wheel("five (invented)", ring, invented=True)
-    for order in itertools.permutations(ring):
-        apart = steps(ring, Wheel("other (invented)", order, invented=True))
-        parted = not ((steps(ring, wheel) == 1) & (apart == 1)).any()
-        assert not (parted and all(a != b for a, b in zip(order, ring, strict=True)))
-    with pytest.raises(ValueError, match="has 5 emotions"):
-        shuffled(wheel, seed=0)
-
-
-def test_ekman_has_hard_labels_and_smoothing_only():
+def test_ekman_has_hard_labels_only():
     assert (targets("hard", EKMAN) == np.eye(6)).all()
-    np.testing.assert_allclose(entropy(targets("smoothing", EKMAN, smoothing_entropy=1.0), axis=1), 1.0)
     for kind in ("smoothing", "wheel", "polarity", "shuffled"):
         with pytest.raises(ValueError, match="'joy' is not on the wheel 'Mikels'"):
             targets(kind, EKMAN)
@@ -207,9 +191,9 @@ def test_an_invented_wheel_says_so():
     with pytest.raises(ValueError, match=r"'Ekman \(invented\)'"):
         Wheel("Ekman", EKMAN, invented=True)
     wheel = Wheel("Ekman (invented)", EKMAN, invented=True)
-    assert targets("wheel", EKMAN, wheel=wheel).shape == (6, 6)
+    assert wheel_distributions(EKMAN, wheel=wheel).shape == (6, 6)
     with pytest.raises(ValueError, match="knows no polarity"):
-        targets("polarity", EKMAN, wheel=wheel)
+        wheel_distributions(EKMAN, same_polarity=True, wheel=wheel)
 
 
 def test_sigma_sweep():
@@ -269,16 +253,8 @@ def test_an_emotion_that_neither_has_adds_nothing():
         (lambda: steps(["awe"]), "two classes or more"),
         (lambda: steps(["sad", "sadness"]), "each once"),
         (lambda: places([]), "two classes or more"),
-        (lambda: wheel_distributions(MIKELS, sigma=0.0), "sigma is 0.0"),
-        (lambda: wheel_distributions(MIKELS, sigma=float("nan")), "sigma is nan"),
-        (lambda: wheel_distributions(MIKELS, epsilon=-0.1), "epsilon is -0.1"),
-        (lambda: Wheel("w", ("a", "b")), "three emotions"),
-        (lambda: Wheel("w", ("a", "b", "a")), "each once"),
-        (lambda: Wheel("w (invented)", tuple("abc"), frozenset("d"), invented=True), "positive ones among them"),
         (lambda: targets("wheeel", MIKELS), "'wheeel' is unknown: choose one of hard"),
         (lambda: targets("shuffled", MIKELS[:5]), "there are 5 classes"),
-        (lambda: smoothing(3.0, 8), r"outside 0..2.0794"),
-        (lambda: smoothing(-0.1, 8), "outside 0"),
         (lambda: distribution_metrics([[0.5, 0.5]], [[0.5, 0.4]]), "prediction row 0 is not a distribution"),
         (lambda: distribution_metrics([[1.5, -0.5]], [[0.5, 0.5]]), "truth row 0 is not a distribution"),
         (lambda: distribution_metrics([[np.nan, 0.5]], [[0.5, 0.5]]), "truth row 0 is not a distribution"),

@@ -158,7 +158,14 @@ def test_names_that_differ_in_unicode_form_only_are_one_class(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "names", [("train", "val", "test"), ("training", "validation", "testing"), ("Train", "valid", "TEST")]
+    "names",
+    [
+        ("train", "val", "test"),
+        ("training", "validation", "testing"),
+        ("Train", "valid", "TEST"),
+        ("training_set", "dev-set", "Test Images"),
+        ("train2017", "val_split", "testset"),
+    ],
 )
 def test_split_folders_are_used_as_they_are(tmp_path, names):
     for k, name in enumerate(names):
@@ -414,6 +421,24 @@ def test_split_folders_that_do_not_add_up(tmp_path):
     fill(tmp_path / "val" / "a", 3)
     fill(tmp_path / "valid" / "a", 3)
     refuses(r"has two folders for the split 'val' \(val, valid\): merge them", tmp_path)
+
+
+def test_splits_within_the_classes(tmp_path):
+    for k, label in enumerate("ab"):
+        for j, split in enumerate(("train", "Test_set")):
+            fill(tmp_path / label / split, 5, start=100 * k + 10 * j)
+    data = open_quietly(tmp_path)
+    assert data.classes == ("a", "b") and len(by_split(data)["test"]) == 10 and by_split(data)["val"]
+    assert all("/Test_set/" in i for i in by_split(data)["test"]) and "folders in the class folders" in data.notes[0]
+
+
+@pytest.mark.parametrize("inside", [".", "train"])
+def test_one_folder_around_the_whole_is_passed_through(tmp_path, inside):
+    fill(tmp_path / "archive" / "photos" / inside / "a", 5)
+    fill(tmp_path / "archive" / "photos" / inside / "b", 5, start=10)
+    data = open_quietly(tmp_path / "archive")
+    assert data.classes == ("a", "b") and len(data) == 10
+    assert any("holds the folder photos alone" in note for note in data.notes)
 
 
 def test_a_class_may_be_called_test(tmp_path):

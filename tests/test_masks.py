@@ -61,7 +61,7 @@ def test_each_image_has_areas_of_its_own(logits):
 
 
 def test_every_set_whose_background_is_a_class_has_a_protocol():
-    assert set(PROTOCOLS) == {name for name, of in SETS.items() if of.background == "class"}
+    assert set(PROTOCOLS) == {name for name, (_, background) in SETS.items() if background == "class"}
 
 
 @pytest.mark.parametrize("grid, size", [((7, 5), (112, 64)), ((3, 4), (3, 4)), ((9, 9), (5, 4)), ((1, 6), (8, 6))])

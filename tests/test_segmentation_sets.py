@@ -288,6 +288,24 @@ def test_aug_masks_only_where_the_set_has_none_of_its_own(tmp_path):
     assert MaskFiles(f"voc_aug:{tmp_path}").ids == aug.ids  # from train.txt and aug.txt
 
 
+@pytest.mark.parametrize("name", ["train_aug.txt", "trainAug.txt", "trainaug.txt"])
+def test_lists_of_the_augmented_set_as_they_are_passed_on(name, tmp_path):
+    """Other spellings of the name, and lines of two paths in the place of a name."""
+    voc(tmp_path)
+    lists = home_of(tmp_path) / "ImageSets" / "Segmentation"
+    expected = MaskFiles(f"voc_aug:{tmp_path}").ids
+    stems = (lists / "trainaug.txt").read_text().split()
+    for old in ("trainaug.txt", "aug.txt"):
+        (lists / old).unlink()
+    write_list(lists / name, [f"/JPEGImages/{s}.jpg /SegmentationClassAug/{s}.png" for s in stems])
+    assert MaskFiles(f"voc_aug:{tmp_path}").ids == expected
+    (lists / name).write_text("\r\n".join([*stems, "", ""]))
+    assert MaskFiles(f"voc_aug:{tmp_path}").ids == expected
+    (lists / name).unlink()
+    (lists / "train.txt").rename(lists / "Train_.txt")
+    refuses(r"train\.txt does not exist \(did you mean 'Train_.txt'\?\): fetch it", f"voc:{tmp_path}")
+
+
 def test_val_is_a_seeded_piece_of_train_and_never_of_test(tmp_path):
     voc(tmp_path)
     spec = f"voc:{tmp_path}"
@@ -402,8 +420,9 @@ def test_folders_that_are_not_the_set(tmp_path):
             f"context59:{home}")  # fmt: skip
     (home / "SegmentationClass").rename(home / "Masks")
     refuses(r"VOC2012 has no folder SegmentationClass: give", f"voc:{tmp_path}")
-    refuses(r"voc: has no path: write voc:FOLDER\.$", "voc:")
-    refuses(r"vocc:x is not a segmentation set \(did you mean 'voc'\?\): write its name", "vocc:x")
+    refuses(r"voc: has no path: write voc:FOLDER, the folder of the set\.$", "voc:")
+    refuses(r"data=vocc:x starts with 'vocc', no data set .* \(did you mean 'voc'\?\): choose one of voc, ", "vocc:x")
+    refuses(r"pets names no segmentation set: write voc:pets or another of voc, voc21", "pets")
     (tmp_path / "images").mkdir()
     refuses(r"has no folder annotations/val2017|has no folder images/val2017", f"coco_stuff:{tmp_path}")
 

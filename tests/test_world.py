@@ -263,7 +263,7 @@ def test_fingerprint_tells_what_decides_the_records(monkeypatch, tmp_path):
         monkeypatch.setattr(world_module, "_SOURCES", sources)
         prints.add(World(2, 0, 1).fingerprint)
         monkeypatch.undo()
-    assert len(prints) == 4 + len(world_module._SOURCES) == 9
+    assert len(prints) == 4 + len(world_module._SOURCES) == 12
 
 
 @pytest.mark.parametrize("sizes, side", [((0, 0, 0), 64), ((-1, 5, 5), 64), ((1, 1, 1), 8)])
@@ -478,8 +478,15 @@ def test_no_zero_shot_template_can_be_said_by_an_emotion_clause():
     rng, clauses = np.random.default_rng(0), set()
     for emotion in scene.EMOTIONS:
         clauses |= {grammar.emotion_clause(emotion, rng) for _ in range(3000)}
-    said = {t.format(w) for t in grammar._NOUN_CLAUSES for nouns, _ in grammar.EMOTION_WORDS.values() for w in nouns}
-    said |= {t.format(w) for t in grammar._ADJECTIVE_CLAUSES for _, ws in grammar.EMOTION_WORDS.values() for w in ws}
+    said = {
+        t.format(w)
+        for t in grammar._WORDS["noun_clauses"]
+        for nouns, _ in grammar.EMOTION_WORDS.values()
+        for w in nouns
+    }
+    said |= {
+        t.format(w) for t in grammar._WORDS["adjective_clauses"] for _, ws in grammar.EMOTION_WORDS.values() for w in ws
+    }
     assert clauses == said  # nothing was missed
     bare = {w for ws in words.values() for w in ws}
     assert not clauses & prompts and not any(p in c for p in prompts - bare for c in clauses)

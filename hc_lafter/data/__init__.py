@@ -1,9 +1,10 @@
 """Data sets of one record type (`record.Record`): the embedded world, images of your own, published sets.
 
 Each kind has a folder of its own (`world`, `own`, `emotion`, `masks`); `record` is what they all give, `listing` what
-the readers of files share, `decode` reads one image, `doctor` says what is wrong with a set. A new published set is a
-row of `emotion.sets.SETS` or `masks.sets.SETS`, and its reader a function beside the others. Nothing that knows a CLIP,
-a system, tuning or the suite belongs in this room.
+the readers of files share, `decode` reads one image, `doctor` says what is wrong with a set. What is a table (words,
+colours, class names, kinds of files) is a TOML or CSV file beside the module that reads it (`tables`). A new published
+set is a row of `emotion.sets.SETS` or `masks.sets.SETS`, and its reader a function beside the others. Nothing that
+knows a CLIP, a system, tuning or the suite belongs in this room.
 """
 
 from __future__ import annotations

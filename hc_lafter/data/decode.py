@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
+from hc_lafter.data.tables import read_table
+
 MAX_PIXELS = 89_478_485  # the size from which Pillow warns of a decompression bomb: 256 MiB as RGB
 MAX_BYTES = 2**30  # no photograph is larger as a file; beyond it somebody has renamed a video or an archive
 RULES = 1  # raise when a change here changes the pixels that a file decodes to: part of every data fingerprint
@@ -21,33 +23,9 @@ RULES = 1  # raise when a change here changes the pixels that a file decodes to:
 # has registered pillow-heif.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "QOI", "HEIF")
 
-_AGAIN = "fetch it again or delete it"
+_KINDS = read_table(__file__, "kinds.toml")
+_AGAIN = _KINDS["remedies"]["again"]
 _SMALLER = "make it smaller, or save it as a baseline JPEG"
-_CONVERT = "convert it to JPEG or PNG"
-_KINDS = (  # how a file that is no readable image starts, what it is, what to do about it
-    (rb"\xff\xd8\xff", "a JPEG image with a damaged header", _AGAIN),
-    (rb"\x89PNG", "a PNG image with a damaged header", _AGAIN),
-    (rb"GIF8", "a GIF image with a damaged header", _AGAIN),
-    (rb"BM", "a BMP image with a damaged header", _AGAIN),
-    (rb"II\*\0|MM\0\*", "a TIFF image with a damaged header or a layout that Pillow does not read", _CONVERT),
-    (rb"RIFF....WEBP", "a damaged WebP image", _AGAIN),
-    (rb"RIFF", "a video or a sound", "delete it"),
-    (rb"....ftyp(hei[cxf]|mif1|msf1)", "an HEIC photograph, which Pillow does not read", _CONVERT),
-    (rb"....ftypavi[fs]", "an AVIF image that is damaged, or that this build of Pillow does not read", _CONVERT),
-    (rb"....ftyp", "a video", "take a frame of it, or delete it"),
-    (rb"version https://git-lfs", "a Git LFS pointer instead of the image", "run git lfs pull in their repository"),
-    (rb"%PDF", "a PDF document", _CONVERT),
-    (rb"%!PS", "a PostScript document", _CONVERT),
-    (rb"8BPS", "a Photoshop document", _CONVERT),
-    (rb"PK\x03\x04", "a zip archive", "unpack it"),
-    (rb"\x1f\x8b", "a gzip archive", "unpack it"),
-    (
-        rb"(?i)[\xef\xbb\xbf\s]*<(!doctype html|html|head|body)",
-        "an HTML page, no image",
-        "fetch it again (a download saved the error page in its place) or delete it",
-    ),
-    (rb"(?i)[\xef\xbb\xbf\s]*<(\?xml|svg)", "XML text such as SVG, no pixels", _CONVERT),
-)
 
 
 class BadImage(ValueError):
@@ -87,9 +65,8 @@ def read(path: str | Path) -> bytes:
     except FileNotFoundError:
         raise BadImage(name, "does not exist", "correct the path or fetch the file") from None
     except OSError as error:
-        raise BadImage(
-            name, f"cannot be read ({error.strerror or error})", "check its permissions and its disk"
-        ) from error
+        found = f"cannot be read ({error.strerror or error})"
+        raise BadImage(name, found, "check its permissions and its disk") from error
     if not data:
         raise BadImage(name, "is empty (0 bytes)", _AGAIN)
     return data
@@ -101,7 +78,8 @@ def decode(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS, name: st
     The format follows from the content, never from the extension. EXIF orientation is applied; transparency is laid on
     white; 16 bits become 8 by round(v / 257) (16-bit colour PNG and TIFF: Pillow's high byte, which differs by at most
     one level); floats must lie in 0..1 and become round(255 v); everything else is Pillow's ``convert("RGB")``. An
-    embedded ICC profile is not applied, because the pipelines that CLIP was trained with do not apply it.
+    embedded ICC profile is not applied, because the pipelines that CLIP was trained with do not apply it. A PNG that
+    Pillow refuses is tried once more without its profile and its texts, for whose size Pillow has limits.
 
     Args:
         source: a path, or the bytes of a file.
@@ -112,10 +90,18 @@ def decode(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS, name: st
     Raises:
         BadImage: the file is missing, empty, cut short, damaged, too large, or no image.
     """
-    if max_pixels < 1:
-        raise ValueError(f"max_pixels is {max_pixels}: give a positive number of pixels.")
     name = name or ("<bytes>" if isinstance(source, bytes) else str(source))
     data = source if isinstance(source, bytes) else read(source)
+    try:
+        return _decode(data, max_pixels, name)
+    except BadImage:
+        bare = _without_texts(data)
+        if bare == data:
+            raise
+        return _decode(bare, max_pixels, name)
+
+
+def _decode(data: bytes, max_pixels: int, name: str) -> Image.Image:
     # Pillow's parsers meet bytes of any origin here and raise nearly any exception over them (OSError, SyntaxError,
     # struct.error, KeyError ...): whatever it is, the file is what the user has to replace.
     try:
@@ -127,17 +113,37 @@ def decode(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS, name: st
         raise BadImage(name, f"is too large to decode ({error})", _SMALLER) from None
     except Exception as error:
         raise BadImage(name, f"cannot be opened as an image ({_brief(error)})", _AGAIN) from error
-    if image.width * image.height > max_pixels:
-        _shrink(image, max_pixels)
-        if image.width * image.height > max_pixels:
-            found = f"is {image.width} x {image.height} pixels, more than the limit of {max_pixels}"
-            raise BadImage(name, found, _SMALLER)
+    # A progressive JPEG keeps the coefficients of the whole picture whatever the output scale, so it gains nothing.
+    if image.format == "JPEG" and not image.info.get("progressive"):
+        scales = (scale for scale in (1, 2, 4, 8) if _area(image, scale) <= max_pixels)
+        if (scale := next(scales, 1)) > 1:
+            image.draft(None, (max(1, image.width // scale), max(1, image.height // scale)))
+    if _area(image) > max_pixels:
+        found = f"is {image.width} x {image.height} pixels, more than the limit of {max_pixels}"
+        raise BadImage(name, found, _SMALLER)
     try:
         image.load()
     except Exception as error:
         found = f"is a {image.format} image that is cut short or damaged ({_brief(error)})"
         raise BadImage(name, found, _AGAIN) from error
     return _upright(_rgb(image, name), image)
+
+
+def _without_texts(data: bytes) -> bytes:
+    """A PNG without the chunks that hold its texts and its colour profile; other bytes as they are."""
+    if not data.startswith(b"\x89PNG"):
+        return data
+    kept, at = [data[:8]], 8
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")  # length, kind, content, check sum
+        if data[at + 4 : at + 8] not in (b"iCCP", b"tEXt", b"zTXt", b"iTXt"):
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
+
+
+def _area(image: Image.Image, scale: int = 1) -> int:
+    return -(-image.width // scale) * -(-image.height // scale)
 
 
 def pixel_hash(image: Image.Image) -> str:
@@ -156,17 +162,6 @@ def _open(data: bytes) -> Image.Image:
             raise UnidentifiedImageError(str(error)) from error
     Image.init()
     return Image.open(io.BytesIO(data), formats=[f for f in FORMATS if f in Image.OPEN])
-
-
-def _shrink(image: Image.Image, max_pixels: int) -> None:
-    # A progressive JPEG keeps the coefficients of the whole picture whatever the output scale, so it gains nothing.
-    if image.format != "JPEG" or image.info.get("progressive"):
-        return
-    width, height = image.size
-    for scale in (2, 4, 8):
-        if -(-width // scale) * -(-height // scale) <= max_pixels:
-            image.draft(None, (max(1, width // scale), max(1, height // scale)))
-            return
 
 
 def _upright(rgb: Image.Image, image: Image.Image) -> Image.Image:
@@ -217,9 +212,9 @@ def _brief(error: Exception) -> str:
 
 def _sniff(data: bytes) -> tuple[str, str]:
     """What a file that is no readable image holds instead, and what to do about it."""
-    for start, found, remedy in _KINDS:
-        if re.match(start, data, re.DOTALL):
-            return found, remedy
+    for start, found, remedy in _KINDS["kinds"]:
+        if re.match(start.encode(), data, re.DOTALL):
+            return found, _KINDS["remedies"].get(remedy, remedy)
     if not data.strip(b"\0"):
         return f"nothing but {len(data)} zero bytes" if data else "nothing", _AGAIN
     text = codecs.getincrementaldecoder("utf-8")("replace").decode(data[:200])  # silent on a character cut at byte 200

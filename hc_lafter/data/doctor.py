@@ -311,6 +311,13 @@ def _about_images(good: pd.DataFrame, exact: pd.DataFrame, counts: pd.DataFrame)
     return out
 
 
+_UNSORTED = (
+    "the class list given is not in sorted order (index {0} is {1!r}, sorted {2!r}): give it wherever the data are "
+    "opened, or labels will mean something else."
+)
+_REOPEN = "the data set was opened with {2!r} at index {0}, the class list has {1!r}: reopen it."
+
+
 def _about_names(names: Sequence[str], wanted: Sequence[str] | None) -> list[str]:
     """Remarks on ``names`` (the data's order), its sorted order, and the order ``wanted`` that the user gave."""
     order, out = sorted(names), []
@@ -319,18 +326,10 @@ def _about_names(names: Sequence[str], wanted: Sequence[str] | None) -> list[str
         out.append(f"the class names are numbers and sort as text ({first} ...): give classes in the order you mean.")
     if wanted is None or set(wanted) != set(names):  # the latter is a problem, not a remark
         return out
-    if list(wanted) == order:
-        out.append("the class list given is in sorted order, as the folder names are.")
-    else:
-        i, a, b = next((i, a, b) for i, (a, b) in enumerate(zip(wanted, order, strict=True)) if a != b)
-        out.append(
-            f"the class list given is not in sorted order (index {i} is {a!r}, sorted {b!r}): give it wherever the "
-            "data are opened, or labels will mean something else."
-        )
-    for i, (a, b) in enumerate(zip(wanted, names, strict=True)):
-        if a != b:
-            out.append(f"the data set was opened with {b!r} at index {i}, the class list has {a!r}: reopen it.")
-            break
+    out += ["the class list given is in sorted order, as the folder names are."] if list(wanted) == order else []
+    for others, sentence in ((order, _UNSORTED), (names, _REOPEN)):
+        differ = [(i, a, b) for i, (a, b) in enumerate(zip(wanted, others, strict=True)) if a != b]
+        out += [sentence.format(*differ[0])] if differ else []
     return out
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from PIL import Image
 
@@ -24,9 +25,15 @@ EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp",
 }
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+
+
+def split_of(name: str) -> str | None:
+    """The split that a name means, as training_set, Test-Images and val2017 do; None where it means none."""
+    word = re.sub("(data)?set|images?|imgs?|data|split", "", name.lower())
+    return SPLIT_WORDS.get(re.sub("[^a-z]", "", word))
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,11 @@ class Listing:
         return self.name or (self.source.stem if self.source.is_file() else self.source.name)
 
 
+def is_image(name: str) -> bool:
+    """Whether a file's name ends as an image's does."""
+    return PurePath(name).suffix.lower() in EXTENSIONS
+
+
 def once(items: Iterable[Item], source: Path) -> tuple[Item, ...]:
     """The items by id.
 
@@ -136,6 +148,34 @@ def existing(path: str | Path, of: str = "") -> Path:
     return path
 
 
+def prefix_of(spec: str | Path) -> str | None:
+    """What stands before a spec's colon, as `SETS` spell it; a single letter there is a drive of Windows."""
+    match = re.match(r"([A-Za-z][\w-]+):", str(spec))
+    return match and match[1].lower().replace("-", "_")
+
+
+def split_spec(spec: str | Path, sets: Iterable[str]) -> tuple[str | None, Path]:
+    """Which of ``sets`` is named before the colon, or None, and the path, with ``~`` resolved.
+
+    A path that exists is a path, colon or not.
+
+    Raises:
+        ValueError: the name is unknown, or there is no path behind it.
+    """
+    name = prefix_of(spec)
+    if name is None or (name not in sets and Path(spec).exists()):
+        return None, Path(spec).expanduser()
+    written, _, path = str(spec).partition(":")
+    if name not in sets:
+        raise ValueError(
+            f"data={spec} starts with {written!r}, no data set that is known{nearest(name, sets)}: choose one of "
+            f"{', '.join(sets)}, or give a path alone."
+        )
+    if not path.strip():
+        raise ValueError(f"data={spec} has no path: write {name}:FOLDER, the folder of the set.")
+    return name, Path(path).expanduser()
+
+
 def stamp(path: Path) -> tuple[int, int] | None:
     """Size in bytes and time of change in ns, or None where the file cannot be asked."""
     try:
@@ -165,7 +205,8 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
         text = data.decode("utf-8-sig")
     except FileNotFoundError:
-        raise ValueError(f"{path} does not exist: fetch it, it belongs to the data set.") from None
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.*")], cutoff=0.9)
+        raise ValueError(f"{path} does not exist{near}: fetch it, it belongs to the data set.") from None
     except UnicodeDecodeError as error:
         encoding = "encoded in UTF-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "not UTF-8"
         row = data[: error.start].count(b"\n") + 1

@@ -96,9 +96,9 @@ class Dataset(torch.utils.data.Dataset, ABC):
         if self.aimed_at is None:
             return f"{self.name}: neither votes nor distributions are given."
         label = "" if self.votes is None else " A label is the votes' majority."
-        if self.scored_by == self.aimed_at:
-            return f"{self.name}: training aims at the {self.aimed_at}, and they score.{label}"
-        return f"{self.name}: training aims at the {self.aimed_at}; the {self.scored_by} only scores.{label}"
+        scores = "they score" if self.scored_by == self.aimed_at else f"the {self.scored_by} only scores"
+        between = ", and" if self.scored_by == self.aimed_at else ";"
+        return f"{self.name}: training aims at the {self.aimed_at}{between} {scores}.{label}"
 
     def split_table(self) -> pd.DataFrame:
         """One row per record: id, split, label (the name; empty without one). It says what was trained on what."""
@@ -129,11 +129,11 @@ class _Subset(Dataset):
     def __init__(self, parent: Dataset, indices: np.ndarray):
         self.parent, self.indices = parent, indices
         self.name, self.classes, self.mask_classes = parent.name, parent.classes, parent.mask_classes
-        self.ids = [parent.ids[i] for i in indices]
-        self.labels, self.splits = np.asarray(parent.labels)[indices], np.asarray(parent.splits)[indices]
-        self.distributions = None if parent.distributions is None else parent.distributions[indices]
-        self.votes = None if parent.votes is None else parent.votes[indices]
         self.aimed_at, self.scored_by = parent.aimed_at, parent.scored_by
+        self.ids = [parent.ids[i] for i in indices]
+        for name in ("labels", "splits", "distributions", "votes"):
+            of_all = getattr(parent, name)
+            setattr(self, name, None if of_all is None else np.asarray(of_all)[indices])
 
     def __getitem__(self, index: int) -> Record:
         return self.parent[int(self.indices[index])]

@@ -361,10 +361,11 @@ def fingerprint(parameter: str, spec: str) -> str | None:
         if path.suffix not in WEIGHTS and "@" not in spec:
             return None  # a tag of open_clip
     elif ":" in spec and not path.exists():  # a published set, as emoset:FOLDER
-        from hc_lafter.data.emotion import sets as emotion_sets
-        from hc_lafter.data.masks import sets as segmentation_sets  # here, since they bring torch along
+        from hc_lafter.data.emotion.sets import SETS
+        from hc_lafter.data.listing import split_spec
+        from hc_lafter.data.masks.sets import SETS as MASK_SETS  # here, since they bring torch along
 
-        path = (segmentation_sets if segmentation_sets.is_mask_spec(spec) else emotion_sets).split_spec(spec)[1]
+        path = split_spec(spec, (*SETS, *MASK_SETS))[1]
     if not path.exists():
         known = ", ".join(map(repr, POINTERS[parameter]))
         raise ValueError(

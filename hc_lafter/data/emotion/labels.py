@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -22,17 +21,23 @@ from PIL import Image
 from hc_lafter.data.decode import BadImage
 from hc_lafter.data.emotion.names import EIGHTY, EKMAN, EKMAN_WORDS, MIKELS_WORDS, emotion, listed, renamed
 from hc_lafter.data.emotion.wheels import MIKELS
-from hc_lafter.data.listing import EXTENSIONS, SPLIT_WORDS, Item, Listing, folders, read_json, read_rows, subfolder
+from hc_lafter.data.listing import (
+    SPLIT_WORDS,
+    Item,
+    Listing,
+    folders,
+    is_image,
+    read_json,
+    read_rows,
+    split_of,
+    subfolder,
+)
 from hc_lafter.data.own.folder import list_folder
 from hc_lafter.data.record import SPLITS
 from hc_lafter.refusals import nearest
 
 FER_CODES = ("anger", "disgust", "fear", "joy", "sadness", "surprise", "neutral")  # 0 to 6 in the column emotion
 RAF_CODES = ("surprise", "fear", "disgust", "joy", "sadness", "anger", "neutral")  # 1 to 7 in the list
-
-
-def _is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in EXTENSIONS
 
 
 # ---------------------------------------------------------------- EmoSet-118K
@@ -57,8 +62,7 @@ def list_emoset(root: Path) -> Listing:
         for number, row in enumerate(rows, 1):
             items.append(_emoset_item(root, f"row {number} of {path.name}", row, split, order))
             lengths[len(row)][path.name] = None
-    missing = set(order) - {item.label for item in items}
-    if missing:
+    if missing := set(order) - {item.label for item in items}:
         raise ValueError(
             f"{root} has no image of {min(missing)!r} in its split lists, but info.json names it: fetch both."
         )
@@ -73,12 +77,11 @@ def _emoset_item(root: Path, where: str, row: object, split: str, order: Sequenc
             f"{where} in {root} is {json.dumps(row)[:80]}: EmoSet's rows have 3 elements (emotion, image, annotation) "
             "or 4 (emotion, image id, image, annotation), fetch the list again."
         )
-    images = [cell.replace("\\", "/") for cell in row if _is_image(cell)]  # by suffix: 3 elements or 4
+    images = [cell.replace("\\", "/") for cell in row if is_image(cell)]  # by suffix: 3 elements or 4
     if len(images) != 1:
         raise ValueError(f"{where} in {root} names {len(images)} images instead of one ({row}): correct the row.")
     label = emotion(row[0], {name: name for name in order}, f"the emotion of {where} in {root}")
-    folder = PurePosixPath(images[0]).parent.name
-    if folder in order and folder != label:
+    if (folder := PurePosixPath(images[0]).parent.name) in order and folder != label:
         raise ValueError(f"{where} in {root} says {label!r}, but its image is {images[0]}: correct the row.")
     return Item(images[0], root / images[0], label, split, where)
 
@@ -138,7 +141,7 @@ def _emotions_in(folder: Path) -> bool:
 
 
 def _split_folders(root: Path) -> list[Path]:
-    return [f for f in folders(root) if f.name.lower() in SPLIT_WORDS and _emotions_in(f)]
+    return [f for f in folders(root) if split_of(f.name) and _emotions_in(f)]
 
 
 def _fi_lists(root: Path) -> list[tuple[str | None, Path]]:
@@ -146,7 +149,7 @@ def _fi_lists(root: Path) -> list[tuple[str | None, Path]]:
     places = [root, *(f for f in folders(root) if f.name.lower() in ("annotations", "annotation", "labels"))]
     by_split = defaultdict(list)
     for path in sorted(p for place in places for suffix in ("csv", "txt", "tsv") for p in place.glob(f"*.{suffix}")):
-        if _is_fi_list(path):
+        if any(map(_names_emotion, map(_cells, _head(path)))):
             words = re.split("[^a-z]+", path.stem.lower())
             by_split[next((SPLIT_WORDS[w] for w in words if w in SPLIT_WORDS), None)].append(path)
     if len(by_split) > 1:
@@ -158,39 +161,35 @@ def _fi_lists(root: Path) -> list[tuple[str | None, Path]]:
     return [(split, paths[0]) for split, paths in by_split.items()]
 
 
+def _head(path: Path) -> list[str]:
+    with path.open("rb") as file:
+        return file.read(4096).decode("utf-8-sig", "replace").splitlines()[:2]
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in re.split("[,;\t]", line)] if re.search("[,;\t]", line) else line.split()
+
+
 def _names_emotion(cells: Sequence[str]) -> bool:
     return len(cells) in (2, 3) and (cells[1].lower() in MIKELS_WORDS or cells[1].isdecimal())
 
 
-def _is_fi_list(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(4096).decode("utf-8-sig", "replace").splitlines()[:2]
-    return any(
-        _names_emotion([cell.strip() for cell in re.split("[,;\t]", line)]) or _names_emotion(line.split())
-        for line in head
-    )
-
-
 def _fi_rows(path: Path) -> list[tuple[str, list[str]]]:
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        first = file.readline()
-    rows = read_rows(path, next((s for s in ",;\t" if s in first), None))
-    if not _names_emotion(rows[0][1]) and not _is_image(rows[0][1][0]):
+    rows = read_rows(path, next((s for s in ",;\t" if s in _head(path)[0]), None))
+    if not _names_emotion(rows[0][1]) and not is_image(rows[0][1][0]):
         del rows[0]  # the header
-    return [(where, [name if _is_image(name) else f"{name}.jpg", *rest]) for where, (name, *rest) in rows]
+    return [(where, [name if is_image(name) else f"{name}.jpg", *rest]) for where, (name, *rest) in rows]
 
 
 def _finder(root: Path) -> Callable[[str, str, str], Path]:
     """What finds the file of a row: by its path, else by its name anywhere below, its emotion's folder first."""
-    places = [root, *(root / name for name in ("image", "images", "emotion_dataset"))]
     below = defaultdict(list)
-    for folder, _, files in os.walk(root):
-        for name in files:
-            below[name].append(Path(folder, name))
+    for path in root.rglob("*.*"):
+        below[path.name].append(path)
 
     def find(name: str, word: str, where: str) -> Path:
         name = name.replace("\\", "/")
-        for place in places:
+        for place in (root, *(root / known for known in ("image", "images", "emotion_dataset"))):
             if (place / name).is_file():
                 return place / name
         found = below[PurePosixPath(name).name]
@@ -226,21 +225,20 @@ def _art_word(name: str) -> str:
 
 
 def is_artphoto(root: Path) -> bool:
-    return root.is_dir() and any(
-        _is_image(p.name) and "_" in p.name and _art_word(p.name) in MIKELS_WORDS for p in root.iterdir()
-    )
+    files = root.iterdir() if root.is_dir() else ()
+    return any(is_image(p.name) and "_" in p.name and _art_word(p.name) in MIKELS_WORDS for p in files)
 
 
 def list_artphoto(root: Path) -> Listing:
     """ArtPhoto: ``<emotion>_NNNN.jpg`` in one folder, where contentment is called content and sadness sad."""
-    paths = sorted(p for p in root.iterdir() if not p.name.startswith("."))
-    items = [
-        Item(p.name, p, emotion(_art_word(p.name), MIKELS_WORDS, f"the start of {p}"), None)
-        for p in paths
-        if _is_image(p.name)
-    ]
-    ignored = tuple(p.name for p in paths if not _is_image(p.name))
-    return listed(root, items, MIKELS, name="ArtPhoto", ignored=ignored, fractions=EIGHTY)
+    items, ignored = [], []
+    for p in sorted(p for p in root.iterdir() if not p.name.startswith(".")):
+        if is_image(p.name):
+            label = emotion(_art_word(p.name), MIKELS_WORDS, f"the start of {p}")
+            items.append(Item(p.name, p, label, None))
+        else:
+            ignored.append(p.name)
+    return listed(root, items, MIKELS, name="ArtPhoto", ignored=tuple(ignored), fractions=EIGHTY)
 
 
 # ---------------------------------------------------------------- FER2013
@@ -268,15 +266,14 @@ class PixelRow(Item):
             raise BadImage(str(self.path), found, "check that it is still there") from error
 
     def decode(self, content: bytes) -> Image.Image:
+        name = f"{self.where} of {self.path}"
         try:
             values = np.array(_row(content)[self.column].split(), dtype=np.int64)
         except ValueError:
-            raise BadImage(
-                f"{self.where} of {self.path}", "has pixels that are not numbers", "fetch it again"
-            ) from None
+            raise BadImage(name, "has pixels that are not numbers", "fetch it again") from None
         if len(values) != 48 * 48 or values.min() < 0 or values.max() > 255:
             found = f"has {len(values)} pixels instead of 48 x 48 from 0 to 255"
-            raise BadImage(f"{self.where} of {self.path}", found, "fetch the csv again or remove the row")
+            raise BadImage(name, found, "fetch the csv again or remove the row")
         return Image.fromarray(values.reshape(48, 48).astype(np.uint8)).convert("RGB")
 
 
@@ -303,7 +300,7 @@ def fer_table(path: Path) -> Path | None:
 
 
 def is_fer2013(root: Path) -> bool:
-    inside = [f for s in folders(root) if s.name.lower() in SPLIT_WORDS for f in folders(s)]
+    inside = [f for s in folders(root) if split_of(s.name) for f in folders(s)]
     return fer_table(root) is not None or any(f.name.lower() in EKMAN_WORDS for f in inside)
 
 
@@ -344,26 +341,42 @@ def list_fer2013(root: Path) -> Listing:
 # ---------------------------------------------------------------- RAF-DB
 
 _RAF_LISTS = ("EmoLabel/list_patition_label.txt", "list_patition_label.txt")  # patition: as it is published
+_RAF_NUMBERS = {str(code): name for code, name in enumerate(RAF_CODES, 1)}
 
 
 def is_rafdb(root: Path) -> bool:
-    return root.name.lower() != "compound" and any((root / name).is_file() for name in _RAF_LISTS)
+    """Its list, or folders 1 to 7, in split folders or without."""
+    splits = (f for f in folders(root) if split_of(f.name))
+    return root.name.lower() != "compound" and (has_raf_list(root) or any(map(_numbered, (root, *splits))))
+
+
+def has_raf_list(root: Path) -> bool:
+    return any((root / name).is_file() for name in _RAF_LISTS)
+
+
+def _numbered(folder: Path) -> bool:
+    return {f.name for f in folders(folder)} == set(_RAF_NUMBERS)
 
 
 def list_rafdb(root: Path) -> Listing:
-    """RAF-DB, basic: ``train_00001.jpg 5``, numbered from 1, of the aligned faces ``train_00001_aligned.jpg``."""
-    path = next(root / name for name in _RAF_LISTS if (root / name).is_file())
+    """RAF-DB, basic: ``train_00001.jpg 5``, numbered from 1, of the aligned faces ``train_00001_aligned.jpg``; or, as
+    it is passed on, ``{train,test}/{1..7}`` folders of the same numbers."""
+    fields = {"name": "RAF-DB", "fractions": EIGHTY}
+    path = next((root / name for name in _RAF_LISTS if (root / name).is_file()), None)
+    if path is None:
+        note = f"the folders are RAF-DB's numbers: {', '.join(map(' '.join, _RAF_NUMBERS.items()))}."
+        return renamed(list_folder(root), _RAF_NUMBERS, EKMAN, notes=(note,), **fields)
     images = subfolder(root, "Image/aligned", "aligned")
     items = []
     for where, (name, code) in read_rows(path, width=2):
         split = name.partition("_")[0]
         if split not in ("train", "test"):
             raise ValueError(f"{where} is {name!r} and not like 'train_00001.jpg': fetch the list again.")
-        if not code.isdecimal() or not 1 <= int(code) <= len(RAF_CODES):
+        if code not in _RAF_NUMBERS:
             raise ValueError(
                 f"{where} has the emotion {code!r}, none of 1 to 7: correct it, or give the folder of the basic set "
                 "(the compound one has eleven)."
             )
         face = images / f"{Path(name).stem}_aligned{Path(name).suffix}"
-        items.append(Item(face.relative_to(root).as_posix(), face, RAF_CODES[int(code) - 1], split, where))
-    return listed(root, items, EKMAN, name="RAF-DB", fractions=EIGHTY)
+        items.append(Item(face.relative_to(root).as_posix(), face, _RAF_NUMBERS[code], split, where))
+    return listed(root, items, EKMAN, **fields)

@@ -6,6 +6,7 @@ N images, C emotions. The text names its columns, the .mat does not, and public 
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -31,36 +32,48 @@ def splits_of_mat(
     Raises:
         ValueError: the file cannot be read, names other images, has other votes, or no proper division.
     """
-    found = _read(mat)
+    found, count = _read(mat), len(images)
     for key in ("imgname", "vote"):
         if key not in found:
             raise ValueError(f"{mat} has no variable {key!r}: fetch it again, or {_AWAY}.")
     names = [PurePosixPath(str(n).strip().replace("\\", "/")).name for n in np.ravel(found["imgname"])]
-    odd = sorted(set(images) ^ set(names)) or [n for n in set(names) if names.count(n) > 1]
-    if odd:
+    if odd := sorted(set(images) ^ set(names)) or [n for n, k in Counter(names).items() if k > 1]:
         raise ValueError(
             f"{mat} and {text} do not name the same images once each (first {odd[0]}): fetch both, or {_AWAY}."
         )
     theirs = np.asarray(found["vote"], dtype=np.float64)  # [C, N] or [N, C]: releases differ
-    if theirs.ndim == 2 and theirs.shape[0] != len(names):
+    if theirs.ndim == 2 and theirs.shape[0] != count:
         theirs = theirs.T
-    if theirs.ndim != 2 or theirs.shape[0] != len(names) or theirs.shape[1] < len(columns):
-        raise ValueError(f"{mat} has votes of shape {np.shape(found['vote'])} for {len(names)} images: {_AWAY}.")
+    if theirs.ndim != 2 or theirs.shape[0] != count or theirs.shape[1] < len(columns):
+        raise ValueError(f"{mat} has votes of shape {np.shape(found['vote'])} for {count} images: {_AWAY}.")
     place = {name: i for i, name in enumerate(names)}
-    theirs = theirs[[place[name] for name in images], : len(columns)]  # [N, C], in the text's order
+    order = [place[name] for name in images]  # the text's
+    theirs = theirs[order, : len(columns)]
     with np.errstate(invalid="ignore"):
-        theirs = theirs / theirs.sum(axis=1, keepdims=True)
-    ours = votes / votes.sum(axis=1, keepdims=True)
+        theirs, ours = (each / each.sum(axis=1, keepdims=True) for each in (theirs, votes))
     wrong = (~(np.abs(theirs - ours) < 1e-6)).any(axis=1)  # also where theirs is NaN
     if wrong.any():
         i = int(wrong.argmax())
         raise ValueError(
-            f"{mat} disagrees with {text} on {wrong.sum()} of {len(images)} images, first {images[i]}, "
+            f"{mat} disagrees with {text} on {wrong.sum()} of {count} images, first {images[i]}, "
             f"{np.round(theirs[i], 3).tolist()} against {np.round(ours[i], 3).tolist()}"
             f"{_permutation(theirs, ours, columns)}: {_AWAY} and keeps the votes of the text, whose columns have names."
         )
-    splits, source = _splits(mat, found, names)
-    return splits, f"the votes of {mat.name} are those of {text.name} in all {len(images)} rows; {source}"
+    note = f"the votes of {mat.name} are those of {text.name} in all {count} rows; "
+    if "train_ind" in found and "test_ind" in found:
+        train, test = (_mask(mat, found, key, count) for key in ("train_ind", "test_ind"))
+        note += "train and test are its train_ind and test_ind."
+    elif "split_index" in found:
+        test = np.ravel(found["split_index"]) == 1
+        if len(test) != count or not test.any() or test.all():
+            raise ValueError(f"{mat} has a split_index of shape {test.shape} for {count} images: {_AWAY}.")
+        train, note = ~test, f"{note}test is fold 1 of its split_index."
+    else:
+        return None, f"{note}it has no split."
+    if (wrong := train == test).any():
+        i = int(wrong.argmax())
+        raise ValueError(f"{mat} puts {names[i]} into {'both train and test' if test[i] else 'neither'}: {_AWAY}.")
+    return {name: "test" if of_test else "train" for name, of_test in zip(names, test, strict=True)}, note
 
 
 def _permutation(theirs: np.ndarray, ours: np.ndarray, columns: Sequence[str]) -> str:
@@ -72,31 +85,14 @@ def _permutation(theirs: np.ndarray, ours: np.ndarray, columns: Sequence[str]) -
     return f" (its columns are the text's in the order {', '.join(columns[j] for j in right)})"
 
 
-def _splits(mat: Path, found: dict, names: Sequence[str]) -> tuple[dict[str, str] | None, str]:
-    if "train_ind" in found and "test_ind" in found:
-        train, test = (_mask(mat, found, key, len(names)) for key in ("train_ind", "test_ind"))
-        source = "train and test are its train_ind and test_ind."
-    elif "split_index" in found:
-        test = np.ravel(found["split_index"]) == 1
-        if len(test) != len(names) or not test.any() or test.all():
-            raise ValueError(f"{mat} has a split_index of shape {test.shape} for {len(names)} images: {_AWAY}.")
-        train, source = ~test, "test is fold 1 of its split_index."
-    else:
-        return None, "it has no split."
-    for name, of_train, of_test in zip(names, train, test, strict=True):
-        if of_train == of_test:
-            raise ValueError(f"{mat} puts {name} into {'both train and test' if of_test else 'neither'}: {_AWAY}.")
-    return {name: "test" if of_test else "train" for name, of_test in zip(names, test, strict=True)}, source
-
-
 def _mask(mat: Path, found: dict, key: str, n: int) -> np.ndarray:
     """[N] bool, from a mask of N or from MATLAB's numbers, which start at 1."""
-    values = np.ravel(found[key])
-    if values.dtype.kind in "biuf" and len(values) == n and np.isin(values, (0, 1)).all():
-        return values.astype(bool)
-    numbers = np.arange(1, n + 1)
-    if values.dtype.kind in "biuf" and len(values) and np.isin(values, numbers).all():
-        return np.isin(numbers, values)
+    values, numbers = np.ravel(found[key]), np.arange(1, n + 1)
+    if values.dtype.kind in "biuf":
+        if len(values) == n and np.isin(values, (0, 1)).all():
+            return values.astype(bool)
+        if len(values) and np.isin(values, numbers).all():
+            return np.isin(numbers, values)
     raise ValueError(f"{mat} has a {key} that is neither a mask of {n} images nor numbers from 1 to {n}: {_AWAY}.")
 
 

@@ -18,9 +18,8 @@ from functools import partial
 from pathlib import Path
 
 from hc_lafter.data.emotion import labels, votes
-from hc_lafter.data.listing import Listing, existing, folders
+from hc_lafter.data.listing import Listing, existing, folders, split_spec
 from hc_lafter.data.own.folder import list_images
-from hc_lafter.refusals import nearest
 
 
 @dataclass(frozen=True)
@@ -87,41 +86,23 @@ SETS = {
         labels.list_fer2013,
         lambda path: labels.fer_table(path) is not None or _called("fer2013")(path),
     ),
-    "rafdb": _Format("RAF-DB", "EmoLabel/list_patition_label.txt", labels.is_rafdb, labels.list_rafdb),
+    "rafdb": _Format(
+        "RAF-DB",
+        "EmoLabel/list_patition_label.txt, or folders 1 to 7",
+        labels.is_rafdb,
+        labels.list_rafdb,
+        labels.has_raf_list,
+    ),
 }
-
-
-def split_spec(spec: str | Path) -> tuple[str | None, Path]:
-    """The name of the set before the colon, or None, and the path, with ``~`` resolved.
-
-    A path that exists is a path, colon or not, and a single letter before a colon is a drive of Windows.
-
-    Raises:
-        ValueError: the name is unknown, or there is no path behind it.
-    """
-    match = re.fullmatch(r"([A-Za-z][\w-]+):(.*)", str(spec), re.DOTALL)
-    if not match:
-        return None, Path(spec).expanduser()
-    name, path = match[1].lower().replace("-", "_"), match[2]
-    if name not in SETS:
-        if Path(spec).exists():
-            return None, Path(spec)
-        raise ValueError(
-            f"data={spec} starts with {match[1]!r}, no data set that is known{nearest(name, SETS)}: choose one of "
-            f"{', '.join(SETS)}, or give a path alone."
-        )
-    if not path.strip():
-        raise ValueError(f"data={spec} has no path: write {name}:FOLDER, the folder of {SETS[name].title}.")
-    return name, Path(path).expanduser()
 
 
 def recognise(spec: str | Path) -> tuple[str, Path] | None:
     """The set's name in `SETS` and its folder (FER2013: or csv); None for a path that is none of them.
 
     Raises:
-        ValueError: as `split_spec`; a prefix whose set is not there; a folder that holds two sets.
+        ValueError: as `listing.split_spec`; a prefix whose set is not there; a folder that holds two sets.
     """
-    name, path = split_spec(spec)
+    name, path = split_spec(spec, SETS)
     if name is None and not path.exists():
         return None  # whoever opens it says so
     path = existing(path, f" behind {name}")
@@ -150,7 +131,7 @@ def list_data(spec: str | Path) -> Listing:
     Raises:
         ValueError: as `recognise` and `own.folder.list_images`; a file of the set is not as it was published.
     """
-    found, (prefix, path) = recognise(spec), split_spec(spec)
+    found, (prefix, path) = recognise(spec), split_spec(spec, SETS)
     if found is None:
         return list_images(path)
     name, path = found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -21,19 +21,8 @@ from hc_lafter.data.listing import Item, Listing, once, read_json, read_rows, su
 ANNOTATORS = {"Flickr_LDL": 11, "Twitter_LDL": 8}
 
 
-@dataclass(frozen=True)
-class VoteRow:
-    """``votes``: [C] counts or probabilities, by the data set's classes; ``where``: what errors call the row."""
-
-    name: str
-    path: Path
-    votes: list[float]
-    where: str
-    split: str | None = None
-
-
-def _numbers(cells: Iterable[object], where: str) -> list[float]:
-    """[C] votes, counts or probabilities.
+def _voted(name: str, path: Path, cells: Iterable[object], where: str) -> Item:
+    """An item with its votes as they stand in the file, counts or probabilities, and no label yet.
 
     Raises:
         ValueError: one is not a number, not finite or negative, or there is none at all.
@@ -46,18 +35,12 @@ def _numbers(cells: Iterable[object], where: str) -> list[float]:
         ) from None
     if not all(0 <= v < np.inf for v in votes) or not sum(votes):
         raise ValueError(f"{where} holds {votes}, which are not votes: correct them, or remove the row.")
-    return votes
+    return Item(name, path, "", None, where, votes=votes)
 
 
 def _read(
-    path: Path,
-    images: Path,
-    words: Mapping[str, str],
-    order: Sequence[str],
-    heads: str,
-    separator: str | None,
-    spare: int = 0,
-) -> tuple[tuple[str, ...], list[VoteRow]]:
+    path: Path, words: Mapping[str, str], order: Sequence[str], heads: str, separator: str | None, spare: int = 0
+) -> tuple[tuple[str, ...], list[Item]]:
     """The emotions in the order of the table's columns, and its rows with votes in that of ``order``.
 
     Args:
@@ -81,13 +64,13 @@ def _read(
             "it again."
         )
     at = [columns[name] for name in order if name in columns]
+    images = subfolder(path.parent, "images", "image", ".")
     named = [(where, cells[0].replace("\\", "/"), cells) for where, cells in rows]
-    found = [VoteRow(n, images / n, _numbers([cells[i] for i in at], where), where) for where, n, cells in named]
-    return tuple(columns), found
+    return tuple(columns), [_voted(n, images / n, [cells[i] for i in at], where) for where, n, cells in named]
 
 
 def _listing(
-    source: Path, rows: Sequence[VoteRow], classes: Sequence[str], notes: Sequence[str], name: str, ties: bool = True
+    source: Path, rows: Sequence[Item], classes: Sequence[str], notes: Sequence[str], name: str, ties: bool = True
 ) -> Listing:
     """Rows as items: the distribution is the votes' shares, the label the emotion with the most, the first of equals.
 
@@ -100,21 +83,13 @@ def _listing(
     votes = np.array([row.votes for row in rows])  # [B, C]
     counted = bool((votes == np.rint(votes)).all() and (votes.sum(axis=1) > 1).any())
     tied = (votes == votes.max(axis=1, keepdims=True)).sum(axis=1) > 1
-    items = [
-        Item(
-            row.name,
-            row.path,
-            classes[int(v.argmax())],
-            row.split,
-            row.where,
-            tuple((v / v.sum()).tolist()),
-            tuple(v.astype(int).tolist()) if counted else None,
-        )
-        for row, v, t in zip(rows, votes, tied, strict=True)
-        if ties or not t
-    ]
-    missing = [c for c in classes if c not in {item.label for item in items}]
-    if missing:
+    items = []
+    for row, v, t in zip(rows, votes, tied, strict=True):
+        if ties or not t:
+            counts = tuple(v.astype(int).tolist()) if counted else None
+            shares = tuple((v / v.sum()).tolist())
+            items.append(replace(row, label=classes[int(v.argmax())], distribution=shares, votes=counts))
+    if missing := [c for c in classes if c not in {item.label for item in items}]:
         raise ValueError(
             f"{source} has no image whose most votes go to {missing[0]!r}, so no classifier can learn it: complete the "
             "file."
@@ -152,15 +127,14 @@ def list_emotion6(root: Path) -> Listing:
 
     The label is the most probable emotion, neutral among them. The folder is none: it says what was searched for.
     """
-    path, images, notes = root / "ground_truth.txt", subfolder(root, "images", "image"), []
+    path, notes = root / "ground_truth.txt", []
     if "[prob." in first_line(path):
-        columns, rows = _read(path, images, EKMAN_WORDS, EKMAN, r"\[?\s*prob\.?\s*([a-z]+)\s*]?", "\t")
+        columns, rows = _read(path, EKMAN_WORDS, EKMAN, r"\[?\s*prob\.?\s*([a-z]+)\s*]?", "\t")
     else:
         path = root / "Emotion6.json"
-        columns, rows, notes = _emotion6_json(root, path, images)
+        columns, rows, notes = _emotion6_json(root, path)
     for row in rows:
-        if abs(sum(row.votes) - 1) > 0.02:  # they are rounded to some digits
-            total = sum(row.votes)
+        if abs((total := sum(row.votes)) - 1) > 0.02:  # they are rounded to some digits
             raise ValueError(f"{row.where} has probabilities that sum to {total:.3g} and not to 1: correct it.")
     listing = _listing(path, rows, [c for c in EKMAN if c in columns], notes, "Emotion6")
     folder = {item.id: EKMAN_WORDS.get(PurePosixPath(item.id).parent.name.lower()) for item in listing.items}
@@ -169,24 +143,22 @@ def list_emotion6(root: Path) -> Listing:
     return replace(listing, notes=(note, *listing.notes))
 
 
-def _emotion6_json(root: Path, path: Path, images: Path) -> tuple[tuple[str, ...], list[VoteRow], list[str]]:
-    table = read_json(path)
+def _emotion6_json(root: Path, path: Path) -> tuple[tuple[str, ...], list[Item], list[str]]:
+    table, images = read_json(path), subfolder(root, "images", "image")
     entries = table.values() if isinstance(table, dict) else [None]
     if not all(isinstance(entry, dict) and isinstance(entry.get("emotions"), dict) for entry in entries):
         raise ValueError(f"{path} is not like {{image: {{'emotions': {{emotion: probability}}}}}}: fetch it again.")
     rows, other, classes = [], 0, ()
     for name, entry in table.items():
-        where = f"entry {name!r} of {path}"
+        where, file = f"entry {name!r} of {path}", name.replace("\\", "/")
         votes = {emotion(word, EKMAN_WORDS, f"an emotion of {where}"): v for word, v in entry["emotions"].items()}
         classes = classes or tuple(c for c in EKMAN if c in votes)
-        if set(votes) != set(classes):
-            odd = min(set(votes) ^ set(classes))
-            raise ValueError(f"{where} and the first one do not have the same emotions ({odd!r}): complete them.")
-        numbers = _numbers([votes[c] for c in classes], where)
+        if odd := set(votes) ^ set(classes):
+            raise ValueError(f"{where} and the first one do not have the same emotions ({min(odd)!r}): complete them.")
+        place = root / file if (root / file).is_file() else images / file
+        rows.append(_voted(file, place, [votes[c] for c in classes], where))
         dominant = EKMAN_WORDS.get(str(entry.get("dominant_emotion")).lower())
-        other += dominant is not None and dict(zip(classes, numbers, strict=True)).get(dominant, 0) < max(numbers)
-        name = name.replace("\\", "/")
-        rows.append(VoteRow(name, root / name if (root / name).is_file() else images / name, numbers, where))
+        other += dominant is not None and float(votes.get(dominant, 0)) < max(rows[-1].votes)
     notes = [f"in {other} entries dominant_emotion is not the most probable one: it was not used."] if other else []
     return classes, rows, notes
 
@@ -201,7 +173,7 @@ def is_abstract(root: Path) -> bool:
 def list_abstract(root: Path) -> Listing:
     """Abstract: votes per image, names in single quotes. Images without one winner are left out: 228 of 280 stay."""
     path = root / "ABSTRACT_groundTruth.csv"
-    _, rows = _read(path, root, MIKELS_WORDS, MIKELS, "(.*)", ",")
+    _, rows = _read(path, MIKELS_WORDS, MIKELS, "(.*)", ",")
     return _listing(path, rows, MIKELS, (), "Abstract", ties=False)
 
 
@@ -213,10 +185,8 @@ def is_ldl(root: Path) -> bool:
     return len(words) > 8 and sum(w in MIKELS_WORDS for w in words) == 8
 
 
-def _read_ldl(root: Path) -> tuple[tuple[str, ...], list[VoteRow]]:
-    images = subfolder(root, "images", "image")
-    words = f"({'|'.join(MIKELS_WORDS)})"
-    return _read(root / "ground_truth.txt", images, MIKELS_WORDS, MIKELS, words, None, spare=1)
+def _read_ldl(root: Path) -> tuple[tuple[str, ...], list[Item]]:
+    return _read(root / "ground_truth.txt", MIKELS_WORDS, MIKELS, f"({'|'.join(MIKELS_WORDS)})", None, spare=1)
 
 
 def annotators(root: Path) -> int:
@@ -243,15 +213,13 @@ def list_ldl(root: Path, title: str) -> Listing:
     notes = [f"{wider} rows of {path.name} have a column without an emotion: dropped."] if wider else []
     odd = [row for row in rows if sum(row.votes) != ANNOTATORS[title]]
     if odd:
-        notes.append(
-            f"{len(odd)} of {len(rows)} images do not have {ANNOTATORS[title]} votes (first {odd[0].name}: "
-            f"{sum(odd[0].votes):g})."
-        )
+        first = f"{odd[0].id}: {sum(odd[0].votes):g}"
+        notes.append(f"{len(odd)} of {len(rows)} images do not have {ANNOTATORS[title]} votes (first {first}).")
     files = sorted(root.glob("*_config.mat"))
     if len(files) > 1:
         raise ValueError(f"{root} has several divisions ({', '.join(f.name for f in files)}): keep one of the files.")
     if files:
-        names = [PurePosixPath(row.name).name for row in rows]
+        names = [PurePosixPath(row.id).name for row in rows]
         votes = np.array([row.votes for row in rows])[:, [MIKELS.index(c) for c in columns]]
         splits, note = splits_of_mat(files[0], path, columns, names, votes)
         notes.append(note)

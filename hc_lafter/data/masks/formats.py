@@ -6,11 +6,11 @@ Only directory entries and lists are read here, and single masks when they are a
 from __future__ import annotations
 
 import io
-import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
@@ -51,23 +51,24 @@ def list_voc(path: Path, aug: bool = False) -> MaskListing:
     """PASCAL VOC 2012; with ``aug`` its 10,582 training images, of which SBD (Hariharan et al., ICCV 2011) has 9,118.
 
     As in mmsegmentation, train.txt takes its masks from SegmentationClass and only the added images from
-    SegmentationClassAug; the additions are those of trainaug.txt, or of aug.txt where that is missing.
+    SegmentationClassAug; the additions are those of trainaug.txt (or train_aug.txt), or of aug.txt where that is
+    missing.
     """
-    title = "PASCAL VOC 2012, augmented" if aug else "PASCAL VOC 2012"
     more = ("SegmentationClassAug",) if aug else ()
-    root, pairs = _from_lists(path, "PASCAL VOC 2012", "VOC2012", "SegmentationClass", "ImageSets/Segmentation", more)
+    root, lists, pairs = _from_lists(path, "PASCAL VOC 2012", "VOC2012", "SegmentationClass", "Segmentation", more)
     if aug:
-        lists, known = root / "ImageSets/Segmentation", {pair.id for pair in pairs if pair.split == "train"}
-        added = next((lists / n for n in ("trainaug.txt", "aug.txt") if (lists / n).is_file()), lists / "trainaug.txt")
-        masks = root / "SegmentationClassAug"
-        pairs += [p for p in _listed(added, "train", root / "JPEGImages", masks, finely=False) if p.id not in known]
+        known = {pair.id for pair in pairs if pair.split == "train"}
+        spelled = {re.sub("[^a-z]", "", p.stem.lower()): p for p in sorted(lists.glob("*.txt"))}
+        added = spelled.get("trainaug", spelled.get("aug", lists / "trainaug.txt"))
+        extra = _listed(added, "train", root / "JPEGImages", root / "SegmentationClassAug", finely=False)
+        pairs += [pair for pair in extra if pair.id not in known]
+    title = "PASCAL VOC 2012, augmented" if aug else "PASCAL VOC 2012"
     return MaskListing(root, title, once(pairs), dict(enumerate((names.BACKGROUND, *names.VOC))))
 
 
 def list_context(path: Path, order: str = "alphabetical") -> MaskListing:
     """PASCAL Context with 59 classes, on the images of VOC 2010; ``order``: what its PNGs number, see `names`."""
-    folders = ("SegmentationClassContext", "ImageSets/SegmentationContext")
-    root, pairs = _from_lists(path, "PASCAL Context", "VOC2010", *folders)
+    root, _, pairs = _from_lists(path, "PASCAL Context", "VOC2010", "SegmentationClassContext", "SegmentationContext")
     numbers = dict(enumerate((names.BACKGROUND, *names.CONTEXT_ORDERS[order])))
     note = f"the values 1 to 59 of the masks are read in the order {order!r}, so that 2 is {numbers[2]!r}."
     return MaskListing(root, "PASCAL Context", once(pairs), numbers, (note,))
@@ -86,12 +87,10 @@ def list_coco_stuff(path: Path) -> MaskListing:
 
 def list_coco_object(path: Path) -> MaskListing:
     """COCO-Object: ``*_instanceTrainIds.png`` with background 0 and COCO's 80 things."""
-    root = locate(path, "COCO-Object", ("coco_object",), _COCO_PARTS)
-    if not _has(root, "_instanceTrainIds.png"):
-        raise ValueError(
-            f"{root / 'annotations'} has no *_instanceTrainIds.png below it: convert COCO's instances to masks first."
-        )
-    pairs, notes = _coco_pairs(root, "_instanceTrainIds.png")
+    root, suffix = locate(path, "COCO-Object", ("coco_object",), _COCO_PARTS), "_instanceTrainIds.png"
+    if not _has(root, suffix):
+        raise ValueError(f"{root / 'annotations'} has no *{suffix} below it: convert COCO's instances to masks first.")
+    pairs, notes = _coco_pairs(root, suffix)
     return MaskListing(root, "COCO-Object", pairs, dict(enumerate((names.BACKGROUND, *names.COCO_THINGS))), notes)
 
 
@@ -102,9 +101,8 @@ def locate(path: Path, title: str, below: Sequence[str], parts: Sequence[str]) -
         ValueError: there is none; where a folder above is the one, it is named.
     """
     path = existing(path, f" of {title}")
-    places = [path, *(path / name for name in below)]
-    lacking = {place: [part for part in parts if not (place / part).is_dir()] for place in places}
-    best = min(places, key=lambda place: len(lacking[place]))
+    lacking = {p: [part for part in parts if not (p / part).is_dir()] for p in (path, *(path / b for b in below))}
+    best = min(lacking, key=lambda place: len(lacking[place]))
     if not lacking[best]:
         return best
     for above in list(path.parents)[:3]:
@@ -117,24 +115,23 @@ def locate(path: Path, title: str, below: Sequence[str], parts: Sequence[str]) -
 
 def _from_lists(
     path: Path, title: str, year: str, masks: str, lists: str, more: Sequence[str] = ()
-) -> tuple[Path, list[Pair]]:
-    """The folder of a set in the layout of PASCAL VOC, and the pairs of its train.txt and val.txt.
-
-    ``masks`` and ``lists`` are its folders of those, ``more`` others that it must have.
-    """
-    root = locate(path, title, (year, f"VOCdevkit/{year}"), ("JPEGImages", masks, lists, *more))
-    places = root / "JPEGImages", root / masks
-    train, val = (root / lists / f"{name}.txt" for name in ("train", "val"))
-    return root, [*_listed(train, "train", *places), *_listed(val, "test", *places)]
+) -> tuple[Path, Path, list[Pair]]:
+    """The folder of a set laid out as PASCAL VOC, that of its lists, and the pairs of its train.txt and val.txt."""
+    root = locate(path, title, (year, f"VOCdevkit/{year}"), ("JPEGImages", masks, f"ImageSets/{lists}", *more))
+    home, places = root / "ImageSets" / lists, (root / "JPEGImages", root / masks)
+    return root, home, _listed(home / "train.txt", "train", *places) + _listed(home / "val.txt", "test", *places)
 
 
 def _listed(path: Path, split: str, images: Path, masks: Path, finely: bool = True) -> list[Pair]:
-    """The pairs of a list with one image name per line.
+    """The pairs of a list with an image's name per line, or the paths of image and mask.
 
     Raises:
-        ValueError: the list is missing, empty or no text, has more than a name in a line, or a name twice.
+        ValueError: the list is missing, empty or no text, has more in a line, or a name twice.
     """
-    stems = [cells[0] for _, cells in read_rows(path, width=1)]
+    rows = read_rows(path, width=1, spare=1)
+    if not all("/" in cell for _, cells in rows for cell in cells):
+        rows = read_rows(path, width=1)
+    stems = [PurePosixPath(cells[0]).stem for _, cells in rows]
     for stem, count in Counter(stems).items():
         if count > 1:
             raise ValueError(f"{path} names {stem!r} twice: remove one of the two lines.")
@@ -183,10 +180,7 @@ def read_indices(path: Path) -> np.ndarray:
 
 def _files(folder: Path, suffix: str) -> set[str]:
     """Names without the suffix; converted masks lie beside the raw ones, whose names have no underscore."""
-    if not folder.is_dir():
-        return set()
-    found = {entry.name[: -len(suffix)] for entry in os.scandir(folder) if entry.name.endswith(suffix)}
-    return {name for name in found if not name.startswith(".") and "_" not in name}
+    return {n for p in folder.glob(f"*{suffix}") if "_" not in (n := p.name[: -len(suffix)])}
 
 
 def _has(root: Path, suffix: str) -> bool:
@@ -194,14 +188,11 @@ def _has(root: Path, suffix: str) -> bool:
 
 
 def _coco_pairs(root: Path, suffix: str) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
-    pairs, notes = [], []
+    pairs, notes, where = [], [], f"its other half below {root}"
     for folder, split in (("train2017", "train"), ("val2017", "test")):
         images, masks = root / "images" / folder, root / "annotations" / folder
         found = sorted(_files(images, ".jpg") | _files(masks, suffix))  # one that lacks its other half is missed later
-        where = f"its other half below {root}"
-        pairs += [
-            Pair(f"{folder}/{name}", split, images / f"{name}.jpg", masks / f"{name}{suffix}", where) for name in found
-        ]
+        pairs += [Pair(f"{folder}/{n}", split, images / f"{n}.jpg", masks / f"{n}{suffix}", where) for n in found]
         if not found and split == "test":
             raise ValueError(f"{images} and {masks} hold no images and masks: fetch the set again.")
         if not found:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from hc_lafter.data.decode import MAX_PIXELS, RULES, BadImage, decode
-from hc_lafter.data.listing import stamp
+from hc_lafter.data.listing import prefix_of, split_spec, stamp
 from hc_lafter.data.masks import formats, names
 from hc_lafter.data.record import IGNORE, SPLITS, Dataset, Record
 from hc_lafter.data.world import grammar, painter
@@ -28,29 +28,28 @@ VAL_SHARE = 0.1  # of the official train: 146 of VOC's 1,464 images
 _INVALID = -1  # in a lookup table: a value that means nothing
 
 
-@dataclass(frozen=True)
-class _Set:
-    """What a prefix names; ``background``: how its published numbers treat it, None where the set has no such class."""
-
-    listing: Callable[[Path], formats.MaskListing]
-    background: str | None
-
-
+# What a prefix names: its reader, and how its published numbers treat background (None: the set has no such class).
 # Background is ignored by default: no zero-shot split has it, and "background" says nothing that a picture shows, so a
 # class of that name measures a threshold as well as the method. The published numbers called VOC21, Context 60 and
 # COCO-Object count it all the same, and the prefixes of those names do so, too.
-SETS = {
-    "voc": _Set(formats.list_voc, "ignore"),
-    "voc21": _Set(formats.list_voc, "class"),
-    "voc_aug": _Set(partial(formats.list_voc, aug=True), "ignore"),
-    "voc21_aug": _Set(partial(formats.list_voc, aug=True), "class"),
-    "context59": _Set(formats.list_context, "ignore"),
-    "context60": _Set(formats.list_context, "class"),
-    "context59_voc_first": _Set(partial(formats.list_context, order="voc_first"), "ignore"),
-    "context60_voc_first": _Set(partial(formats.list_context, order="voc_first"), "class"),
-    "coco_stuff": _Set(formats.list_coco_stuff, None),
-    "coco_object": _Set(formats.list_coco_object, "class"),
-    "coco_object80": _Set(formats.list_coco_object, "ignore"),
+_AUG, _VOC_FIRST = partial(formats.list_voc, aug=True), partial(formats.list_context, order="voc_first")
+SETS: dict[str, tuple[Callable[[Path], formats.MaskListing], str | None]] = {
+    "voc": (formats.list_voc, "ignore"),
+    "voc21": (formats.list_voc, "class"),
+    "voc_aug": (_AUG, "ignore"),
+    "voc21_aug": (_AUG, "class"),
+    "context59": (formats.list_context, "ignore"),
+    "context60": (formats.list_context, "class"),
+    "context59_voc_first": (_VOC_FIRST, "ignore"),
+    "context60_voc_first": (_VOC_FIRST, "class"),
+    "coco_stuff": (formats.list_coco_stuff, None),
+    "coco_object": (formats.list_coco_object, "class"),
+    "coco_object80": (formats.list_coco_object, "ignore"),
+}
+_TREATMENT = {
+    "ignore": "background pixels are ignored.",
+    "class": "background is a class (index 0).",
+    None: "the set has no background.",
 }
 
 
@@ -78,25 +77,23 @@ def mask_split(name: str | None, dataset: Dataset) -> MaskSplit:
             background is a class, for the published splits have none.
     """
     own = tuple(dataset.mask_classes or ())
-    fitting = [split for split, (classes, _) in names.MASK_SPLITS.items() if set(classes) == set(own)]
-    if not fitting and names.BACKGROUND in own:
-        bare = set(own) - {names.BACKGROUND}
-        if any(set(classes) == bare for classes, _ in names.MASK_SPLITS.values()):
-            raise ValueError(
-                f"data set {dataset.name!r} has background as a class, which no published zero-shot split has: open it "
-                "by a prefix that ignores background, such as voc or context59."
-            )
     if name is not None and not isinstance(name, str):
         raise ValueError(
             f"split {name!r} is not a name, and indices mean other classes in another order: choose one of "
             f"{', '.join(names.MASK_SPLITS)}."
         )
+    fitting = [split for split, (classes, _) in names.MASK_SPLITS.items() if set(classes) == set(own)]
+    if names.BACKGROUND in own and any({names.BACKGROUND, *c} == set(own) for c, _ in names.MASK_SPLITS.values()):
+        raise ValueError(
+            f"data set {dataset.name!r} has background as a class, which no published zero-shot split has: open it by "
+            "a prefix that ignores background, such as voc or context59."
+        )
     if name is None and len(fitting) == 1:
         name = fitting[0]
     if name not in fitting:
-        cause = "no split is given" if name is None else f"split {name!r} is not of this set"
+        cause = f"split {name!r} is not of this set" if name else "no split is given"
         offer = f"choose one of {', '.join(fitting)}" if fitting else "it has no named split, so score all its classes"
-        near = nearest(name, fitting) if name else ""
+        near = nearest(name or "", fitting)
         raise ValueError(f"{cause} for the {len(own)} mask classes of {dataset.name!r}{near}: {offer}.")
     unseen = names.MASK_SPLITS[name][1]
     return MaskSplit(name, tuple(c for c in own if c not in unseen), tuple(c for c in own if c in unseen))
@@ -158,9 +155,12 @@ class MaskFiles(Dataset):
     classes: tuple[str, ...] = ()
 
     def __init__(self, spec: str | Path, *, seed: int = 0, complete: bool = True):
-        self.name, path = split_spec(spec)
-        self.listing, background = SETS[self.name].listing(path), SETS[self.name].background
-        pairs, numbers = self.listing.pairs, self.listing.numbers
+        self.name, path = split_spec(spec, SETS)
+        if self.name is None:
+            raise ValueError(f"{spec} names no segmentation set: write voc:{spec} or another of {', '.join(SETS)}.")
+        reader, background = SETS[self.name]
+        self.listing = listing = reader(path)
+        pairs, numbers = listing.pairs, listing.numbers
         self.mask_classes = tuple(n for n in numbers.values() if n != names.BACKGROUND or background == "class")
         self._lookup = np.full(256, _INVALID, dtype=np.int16)  # value in the file -> mask index
         for value, name in numbers.items():
@@ -168,46 +168,31 @@ class MaskFiles(Dataset):
         self._lookup[IGNORE] = IGNORE
         self.ids = [pair.id for pair in pairs]
         self.labels = np.full(len(pairs), -1, dtype=np.int64)
-        self.splits = np.array([pair.split for pair in pairs])
-        self._hold_out(seed)
-        self._stamps = [(stamp(pair.image), stamp(pair.mask)) for pair in pairs]
-        if complete:
-            self._refuse_missing()
-
-    def _hold_out(self, seed: int) -> None:
-        fine = [i for i, pair in enumerate(self.listing.pairs) if pair.split == "train" and pair.finely]
+        fine = [i for i, pair in enumerate(pairs) if pair.split == "train" and pair.finely]
         ranked = sorted(fine, key=lambda i: hashlib.sha256(f"{seed} {self.ids[i]}".encode()).digest())
-        number = max(1, round(VAL_SHARE * len(fine))) if fine else 0
-        if number and number == (self.splits == "train").sum():
+        held = max(1, round(VAL_SHARE * len(fine))) if fine else 0
+        splits = [pair.split for pair in pairs]
+        if held and held == splits.count("train"):
             raise ValueError(
-                f"{self.listing.source} lists {len(fine)} image for train, too few to hold some out for val: fetch the "
+                f"{listing.source} lists {len(fine)} image for train, too few to hold some out for val: fetch the "
                 "lists again."
             )
-        self.splits = self.splits.astype(f"<U{max(map(len, SPLITS))}")
-        self.splits[ranked[:number]] = "val"
-        treatment = {
-            "ignore": "background pixels are ignored.",
-            "class": "background is a class (index 0).",
-            None: "the set has no background.",
-        }
+        self.splits = np.array(splits, dtype=f"<U{max(map(len, SPLITS))}")
+        self.splits[ranked[:held]] = "val"
         self.notes = (
-            *self.listing.notes,
-            treatment[SETS[self.name].background],
-            f"val, to choose on, is {number} of the {len(fine)} images of the official train (seed {seed}); test is "
+            *listing.notes,
+            _TREATMENT[background],
+            f"val, to choose on, is {held} of the {len(fine)} images of the official train (seed {seed}); test is "
             "the official val, since the set has no public test masks.",
         )
-
-    def _refuse_missing(self) -> None:
-        gone = [
-            (path, pair)
-            for pair, stamps in zip(self.listing.pairs, self._stamps, strict=True)
-            for path, known in zip((pair.image, pair.mask), stamps, strict=True)
-            if known is None
-        ]
-        if gone:
-            path, pair = gone[0]
+        self._stamps = [(stamp(pair.image), stamp(pair.mask)) for pair in pairs]
+        files = [(path, pair.where) for pair in pairs for path in (pair.image, pair.mask)]
+        stamps = [known for both in self._stamps for known in both]
+        gone = [file for file, known in zip(files, stamps, strict=True) if known is None]
+        if complete and gone:
             more = f" (and {len(gone) - 1} more files)" if len(gone) > 1 else ""
-            raise BadImage(str(path), f"does not exist{more}, but {pair.where} names it", "fetch or convert it")
+            path, where = gone[0]
+            raise BadImage(str(path), f"does not exist{more}, but {where} names it", "fetch or convert it")
 
     def __getitem__(self, index: int) -> Record:
         """Raises `BadImage`: a file is missing, damaged or changed since the opening; a mask that fits no image."""
@@ -243,25 +228,6 @@ class MaskFiles(Dataset):
         return digest.hexdigest()
 
 
-def split_spec(spec: str | Path) -> tuple[str, Path]:
-    """The prefix in `SETS` and the path behind it, with ``~`` resolved.
-
-    Raises:
-        ValueError: there is no such prefix, or no path behind it.
-    """
-    prefix, colon, path = str(spec).partition(":")
-    prefix = prefix.lower().replace("-", "_")
-    if not colon or prefix not in SETS:
-        raise ValueError(
-            f"{spec} is not a segmentation set{nearest(prefix, SETS)}: write its name before its folder, one of "
-            f"{', '.join(SETS)}."
-        )
-    if not path.strip():
-        raise ValueError(f"{spec} has no path: write {prefix}:FOLDER.")
-    return prefix, Path(path).expanduser()
-
-
 def is_mask_spec(spec: str | Path) -> bool:
     """Whether a spec starts with one of the prefixes in `SETS`; a path that exists is a path, colon or not."""
-    prefix, colon, _ = str(spec).partition(":")
-    return bool(colon) and prefix.lower().replace("-", "_") in SETS and not Path(spec).exists()
+    return prefix_of(spec) in SETS and not Path(spec).exists()

@@ -7,11 +7,23 @@ import os
 import posixpath
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from hc_lafter.data.listing import EXTENSIONS, SPLIT_WORDS, Item, Listing, existing, nfc, once, one_spelling, read_text
+from hc_lafter.data.listing import (
+    SPLIT_WORDS,
+    Item,
+    Listing,
+    existing,
+    is_image,
+    nfc,
+    once,
+    one_spelling,
+    read_text,
+    split_of,
+)
 from hc_lafter.data.record import SPLITS
 from hc_lafter.refusals import nearest
 
@@ -30,7 +42,9 @@ def list_images(path: str | Path) -> Listing:
 
 
 def list_folder(root: Path) -> Listing:
-    """``root/<class>/**/*.jpg``, or ``root/{train,val,test}/<class>/**/*.jpg``; only directory entries are read.
+    """``root/<class>/**/*.jpg``, or ``root/{train,val,test}/<class>/**/*.jpg``, or ``root/<class>/{train,val,test}``.
+
+    Splits go by `listing.split_of`; a folder around the whole is passed through. Only directory entries are read.
 
     Raises:
         ValueError: the folder has no class folders, mixes class folders with split folders, has two folders for one
@@ -38,7 +52,7 @@ def list_folder(root: Path) -> Listing:
     """
     root = Path(os.path.abspath(root))
     below, loose = _entries(root)
-    splits = {f: SPLIT_WORDS[f.name.lower()] for f in below if f.name.lower() in SPLIT_WORDS}
+    splits = {f: split for f in below if (split := split_of(f.name))}
     names = ", ".join(f.name for f in splits)
     if "train" not in splits.values():
         if splits and len(splits) == len(below):
@@ -54,26 +68,41 @@ def list_folder(root: Path) -> Listing:
         if n > 1:
             both = ", ".join(f.name for f in splits if splits[f] == split)
             raise ValueError(f"{root} has two folders for the split {split!r} ({both}): merge them.")
+    within = [_only_folders(f) for f in below]
+    if not splits and len(within) == 1 and (len(within[0]) > 1 or any(map(split_of, within[0]))):
+        inner = list_folder(below[0])  # an archive's own folder around the whole
+        return replace(inner, notes=(*inner.notes, f"{root} holds the folder {below[0].name} alone: that was read."))
+    nested = not splits and bool(below) and all(w and all(map(split_of, w)) for w in within)
     ignored = [*loose] if splits else []
     items, labels = [], []
     for holder, split in splits.items() or [(root, None)]:
         classes, loose = _entries(holder)
         ignored += loose
         if not classes:
-            images = sum(path.suffix.lower() in EXTENSIONS for path in loose)
+            images = sum(is_image(path.name) for path in loose)
             raise ValueError(
                 f"{holder} has no class folders ({images} images lie directly in it): sort the images into one folder "
                 "per class, or write a csv with the columns path and label."
             )
         for folder in classes:
             labels.append(folder.name)
-            for path, is_image in _walk(folder):
-                if is_image:
-                    items.append(Item(path.relative_to(root).as_posix(), path, nfc(folder.name), split))
+            for path, image in _walk(folder):
+                if image:
+                    part = split_of(path.relative_to(folder).parts[0]) if nested else split
+                    items.append(Item(path.relative_to(root).as_posix(), path, nfc(folder.name), part))
                 else:
                     ignored.append(path)
     others = tuple(sorted(p.relative_to(root).as_posix() for p in ignored))
-    return Listing(root, tuple(sorted(items, key=lambda item: item.id)), one_spelling(root, labels), others)
+    notes = ("the splits are folders in the class folders.",) if nested else ()
+    return Listing(
+        root, tuple(sorted(items, key=lambda item: item.id)), one_spelling(root, labels), others, notes=notes
+    )
+
+
+def _only_folders(folder: Path) -> list[str]:
+    """The names of the folders in a folder that has no image beside them, else none."""
+    below, loose = _entries(folder)
+    return [] if any(is_image(path.name) for path in loose) else [f.name for f in below]
 
 
 def list_table(path: Path) -> Listing:
@@ -91,7 +120,7 @@ def list_table(path: Path) -> Listing:
         raise ValueError(f"{path} is a file but no csv: give a csv with the columns path and label, or a folder.")
     items = []
     for row in _table(path).itertuples():
-        split = SPLIT_WORDS.get(row.split.lower()) if row.split else None
+        split = split_of(row.split)
         if row.split and split is None:
             raise ValueError(
                 f"row {row.Index}, column 'split' of {path} is {row.split!r}{nearest(row.split.lower(), SPLIT_WORDS)}: "
@@ -169,10 +198,9 @@ def _walk(folder: Path) -> Iterable[tuple[Path, bool]]:
             continue
         seen.add(real)
         for name in [*below, *files]:
-            is_image = Path(name).suffix.lower() in EXTENSIONS
-            if not _junk(name) and (is_image or name in files):
-                yield Path(place, name), is_image
-        below[:] = [f for f in below if not _junk(f) and Path(f).suffix.lower() not in EXTENSIONS]
+            if not _junk(name) and (is_image(name) or name in files):
+                yield Path(place, name), is_image(name)
+        below[:] = [f for f in below if not _junk(f) and not is_image(f)]
 
 
 def _junk(name: str) -> bool:

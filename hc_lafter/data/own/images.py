@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -29,6 +30,10 @@ from hc_lafter.files import write_whole
 from hc_lafter.refusals import nearest
 
 PLACEHOLDER = 5  # files with equal pixels and more than one label from which a picture stands in for lost ones
+
+
+_REFUSALS = 2  # raise when other files are refused than before, though all others decode to the same pixels
+_CODE = re.compile(r"[\W_]*(class|label|n)?[\W_]*\d+([.,]\d+)?", re.IGNORECASE)  # 1, 0.0, class_3, n01440764
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,11 @@ class ImageFiles(Dataset):
         splits, decided = unless_reported(divide, (given, []), listing, self._items, scans, seed)
         if bad:
             notes = [f"{len(bad)} of {len(listing.items)} files were unreadable and left out, see .broken.", *notes]
+        if all(map(_CODE.fullmatch, self.classes)):
+            notes.append(
+                f"the class names are numbers or codes ({', '.join(self.classes[:4])}), which mean nothing to a text "
+                "tower: name the folders or labels after what they show, for zero-shot and all trained texts read them."
+            )
         self.notes = (*notes, *listing.notes, *decided)
         self.ids = [item.id for item in self._items]
         self.labels = np.array([self.classes.index(item.label) for item in self._items], dtype=np.int64)
@@ -192,14 +202,12 @@ def scan(listing: Listing, *, cache: Path | None = None, progress: bool = True) 
     Returns:
         One `Scan` per item, in their order; why a file does not decode stands in it.
     """
-    rules = [str(listing.source), RULES, MAX_PIXELS, PIL.__version__, [field.name for field in fields(Scan)]]
+    rules = [str(listing.source), RULES, _REFUSALS, MAX_PIXELS, PIL.__version__, [field.name for field in fields(Scan)]]
     memory = None if cache is None else Path(cache) / f"scan-{_digest(rules)[:16]}.json"
-    known = _recall(memory) if memory is not None and memory.is_file() else {}
     stamps = {item.key: stamp(item.path) for item in listing.items}
-    known = {key: s for key, (old, s) in known.items() if stamps.get(key) and old == list(stamps[key])}
+    known = {key: s for key, (old, s) in _recall(memory).items() if stamps.get(key) and old == list(stamps[key])}
     todo = [item for item in listing.items if item.key not in known]
-    for item, s in zip(todo, threaded(_scan_one, todo, progress), strict=True):
-        known[item.key] = s
+    known |= zip((item.key for item in todo), threaded(_scan_one, todo, progress), strict=True)
     if memory is not None and todo:
         entries = {key: {"stamp": stamps[key], "scan": asdict(s)} for key, s in known.items() if stamps[key]}
         write_whole(memory, json.dumps(entries))
@@ -304,14 +312,11 @@ def _deal(
 
 
 def _refusal(listing: Listing, bad: Sequence[tuple[Item, Scan]]) -> BadImage:
-    item, first = bad[0]
-    total, row = len(listing.items), f" ({item.where})" if item.where else ""
+    (item, first), total = bad[0], len(listing.items)
     count = f"1 unreadable file of {total}," if len(bad) == 1 else f"{len(bad)} unreadable files of {total}, the first"
-    return BadImage(
-        str(listing.source),
-        f"has {count} {item.id}{row}, which {first.found}",
-        f"{first.remedy}, or pass on_error='skip' to leave such files out and find them listed in .broken",
-    )
+    row = f" ({item.where})" if item.where else ""
+    remedy = f"{first.remedy}, or pass on_error='skip' to leave such files out and find them listed in .broken"
+    return BadImage(str(listing.source), f"has {count} {item.id}{row}, which {first.found}", remedy)
 
 
 def _scan_one(item: Item) -> Scan:
@@ -325,8 +330,10 @@ def _scan_one(item: Item) -> Scan:
     return Scan(sha256, pixel_hash(image), image.width, image.height)
 
 
-def _recall(memory: Path) -> dict[str, tuple[list[int], Scan]]:
+def _recall(memory: Path | None) -> dict[str, tuple[list[int], Scan]]:
     """What earlier scans remember; nothing, with a warning that names the file, where it is damaged."""
+    if memory is None or not memory.is_file():
+        return {}
     try:
         remembered = json.loads(memory.read_text("utf-8"))
         return {key: (entry["stamp"], Scan(**entry["scan"])) for key, entry in remembered.items()}

@@ -13,13 +13,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
+from scipy.stats import entropy
 
 from hc_lafter.data.record import SPLITS, Dataset, Record
 
-from . import grammar, painter, pen, scene
+from . import grammar, painter, scene
 
 VISIBLE = 0.006  # a class is named when it covers this share of the picture: 25 of 64 x 64 pixels
-_SOURCES = tuple(map(Path, (scene.__file__, painter.__file__, pen.__file__, grammar.__file__, __file__)))
+_FILES = ("scene.py", "cues.csv", "painter.py", "colours.toml", "pen.py", "grammar.py", "words.toml", "dataset.py")
+_SOURCES = tuple(Path(__file__).with_name(name) for name in _FILES)
 
 
 def visible_classes(mask: np.ndarray) -> list[str]:
@@ -96,7 +98,7 @@ def ceiling(n: int = 20_000, seed: int = 1) -> dict[str, float]:
     scenes = [scene.draw_scene(rng) for _ in range(n)]
     labels = np.array([s.label for s in scenes])
     p = np.stack([s.posterior for s in scenes])
-    entropy = -(p * np.log(np.clip(p, 1e-12, None))).sum(axis=1)
+    nats = entropy(p, axis=1)
     again = np.array(
         [scene.Scene(s.attributes, s.posterior, rng.multinomial(scene.VIEWERS, s.posterior)).label for s in scenes]
     )
@@ -104,7 +106,7 @@ def ceiling(n: int = 20_000, seed: int = 1) -> dict[str, float]:
     for dropped in [(f,) for f in scene.FACTORS if f not in ("front", "front2")] + [("front", "front2")]:
         q = np.stack([scene.posterior(s.attributes, without=dropped) for s in scenes]).argmax(1)
         out["without " + "+".join(dropped)] = float((q == labels).mean())
-    return out | {"entropy": float(entropy.mean()), "entropy > 0.9": float((entropy > 0.9).mean())}
+    return out | {"entropy": float(nats.mean()), "entropy > 0.9": float((nats > 0.9).mean())}
 
 
 def class_areas(n: int = 2000, seed: int = 0) -> dict[str, tuple[float, float]]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from hc_lafter.data.tables import read_table
+
 from .pen import Pen, Stamp, blend, shade
 
 # 32 classes; a mask holds positions. UNSEEN: named in captions, kept from whatever learns from masks.
@@ -22,44 +24,8 @@ UNSEEN = ("sea", "wall", "dog", "cake", "skull", "moon", "house", "spider")
 SEEN = tuple(name for name in MASK_CLASSES if name not in UNSEEN)
 THINGS = MASK_CLASSES[MASK_CLASSES.index("sun") :]
 
-PALETTE = {
-    "red": (206, 52, 50), "orange": (236, 134, 44), "yellow": (244, 208, 70), "green": (70, 150, 72),
-    "blue": (58, 104, 196), "purple": (130, 74, 168), "pink": (240, 146, 178), "white": (240, 238, 232),
-    "black": (44, 42, 46), "brown": (126, 82, 50), "grey": (142, 142, 146),
-}  # fmt: skip
-COLOURS: dict[str, tuple[str, ...]] = {
-    "wall": ("yellow", "blue", "green", "pink", "white", "brown", "grey"),
-    "floor": ("brown", "grey", "red", "white"),
-    "moon": ("yellow", "white"),
-    "balloon": ("red", "orange", "yellow", "green", "blue", "purple", "pink"),
-    "bird": ("black", "white", "red", "blue"),
-    "house": ("red", "yellow", "white", "blue", "brown", "pink"),
-    "tree": ("green", "orange", "pink", "black"),
-    "castle": ("grey", "white", "brown"),
-    "dog": ("brown", "white", "black", "grey"),
-    "cake": ("pink", "white", "brown", "yellow"),
-    "spider": ("black", "brown"),
-    "flower": ("red", "yellow", "purple", "pink", "white", "blue"),
-    "boat": ("red", "white", "blue", "brown"),
-    "car": ("red", "yellow", "blue", "white", "black", "green"),
-    "gift": ("red", "blue", "green", "purple", "yellow"),
-    "snake": ("green", "brown", "yellow", "black"),
-    "person": ("red", "yellow", "green", "blue", "purple", "white", "black"),  # the shirt
-}
-SKIN = ((250, 216, 186), (232, 188, 148), (198, 146, 104), (148, 100, 68), (104, 70, 50))
-HAIR = ((52, 38, 32), (110, 70, 38), (206, 166, 88), (156, 72, 40), (150, 150, 154))
-# gain per channel, added tint, gamma: the tone of the whole picture
-TONES = {
-    "warm": ((1.08, 1.00, 0.84), (12, 6, -4), 0.92), "bright": ((1.04, 1.06, 1.08), (10, 12, 14), 0.85),
-    "plain": ((1.0, 1.0, 1.0), (0, 0, 0), 1.0), "grey": ((0.78, 0.80, 0.83), (18, 18, 20), 1.05),
-    "dark": ((0.60, 0.64, 0.76), (0, 0, 8), 1.12), "red": ((1.02, 0.72, 0.68), (24, 0, 0), 1.0),
-    "green": ((0.82, 0.94, 0.68), (2, 16, 0), 1.05),
-}  # fmt: skip
-_GROUND = {
-    "beach": ("sand", (236, 212, 160)), "meadow": ("grass", (112, 172, 78)), "mountains": ("grass", (94, 146, 84)),
-    "snowfield": ("snow", (236, 242, 250)), "desert": ("sand", (222, 176, 110)), "street": ("road", (104, 104, 112)),
-}  # fmt: skip
-_CLOUDS = {"cloudy": (240, 242, 246), "rain": (150, 156, 168), "storm": (74, 78, 92)}
+_COLOURS = read_table(__file__, "colours.toml")
+PALETTE, COLOURS, TONES = (_COLOURS[part] for part in ("palette", "choices", "tones"))
 
 
 # --- places ---
@@ -92,7 +58,7 @@ def _indoors(pen: Pen, cellar: bool, wall, floor, horizon: float) -> None:
 def _sky(pen: Pen, a: dict[str, str], horizon: float) -> None:
     night = a["sky"] == "moon" or a["tone"] == "dark"
     upper, lower = ((30, 40, 92), (92, 98, 150)) if night else ((92, 158, 224), (196, 224, 242))
-    if a["weather"] in _CLOUDS:
+    if a["weather"] in _COLOURS["clouds"]:
         grey = (88, 94, 108) if a["weather"] == "storm" else (158, 166, 178)
         upper, lower = blend(upper, grey, 0.75), blend(lower, grey, 0.6)
     if a["tone"] in ("warm", "red") and not night:
@@ -101,7 +67,7 @@ def _sky(pen: Pen, a: dict[str, str], horizon: float) -> None:
 
 
 def _ground(pen: Pen, setting: str, horizon: float, rng: np.random.Generator) -> None:
-    (name, colour), top = _GROUND[setting], horizon
+    (name, colour), top = _COLOURS["ground"][setting], horizon
     if setting == "beach":
         top = horizon + rng.uniform(0.12, 0.18)
         pen.gradient(horizon, top, (36, 104, 164), (84, 172, 196), "sea")
@@ -144,8 +110,7 @@ def _clouds(pen: Pen, colour, rng: np.random.Generator) -> None:
 
 def _rainbow(pen: Pen, horizon: float, rng: np.random.Generator) -> None:
     x, r = rng.uniform(0.35, 0.65), rng.uniform(0.36, 0.44)
-    bands = (214, 62, 60), (240, 150, 60), (246, 220, 90), (90, 176, 96), (72, 120, 206), (136, 86, 176)
-    for k, colour in enumerate(bands):
+    for k, colour in enumerate(_COLOURS["rainbow"]):
         pen.ellipse(x, horizon, r - 0.02 * k, r - 0.02 * k, colour, "rainbow", 0, 180, 360, 0.024)
 
 
@@ -356,7 +321,7 @@ _THINGS = {
 
 def _person(p: Stamp, expression: str, shirt, rng: np.random.Generator) -> None:
     """Head and shoulders; eyes, brows and mouth carry the expression."""
-    skin, hair = SKIN[rng.integers(len(SKIN))], HAIR[rng.integers(len(HAIR))]
+    skin, hair = (_COLOURS[kind][rng.integers(len(_COLOURS[kind]))] for kind in ("skin", "hair"))
     ink, white = (40, 30, 30), (255, 255, 255)
     p.poly([(-0.44, 0), (-0.34, 0.22), (0.34, 0.22), (0.44, 0)], shirt)
     p.ellipse(0, 0.2, 0.34, 0.09, shirt)
@@ -443,8 +408,8 @@ def paint(
             _rainbow(pen, horizon, rng)
         elif sky in ("sun", "moon"):
             draw(sky, sky_x, rng.uniform(0.14, 0.24), 0.26 * sizes[0])
-        if a["weather"] in _CLOUDS:
-            _clouds(pen, _CLOUDS[a["weather"]], rng)
+        if a["weather"] in _COLOURS["clouds"]:
+            _clouds(pen, _COLOURS["clouds"][a["weather"]], rng)
         if sky == "lightning":
             _lightning(pen, horizon, rng)
         if a["setting"] == "mountains":

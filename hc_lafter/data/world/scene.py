@@ -6,90 +6,26 @@ emotion that started the scene is forgotten: training aims at the votes' shares,
 two scenes with the same attributes may carry different labels, as two photographs in EmoSet do. The posterior, which no
 panel of annotators could tell, only scores.
 
-The tables were written down once, by hand, before any model was trained on them: no cue was put in to make a method
-win. `SHARPNESS` is their one common exponent; it sets the mean entropy of the posterior near 0.95 nats.
+The tables (`cues.csv`) were written down once, by hand, before any model was trained on them: no cue was put in to make
+a method win. `SHARPNESS` is their one common exponent; it sets the mean entropy of the posterior near 0.95 nats.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
+_CUES = pd.read_csv(Path(__file__).with_name("cues.csv")).set_index(["factor", "value"])
 # EmoSet-118K's own order (Yang et al., ICCV 2023, info.json): Mikels' eight, positive ones first.
-EMOTIONS = ("amusement", "awe", "contentment", "excitement", "anger", "disgust", "fear", "sadness")
-
-# Weight of each value for the eight emotions, in the order above; a column is normalised over the values allowed.
+EMOTIONS = tuple(_CUES.columns)
+# Factor -> value -> its weight for the eight emotions; a column is normalised over the values allowed.
 TABLES: dict[str, dict[str, tuple[float, ...]]] = {
-    "setting": {
-        "beach": (3, 2, 4, 3, 0.6, 0.6, 0.6, 1.5),
-        "meadow": (3, 2, 5, 2, 1, 1, 0.8, 1.5),
-        "mountains": (0.6, 7, 3, 2, 0.6, 0.4, 1.5, 1.2),
-        "snowfield": (1.5, 3, 1.5, 2, 0.6, 0.4, 1.2, 2.5),
-        "desert": (0.6, 2, 0.6, 1, 1.5, 0.8, 1.5, 1.5),
-        "street": (2, 0.8, 0.8, 3, 4, 2, 2, 2),
-        "room": (3, 0.4, 4, 1.5, 2.5, 2, 1.5, 3),
-        "cellar": (0.4, 0.3, 0.3, 0.5, 2.5, 4, 4.5, 2.5),
-    },
-    "tone": {
-        "warm": (4, 2, 4, 3, 0.8, 0.5, 0.4, 0.6),
-        "bright": (4, 4, 3, 4, 0.8, 0.6, 0.5, 0.8),
-        "plain": (2, 2, 2, 2, 2, 2, 2, 2),
-        "grey": (0.6, 1, 1, 0.6, 1.5, 2.5, 2, 5),
-        "dark": (0.4, 2, 0.6, 0.8, 2, 1.5, 5, 3),
-        "red": (0.6, 0.8, 0.4, 1.8, 5, 0.6, 1.2, 0.4),
-        "green": (0.5, 0.6, 0.8, 0.4, 0.6, 5, 1.5, 0.6),
-    },
-    "weather": {
-        "clear": (4, 3, 4, 4, 1.5, 1.5, 1, 1),
-        "cloudy": (2, 2, 2, 2, 2, 2, 2, 2.5),
-        "rain": (0.5, 0.6, 0.6, 0.5, 1.5, 1.5, 1.5, 4),
-        "fog": (0.3, 1.5, 0.6, 0.3, 0.6, 1.2, 3, 2),
-        "storm": (0.2, 1.5, 0.1, 0.8, 3, 0.6, 3, 1),
-        "indoors": (1, 1, 1, 1, 1, 1, 1, 1),
-    },
-    "sky": {
-        "none": (2, 2, 2, 2, 2, 2, 2, 2),
-        "sun": (3, 2, 4, 3, 1, 1, 0.4, 0.5),
-        "moon": (0.4, 3, 1.2, 0.5, 0.6, 0.6, 4, 2),
-        "balloon": (5, 1, 2, 5, 0.3, 0.3, 0.3, 0.3),
-        "bird": (1.5, 2, 2.5, 1.5, 0.8, 0.8, 0.8, 1),
-        "rainbow": (2, 4, 2.5, 2, 0.2, 0.2, 0.2, 0.5),
-        "lightning": (0.2, 2, 0.1, 1, 3.5, 0.5, 3.5, 0.6),
-        "window": (1.5, 1, 3, 1, 1, 0.8, 1, 2.5),
-    },
-    "back": {
-        "none": (2, 2, 2, 2, 2, 2, 2, 2),
-        "house": (1.5, 0.6, 3, 1, 1.5, 1, 1.5, 1.5),
-        "tree": (1.5, 2, 3, 1, 1, 1, 1.5, 2),
-        "castle": (1, 4, 0.8, 2, 0.8, 0.4, 1.5, 0.6),
-        "grave": (0.1, 0.4, 0.1, 0.1, 0.6, 1.2, 4, 4),
-    },
-    "front": {
-        "none": (1, 1, 1, 1, 1, 1, 1, 1),
-        "dog": (4, 0.4, 3, 2, 1, 0.6, 0.5, 1),
-        "cake": (4, 0.3, 3, 3, 0.2, 0.5, 0.1, 0.3),
-        "skull": (0.2, 0.3, 0.1, 0.2, 1.5, 3, 4, 1),
-        "spider": (0.3, 0.3, 0.1, 0.2, 0.8, 4, 4, 0.3),
-        "flower": (1.5, 1.5, 4, 1, 0.2, 0.2, 0.2, 1.5),
-        "boat": (1.5, 3, 4, 2, 0.3, 0.3, 0.8, 1.2),
-        "car": (1.5, 0.5, 0.6, 4, 2.5, 0.8, 0.8, 0.6),
-        "gift": (4, 0.4, 2, 4, 0.2, 0.2, 0.2, 0.4),
-        "fire": (0.4, 1.2, 1, 1.5, 4.5, 0.6, 2, 0.4),
-        "snake": (0.4, 0.3, 0.1, 0.6, 1, 3.5, 4, 0.3),
-    },
-    "face": {
-        "none": (2, 2, 2, 2, 2, 2, 2, 2),
-        "happy": (5, 1.5, 4, 4, 0.3, 0.2, 0.2, 0.2),
-        "sad": (0.3, 0.4, 0.3, 0.2, 1, 1, 1, 5.5),
-        "angry": (0.2, 0.2, 0.2, 0.3, 6, 1.5, 0.6, 0.6),
-        "scared": (0.2, 0.6, 0.1, 0.4, 0.6, 1, 5, 0.8),
-        "disgusted": (0.3, 0.1, 0.2, 0.1, 1.2, 5.5, 0.6, 0.6),
-        "surprised": (1.2, 4, 0.3, 3, 0.6, 0.5, 1.8, 0.3),
-        "calm": (0.6, 2, 4, 0.4, 0.3, 0.5, 0.3, 1),
-    },
-    "grain": {"clean": (3, 3, 3, 3, 2, 2, 2, 2), "grainy": (1, 1, 1, 1, 2, 2, 2, 2)},
+    factor: dict(zip(rows.index.get_level_values("value"), rows.itertuples(index=False, name=None), strict=True))
+    for factor, rows in _CUES.groupby("factor", sort=False)
 }
 # Two draws from one table: the second leaves out what the first drew.
 FACTORS = ("setting", "tone", "weather", "sky", "back", "front", "front2", "face", "grain")
@@ -97,12 +33,10 @@ INDOORS = ("room", "cellar")
 SHARPNESS = 0.9
 VIEWERS = 11
 
-_VALUES = {name: tuple(table) for name, table in TABLES.items()}
-
 
 def allowed(factor: str, chosen: dict[str, str]) -> tuple[str, ...]:
     """Values that a factor may take, given those chosen before it in the order of `FACTORS`."""
-    values = _VALUES["front" if factor == "front2" else factor]
+    values = tuple(TABLES["front" if factor == "front2" else factor])
     indoors = chosen.get("setting") in INDOORS
     if factor == "weather":
         return ("indoors",) if indoors else tuple(v for v in values if v != "indoors")
