@@ -227,8 +227,8 @@ def test_names_and_templates():
     templates = templates_of(with_background)
     assert len(templates) == 80 and "a photo of a {}." in templates and all(t.count("{}") == 1 for t in templates)
     for style, data, message in (
-        ("cls", world, "names 'cls' are unknown: choose 'class' or 'sclip'"),
-        ("sclip", world, "SCLIP has no words for the mask classes of 'world'"),
+        ("cls", world, "names 'cls' are unknown: choose 'class', 'sclip' or 'clearclip'"),
+        ("sclip", world, "'sclip' has no words for the mask classes of 'world'"),
         ("class", fake(None), "data set 'fake' has no masks"),
     ):
         with pytest.raises(ValueError, match=message):

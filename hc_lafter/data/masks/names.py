@@ -107,3 +107,7 @@ SCLIP_NAMES: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {
     COCO_THINGS: {BACKGROUND: _BEHIND, "person": (*_PERSON, "body")},
     COCO_STUFF: {name: (name.replace(" ", ""),) for name in COCO_THINGS if " " in name},
 }
+# The words of ClearCLIP (Lan et al., ECCV 2024), one for each class, that differ from the class's own name.
+CLEARCLIP_NAMES: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {
+    VOC: {"boat": ("ship",), "diningtable": ("table",)},
+}
