@@ -91,10 +91,14 @@ def test_other_words_are_asked_of_the_same_features(visual):
                 torch.testing.assert_close(a, b)
 
 
-def test_norms_are_not_decayed(visual):
+def test_everything_is_decayed_as_in_the_release(visual):
+    """mmcv takes the longest of these keys that is in a name, of two alike the first by the alphabet."""
+    keys = sorted(sorted(["backbone", "text_encoder", "norm", "ln", "head"]), key=len, reverse=True)
+    names = "backbone.prompt_norm.weight", "decode_head.weights_s1", "decode_head.layers.0.norm2.bias"
+    assert [next(key for key in keys if key in name) for name in names] == ["backbone", "head", "head"]
     groups = {g["name"]: g for g in build(visual, replace(SMALL, train_projections=True)).parameter_groups()}
     assert {name: g["weight_decay"] for name, g in groups.items()} == {
-        "prompts": 0.01, "head": 0.01, "norms": 0.0, "projections": 0.01, "projection norms": 0.0,
+        "prompts": 0.01, "head": 0.01, "norms": 0.01, "projections": 0.01, "projection norms": 0.01,
     }  # fmt: skip
     assert all(p.ndim == 1 for name in ("norms", "projection norms") for p in groups[name]["params"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -83,6 +84,107 @@ def test_a_fixed_size_resizes_image_and_mask(clip):
 def test_a_short_side_rounds_to_whole_patches_and_leaves_the_mask(clip, size, expected):
     item = masks.MaskViews(Sizes(size), clip, short=32)[0]
     assert item["student"].shape[1:] == expected and item["mask"].shape == size
+
+
+@pytest.mark.parametrize(("size", "expected"), [((30, 50), (32, 53)), ((50, 31), (52, 32)), ((32, 32), (32, 32))])
+def test_for_windows_an_image_is_resized_as_mmsegmentation_does(clip, size, expected):
+    """OpenCV's bilinear to the nearest pixel; it rounds to 256 levels."""
+    views = masks.MaskViews(Sizes(size), clip, short=32, whole=False)
+    item, image = views[0], np.asarray(views.dataset[0].image)
+    theirs = cv2.resize(image, expected[::-1], interpolation=cv2.INTER_LINEAR)
+    ours = item["student"] * torch.tensor(clip.transform.transforms[-1].std)[:, None, None]
+    ours = ours + torch.tensor(clip.transform.transforms[-1].mean)[:, None, None]
+    assert item["student"].shape[1:] == expected and item["mask"].shape == size
+    np.testing.assert_allclose(255 * ours.permute(1, 2, 0), theirs, rtol=0, atol=1.0)
+
+
+def test_crops_are_drawn_anew_in_each_epoch_and_by_nothing_but_seed_epoch_and_index(clip):
+    data = Sizes((60, 90), (90, 60))
+    views = masks.MaskViews(data, clip, size=(32, 40), augment=True, seed=3)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one = views[0]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert one["student"].shape == (3, 32, 40) and one["mask"].shape == (32, 40) and one["mask"].dtype == torch.uint8
+    again = pickle.loads(pickle.dumps(views))
+    assert type(one["mask"]) is torch.Tensor and torch.equal(again[0]["student"], one["student"])
+    views.set_epoch(1)
+    other = masks.MaskViews(data, clip, size=(32, 40), augment=True, seed=4)
+    for changed in (views, other):
+        assert not torch.equal(changed[0]["student"], one["student"])
+    assert views.fingerprint != other.fingerprint != masks.MaskViews(data, clip, size=(32, 40)).fingerprint
+
+
+class Painted(Dataset):
+    """A picture whose red says the class and whose green and blue the place; ``broad`` has little of a second class."""
+
+    name, classes, mask_classes = "painted", (), ("a", "b")
+
+    def __init__(self, size: int, broad: bool = False):
+        self.size, self.broad, self.ids = size, broad, ["0"]
+        self.labels, self.splits = np.full(1, -1), np.full(1, "train")
+
+    def __getitem__(self, index: int) -> Record:
+        mask = np.zeros((self.size, self.size), np.uint8)
+        mask[:, : 2 if self.broad else self.size // 2] = 1
+        y, x = np.indices(mask.shape) * 255 // self.size
+        return Record(
+            "0", "train", Image.fromarray(np.stack([mask * 200, y, x], -1).astype(np.uint8)), -1, "", mask=mask
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.size} {self.broad}"
+
+
+def epochs_of(views: masks.MaskViews, n: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    found = []
+    for epoch in range(n):
+        views.set_epoch(epoch)
+        found.append((views[0]["student"], views[0]["mask"]))
+    return found
+
+
+def test_image_and_mask_are_cut_turned_and_padded_alike(clip):
+    """Behind the colours, red still says the class; scale, place and flip vary, and what is beyond is ignored."""
+    views = masks.MaskViews(Painted(64), clip, size=(64, 64), augment=True)
+    views.augment.colours = torch.nn.Identity()
+    views.augment.colours.forward = lambda *inputs: inputs
+    flips, shares, padded = set(), [], 0
+    for image, mask in epochs_of(views, 40):
+        inside = mask != 255
+        assert set(mask[inside].tolist()) <= {0, 1} and (image[:, ~inside] == 0).all()  # 0: the tower's mean colour
+        red = image[0]
+        assert ((red > red[inside].mean()) == (mask == 1))[inside].float().mean() > 0.93  # but for mixed edges
+        rows, columns = inside.any(1).sum().item(), inside.any(0).sum().item()
+        assert inside.sum() == rows * columns and rows == columns >= 32  # a corner, in the top left
+        blue = image[2][inside].reshape(rows, columns)
+        flips.add(bool(blue[:, 0].mean() > blue[:, -1].mean()))
+        shares.append(rows)
+        padded += rows < 64
+    assert flips == {True, False} and 5 < padded < 35 and len(set(shares)) > 5
+
+
+def test_no_class_fills_a_crop_where_another_is_at_hand(clip):
+    """Of crops that a class may fill to three quarters at most, ten more are drawn; half and half always gives one."""
+    half = epochs_of(masks.MaskViews(Painted(64), clip, size=(32, 32), augment=True), 40)
+    shares = [max(float((m == c).sum() / (m != 255).sum()) for c in (0, 1)) for _, m in half]
+    assert sum(share < 0.75 for share in shares) >= 36
+    broad = epochs_of(masks.MaskViews(Painted(64, broad=True), clip, size=(32, 32), augment=True), 10)
+    assert all((m == 0).sum() > 0.75 * (m != 255).sum() for _, m in broad)  # none to be found: the last one is taken
+
+
+def test_colours_are_changed_within_bounds_and_masks_are_not(clip):
+    grey = np.full((40, 40, 3), 120, np.uint8)
+    colours = masks.CropAndJitter(clip, (32, 32)).colours
+    torch.manual_seed(0)
+    means = []
+    for _ in range(60):
+        image, mask = colours(Image.fromarray(grey), torch.arange(4).reshape(2, 2))
+        assert torch.equal(mask, torch.arange(4).reshape(2, 2))
+        means.append(np.asarray(image).mean())
+    assert min(means) >= 120 * (1 - 32 / 255) - 1 and max(means) <= 120 * (1 + 32 / 255) + 1
+    assert 15 < sum(abs(m - 120) < 0.01 for m in means) < 45  # brightness moves half; grey has no contrast nor hue
 
 
 def test_at_its_own_side_the_world_goes_through_the_towers_own_transform(clip):

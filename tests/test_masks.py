@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_segmentation_sets import voc
+from test_segmentation_sets import paint, voc, write_mask
 
 from hc_lafter.analysis import segmentation
 from hc_lafter.clip.load import resized_transform
-from hc_lafter.data.masks.sets import SETS
-from hc_lafter.systems.masks import PROTOCOLS, decide, enlarge, sliding
+from hc_lafter.clip.text import class_embeddings
+from hc_lafter.data.masks.sets import SETS, names_of
+from hc_lafter.data.world import grammar, painter
+from hc_lafter.suite.plans import untrained
+from hc_lafter.systems import find
+from hc_lafter.systems.masks import Protocol, decide, enlarge, of_classes, sliding
 from hc_lafter.tuning import runs
 from hc_lafter.tuning.masks import draw
 from hc_lafter.tuning.material import opened, opened_masks
@@ -58,10 +64,6 @@ def test_each_threshold_changes_something(logits):
 def test_each_image_has_areas_of_its_own(logits):
     alone = torch.cat([decide(image[None], background=0, area=0.1) for image in logits])
     assert torch.equal(decide(logits, background=0, area=0.1), alone)
-
-
-def test_every_set_whose_background_is_a_class_has_a_protocol():
-    assert set(PROTOCOLS) == {name for name, (_, background) in SETS.items() if background == "class"}
 
 
 @pytest.mark.parametrize("grid, size", [((7, 5), (112, 64)), ((3, 4), (3, 4)), ((9, 9), (5, 4)), ((1, 6), (8, 6))])
@@ -111,29 +113,107 @@ def test_one_window_is_the_system_itself():
 # --- the protocol ---
 
 
+def post_processed(logits: torch.Tensor, owner: list[int], protocol: Protocol) -> np.ndarray:
+    """[H, W] of one image's [K, H, W], pixel by pixel: softmax over names, a class's best name, area, probability."""
+    powers = np.exp(logits.double().numpy() - logits.amax(0).double().numpy())
+    names, classes = powers / powers.sum(0), max(owner) + 1
+    chance = np.array([names[[k for k, c in enumerate(owner) if c == of]].max(0) for of in range(classes)])
+    height, width = chance.shape[1:]
+    first = np.array([[int(chance[:, y, x].argmax()) for x in range(width)] for y in range(height)])
+    foreground = (first != 0).sum()
+    for of in range(1, classes):
+        if protocol.area and (first == of).sum() <= protocol.area * foreground:
+            chance[of] = 0
+    out = np.zeros((height, width), np.int64)
+    for y in range(height):
+        for x in range(width):
+            best = int(chance[:, y, x].argmax())
+            out[y, x] = best if chance[best, y, x] >= protocol.probability else 0
+    return out
+
+
+RELEASED = {  # by their configurations: probability, area, scale; px of the short side, a window, a stride; background
+    "SC-CLIP": (0.15, 0.1, 50, 336, 224, 112, 26),
+    "value path": (0.15, 0.1, 50, 336, 224, 112, 26),
+    "SCLIP": (0.1, 0.1, 65, 336, 224, 112, 26),
+    "NACLIP": (0.1, 0.0, 40, 336, 224, 112, 26),
+    "ClearCLIP": (0.5, 0.0, 50, 448, 448, 224, 1),
+}
+
+
 @torch.inference_mode()
-@pytest.mark.parametrize("name", ["SC-CLIP", "value path"])
-def test_a_set_with_background_is_scored_as_its_release_does(tmp_path, monkeypatch, name):
-    """Windows of the tower's side, half apart, over a short side of one and a half; cosines times 50; thresholds."""
-    texts = torch.randn(21, 512, generator=torch.Generator().manual_seed(0))  # of words that the tests' CLIP lacks
-    monkeypatch.setattr(runs, "class_embeddings", lambda clip, *_, **__: F.normalize(texts[:, : clip.embed_dim], dim=1))
+@pytest.mark.parametrize("name", RELEASED)
+def test_voc21_is_scored_as_the_release_does_to_the_pixel(tmp_path, monkeypatch, name):
+    """Sides, resampling, windows, several names for a class, thresholds: written out beside the run."""
+    probability, area, scale, *pixels, behind = RELEASED[name]
+    made = {}
+
+    def embedded(clip, words, *_, **__):
+        """In the place of words that the tests' CLIP lacks: words of its own, in another order, a little blurred."""
+        generator = torch.Generator().manual_seed(2)
+        own = class_embeddings(clip, [grammar.SYNONYMS[n][0] for n in painter.MASK_CLASSES], grammar.CLASS_TEMPLATES)
+        text = own[torch.randint(len(own), (len(words),), generator=generator)]
+        text = text + 0.02 * torch.randn(text.shape, generator=generator)
+        made["words"], made["text"] = list(words), F.normalize(text, dim=1)
+        return made["text"]
+
+    monkeypatch.setattr(runs, "class_embeddings", embedded)
+    root = next(voc(tmp_path).rglob("JPEGImages")).parent
+    for i, stem in enumerate((root / "ImageSets/Segmentation/val.txt").read_text().split()):
+        size = ((11, 7), (9, 13), (8, 8))[i % 3]
+        paint(root / "JPEGImages" / f"{stem}.jpg", seed=i, size=size)
+        write_mask(root / "SegmentationClass" / f"{stem}.png", np.arange(size[0] * size[1]).reshape(size[::-1]) % 21)
     sizes = {"n_train": 20, "n_val": 10, "n_test": 10}
-    setting = Setting(mask_data=f"voc21:{voc(tmp_path)}", cache=tmp_path / "cache", **sizes)
-    run = runs.Run(name, "no training", 0, setting, n_test=2)
-    assert run.settings.logit_scale == 50
+    setting = Setting(mask_data=f"voc21:{root}", cache=tmp_path / "cache", **sizes)
+    run = runs.Run(name, "no training", 0, setting, n_test=3)
+    assert run.settings.logit_scale == scale
     counts = runs.compute(run).arrays["counts"]
-    scenes, start, clip = opened_masks(setting), runs.start_of(run), opened(setting)[0]
-    assert start.seen.all() and scenes.mask_classes[0] == "background"
+    words, text = made["words"], made["text"]
+    assert words[behind:][:4] == ["aeroplane", "bicycle", "bird", "ship"]
+    scenes, clip = opened_masks(setting), opened(setting)[0]
+    start = replace(runs.start_of(run), text=text)
     system = run.entry.build(start, run.settings, 0)
-    plain = []
-    for row, index in enumerate(draw(scenes, "test", 2, 0)):
+    owner = [0] * behind + [c for c, of in enumerate(names_of(scenes, run.entry.protocols["voc21"].words).values())
+                            for _ in of if c]  # fmt: skip
+    short, window, stride = (side * clip.image_size // 224 for side in pixels)
+    changed = 0
+    for row, index in enumerate(draw(scenes, "test", 3, 0)):
         record = scenes[index]
-        scale = 1.5 * clip.image_size / min(record.image.size)
-        size = tuple(round(side * scale / clip.patch_size) * clip.patch_size for side in record.image.size[::-1])
-        pixels = resized_transform(clip, size)(record.image)[None]
-        logits = sliding(lambda x: system(x).logits, pixels, crop=64, stride=32)
-        logits = F.interpolate(logits, size=record.mask.shape, mode="bilinear", align_corners=False)
-        expected = decide(logits, background=0, probability=0.15, area=0.1)
-        assert np.array_equal(counts[row], segmentation.counts(expected, record.mask[None], 21)[0])
-        plain.append(segmentation.counts(decide(logits), record.mask[None], 21)[0])
-    assert not np.array_equal(counts, plain)
+        factor = short / min(record.image.size)
+        size = tuple(int(side * factor + 0.5) for side in record.image.size)
+        x = record.image
+        for step in resized_transform(clip, (8, 8)).transforms[1:]:
+            x = step(x)
+        x = F.interpolate(x[None], size[::-1], mode="bilinear", align_corners=False)
+        total, seen = torch.zeros(1, len(owner), *x.shape[2:]), torch.zeros(x.shape[2:])
+        for top in {min(t, x.shape[2] - window) for t in range(0, x.shape[2] - window + stride, stride)}:
+            for left in {min(s, x.shape[3] - window) for s in range(0, x.shape[3] - window + stride, stride)}:
+                place = (..., slice(top, top + window), slice(left, left + window))
+                total[place] += system(x[place]).logits
+                seen[place] += 1
+        assert seen.min() >= 1
+        logits = F.interpolate(total / seen, size=record.mask.shape, mode="bilinear", align_corners=False)
+        expected = post_processed(logits[0], owner, Protocol(probability, area))
+        assert np.array_equal(counts[row], segmentation.counts(expected[None], record.mask[None], 21)[0])
+        changed += (expected != of_classes(logits, torch.tensor(owner)).argmax(1)[0].numpy()).sum()
+    assert changed or not area  # the thresholds have something to decide
+
+
+def test_names_compete_and_classes_are_thresholded(logits):
+    """A class of two names has the better one's probability, which is not that of its better logit alone."""
+    owner = torch.tensor([0, 0, 1, 2, 2, 3])
+    for probability, area in ((0.0, 0.0), (0.5, 0.0), (0.3, 0.15)):
+        ours = decide(logits, background=0, probability=probability, area=area, owner=owner)
+        slow = [post_processed(image, owner.tolist(), Protocol(probability, area)) for image in logits]
+        assert np.array_equal(ours.numpy(), slow)
+    assert torch.equal(decide(logits, owner=owner), of_classes(logits, owner).argmax(1))
+    of_logits = decide(of_classes(logits, owner), background=0, probability=0.5)
+    assert not torch.equal(of_logits, decide(logits, background=0, probability=0.5, owner=owner))
+
+
+def test_every_system_without_training_has_a_protocol_for_each_set_with_background():
+    there = {name for name, (_, background) in SETS.items() if background == "class"}
+    assert untrained() == ["SC-CLIP", "value path", "plain patches", "SCLIP", "ClearCLIP", "NACLIP"]
+    for name in untrained():
+        assert set(find(name).protocols) == there
+        assert all(p.short >= p.window >= p.stride > 0 for p in find(name).protocols.values())

@@ -19,9 +19,10 @@ from hc_lafter.data.doctor import examine, main
 from hc_lafter.data.masks import names
 from hc_lafter.data.masks.checks import context_order
 from hc_lafter.data.masks.formats import list_context, read_indices
-from hc_lafter.data.masks.sets import SETS, MaskFiles, is_mask_spec, mask_split, names_of, templates_of
+from hc_lafter.data.masks.sets import SETS, MaskFiles, is_mask_spec, mask_split, names_of, split_or_all, templates_of
 from hc_lafter.data.record import IGNORE, SPLITS
 from hc_lafter.data.world.dataset import World
+from hc_lafter.data.world.painter import UNSEEN
 from hc_lafter.suite.runner import data_fingerprint
 
 ALL = {"n_train": 10_000, "n_val": 10_000, "n_test": 10_000}
@@ -222,13 +223,17 @@ def test_names_and_templates():
     sclip = names_of(with_background, "sclip")
     assert list(sclip) == list(with_background.mask_classes) and sclip["boat"] == ("ship",) and sclip["dog"] == ("dog",)
     assert len(sclip["background"]) == 26 and sclip["person"][0] == "person" and len(sclip["person"]) == 7
+    single = names_of(with_background, "clearclip")
+    assert {len(words) for words in single.values()} == {1}
+    assert (single["background"], single["boat"], single["tvmonitor"]) == (("background",), ("ship",), ("tvmonitor",))
+    assert split_or_all(None, with_background).unseen == () and split_or_all(None, world).unseen == UNSEEN
     assert names.BACKGROUND not in names_of(fake(names.VOC), "sclip")
     assert names_of(fake(names.COCO_STUFF), "sclip")["traffic light"] == ("trafficlight",)
     templates = templates_of(with_background)
     assert len(templates) == 80 and "a photo of a {}." in templates and all(t.count("{}") == 1 for t in templates)
     for style, data, message in (
-        ("cls", world, "names 'cls' are unknown: choose 'class' or 'sclip'"),
-        ("sclip", world, "SCLIP has no words for the mask classes of 'world'"),
+        ("cls", world, "names 'cls' are unknown: choose 'class', 'sclip' or 'clearclip'"),
+        ("sclip", world, "'sclip' has no words for the mask classes of 'world'"),
         ("class", fake(None), "data set 'fake' has no masks"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -301,6 +301,12 @@ def last_out(visual: VisionTransformer, heads: Tensor) -> Tensor:
     return _out(visual.transformer.resblocks[-1], heads)
 
 
+def last_mlp(visual: VisionTransformer, tokens: Tensor) -> Tensor:
+    """[B, T, W] -> [B, T, W]: the second half of the last block, its MLP with the residual."""
+    block = visual.transformer.resblocks[-1]
+    return tokens + block.ls_2(_called(block.mlp, block.ln_2(tokens)))
+
+
 def _heads(block: nn.Module, tokens: Tensor, which: str) -> tuple[Tensor, ...]:
     attn, width = block.attn, tokens.shape[-1]
     rows = slice("qkv".index(which) * width, ("qkv".index(which) + len(which)) * width)

@@ -20,13 +20,15 @@ import pandas as pd
 from hc_lafter import commands
 from hc_lafter.analysis.metrics import softmax64
 from hc_lafter.data.emotion.wheels import MIKELS
+from hc_lafter.data.masks.names import BACKGROUND
 from hc_lafter.files import write_whole
 from hc_lafter.suite.profiles import parse_overrides
 from hc_lafter.suite.reference import adopt, write
 from hc_lafter.suite.study import Study
-from hc_lafter.systems import System, find, registry
+from hc_lafter.systems import System, find, registry, sc_clip
 from hc_lafter.systems.hybrid_cascade import HybridCascadeConfig
 from hc_lafter.systems.nga import KINDS
+from hc_lafter.systems.sc_clip import SCClipConfig
 from hc_lafter.tuning import masks
 from hc_lafter.tuning.convergence import Convergence
 from hc_lafter.tuning.material import Material, gather, opened, opened_masks
@@ -121,12 +123,34 @@ def mask_systems(study: Study) -> dict[tuple[str, str], list[Run]]:
         for regime in entry.regimes if entry.reads == "masks" else ():
             config = settings_of(study, entry)
             if name in ("Cascade-CLIP", "one decoder, last layer"):
-                # 20,000 steps from 0.02 are the release's; a few hundred need matrices that keep a vector's length
-                config = replace(config, start=opened(study.setting)[0].embed_dim ** -0.5)
+                # 20,000 steps from 0.02 on crops are the release's; a few hundred need matrices that keep a vector's
+                # length, and see each image too rarely for another crop of it
+                config = replace(config, start=opened(study.setting)[0].embed_dim ** -0.5, augment=False)
             if regime == "transductive" and hasattr(config, "margin"):
                 config = replace(config, margin=0.0)
             found[name, regime] = row(study, name, regime, config)[: None if regime != "no training" else 1]
     return found
+
+
+def released_masks(study: Study) -> Rows:
+    """07: what is not trained, each scored as its release scores a data set whose background is a class; else nothing.
+
+    SC-CLIP has the release's settings, whatever the tower's preset says.
+    """
+    if BACKGROUND not in opened_masks(study.setting).mask_classes:
+        return {}
+    found, layers = {}, opened(study.setting)[0].layers
+    for name in untrained():
+        config = settings_of(study, find(name))
+        if isinstance(config, SCClipConfig):
+            config = replace(sc_clip.released(layers), logit_scale=config.logit_scale)
+        found[name] = row(study, name, "no training", config)[:1]
+    return found
+
+
+def untrained() -> list[str]:
+    """The systems for masks of which nothing can be trained."""
+    return [n for n, entry in registry().items() if entry.reads == "masks" and entry.regimes == ("no training",)]
 
 
 def whole_images(study: Study) -> dict[tuple[str, str], list[Run]]:
@@ -279,6 +303,7 @@ NOTEBOOKS: dict[str, Callable[[Study], list[Run]]] = {
     "04-full-training": lambda study: _flat(benchmark(study), curve(study)),
     "05-cascade-vs-hybrid": lambda study: _flat(mask_systems(study), whole_images(study)),
     "06-cka-alignment": lambda study: _flat(alignment(study)),
+    "07-sc-clip-diagnostics": lambda study: _flat(released_masks(study)),
     "08-ablations": lambda study: _flat(*ablations(study).values(), labels(study), token_sweep(study)),
 }
 

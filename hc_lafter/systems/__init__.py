@@ -3,8 +3,8 @@
 A system's file holds a frozen dataclass of settings and an ``nn.Module`` around a frozen tower, and ends in its
 ``SPEC``, the entry from which every table, figure, cost and test knows it; another package adds one with an entry point
 ``hc_lafter.systems``. ``forward(x)`` takes images [B, 3, H, W], or projected CLS [B, L, D] where that can be computed
-once, and returns an `Output` (`Masks` for segmentation). Shared parts: `base`, `nga`, `losses`, `regimes`, `masks`;
-`trained` is a tuned system as a file. Nothing here opens a data set or runs a training loop.
+once, and returns an `Output` (`Masks` for segmentation). Shared parts: `base`, `nga`, `losses`, `regimes`, `masks`,
+`last_block`; `trained` is a tuned system as a file. Nothing here opens a data set or runs a training loop.
 B images, L layers, S stages, C classes, D embedding size.
 """
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hc_lafter.clip.vit import project, walk
+from hc_lafter.systems.masks import PROTOCOLS, Protocol
 
 Group = dict[str, object]  # {"name", "params", "lr", "weight_decay"}: a parameter group of torch.optim
 READS = ("taps", "images", "masks")
@@ -98,6 +99,8 @@ class System:
             data sets.
         fit: instead of gradient descent: (start, config, train, val) -> module, each of the two (taps, labels).
         released_rate: the learning rate is a release's and does not follow the profile's factor.
+        protocols: data set's name -> how the release scores it, for a system that is not trained and a data set whose
+            background is a class; SC-CLIP's where the system has none of its own.
         order: place in tables, ascending.
         line: matplotlib's style of its curves.
     """
@@ -113,6 +116,7 @@ class System:
     preset: Callable[[str, str], Any] | None = None
     fit: Callable[..., nn.Module] | None = None
     released_rate: bool = False
+    protocols: Mapping[str, Protocol] = field(default_factory=lambda: PROTOCOLS)
     order: float = 100.0
     line: str = "-"
 

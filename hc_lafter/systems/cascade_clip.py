@@ -5,7 +5,10 @@ defaults here, each with a setting: the class embedding is added twice (``positi
 on block outputs, so that two LayerNorms follow each other (``double_norm``); the projections of layers 6-11 are drawn
 at random and never trained, since the release's optimiser trains only the head and what is called "prompt"
 (``projections``, ``train_projections``); focal loss counts ignored pixels as negatives and is divided by the classes
-present (`hc_lafter.systems.losses.focal_dice`). Unlike the release, it takes any grid of patches. One decoder on the
+present (`hc_lafter.systems.losses.focal_dice`); LayerNorms and NGA are decayed like everything else, since mmcv applies
+the longest key that a parameter's name holds, of two alike the first by the alphabet, and "backbone" and "head" both
+come before "norm". Unlike the release, it takes any grid of patches, and normalises pixels as the tower does, where the
+release takes ImageNet's mean and deviation. One decoder on the
 last layer, ``levels=((12,),)``, is what ZegCLIP (Zhou et al., CVPR 2023) does with the same prompts.
 
 B images, C classes, W tower width, D embedding size, N = h x w patches, P prompts, Q queries (one per class).
@@ -36,6 +39,9 @@ from hc_lafter.systems.base import (
 from hc_lafter.systems.nga import NGA
 
 PROJECTIONS = ("random", "tower")
+# The release's on VOC (40,000 steps on PASCAL Context, 80,000 on COCO-Stuff), 16 crops a step: the rate rises over the
+# first 1,500, then falls with the power .9 of what is left, to 1e-6.
+SCHEDULE = {"steps": 20_000, "warmup": 1_500 / 20_000, "decay": "poly"}
 
 
 @dataclass(frozen=True)
@@ -55,11 +61,12 @@ class CascadeCLIPConfig:
         train_projections: train them; the release does not.
         start: initial standard deviation of the head's matrices. The release's 0.02 suits its 20,000 steps; for a few
             hundred, D^-1/2, which keeps a vector's length.
+        augment: train on random crops with a flip and other colours, see `hc_lafter.tuning.masks.CropAndJitter`.
         margin: subtracted from the sigmoid of seen classes by `CascadeCLIP.decide` (calibrated stacking; Chao et al.,
             ECCV 2016). 0 for a system trained transductively.
         dropout: of prompts, attention and decoder layers, in training mode only.
         present_only, ignored_negative: of the focal loss, see `hc_lafter.systems.losses.focal_dice`.
-        lr, weight_decay: AdamW's; LayerNorms and NGA weights are not decayed.
+        lr, weight_decay: AdamW's.
     """
 
     levels: tuple[tuple[int, ...], ...] = ((6, 7, 8), (9, 10, 11), (12,))
@@ -72,6 +79,7 @@ class CascadeCLIPConfig:
     projections: str = "random"
     train_projections: bool = False
     start: float = 0.02
+    augment: bool = True
     margin: float = 0.1
     dropout: float = 0.1
     present_only: bool = True
@@ -197,7 +205,7 @@ class CascadeCLIP(nn.Module):
         return logits.sigmoid() - margin * self.seen[:, None, None]
 
     def parameter_groups(self) -> list[Group]:
-        """``prompts`` with their projection, ``head``, ``norms`` (not decayed, NGA among them), ``projections``."""
+        """``prompts`` with their projection, ``head``, ``norms`` (NGA among them), ``projections``; all are decayed."""
         lr, decay = self.config.lr, self.config.weight_decay
         head = nn.ModuleList([self.queries, self.decoders])
         norms = [p for m in head.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()]
@@ -206,9 +214,9 @@ class CascadeCLIP(nn.Module):
         return parameter_groups({
             "prompts": ([*self.prompts, *self.prompt_proj.parameters()], lr, decay),
             "head": (matrices, lr, decay),
-            "norms": ([*self.prompt_norm.parameters(), *self.nga.parameters(), *norms], lr, 0.0),
+            "norms": ([*self.prompt_norm.parameters(), *self.nga.parameters(), *norms], lr, decay),
             "projections": (list(self.projections.values()) if thawed else [], lr, decay),
-            "projection norms": (list(self.norms.parameters()) if thawed else [], lr, 0.0),
+            "projection norms": (list(self.norms.parameters()) if thawed else [], lr, decay),
         })  # fmt: skip
 
     def schedule(self, epochs: int, *, transductive: bool = False) -> list[Phase]:

@@ -21,23 +21,33 @@ class Protocol:
     Attributes:
         probability, area: the thresholds of `decide`.
         scale: factor on the cosines, which decides what a probability threshold means.
+        short, window, stride: the image's shorter side, the side of a window and the distance between windows, in sides
+            of the tower: 336, 224 and 112 of a tower of 224 px by default.
+        words: the names of a class, see `hc_lafter.data.masks.sets.names_of`.
     """
 
     probability: float
     area: float = 0.0
     scale: float = 40.0
+    short: float = 1.5
+    window: float = 1.0
+    stride: float = 0.5
+    words: str = "sclip"
 
 
-# SC-CLIP's release (commit 0417ba9), by the data set's name. Its images have a short side of 336 pixels and pass in
-# windows of 224, 112 apart. It takes the softmax over class names, `decide` over classes.
-_VOC21, _CONTEXT60 = Protocol(0.15, area=0.1, scale=50.0), Protocol(0.15)
-PROTOCOLS = {
-    "voc21": _VOC21,
-    "voc21_aug": _VOC21,
-    "context60": _CONTEXT60,
-    "context60_voc_first": _CONTEXT60,
-    "coco_object": Protocol(0.35, scale=55.0),
-}
+def protocols(voc21: Protocol, context60: Protocol, coco_object: Protocol) -> dict[str, Protocol]:
+    """A release's protocols by the names of the data sets, of which some are the same images in another form."""
+    return {
+        "voc21": voc21,
+        "voc21_aug": voc21,
+        "context60": context60,
+        "context60_voc_first": context60,
+        "coco_object": coco_object,
+    }
+
+
+# SC-CLIP's release (commit 0417ba9)
+PROTOCOLS = protocols(Protocol(0.15, area=0.1, scale=50.0), Protocol(0.15), Protocol(0.35, scale=55.0))
 
 
 def mask_logits(
@@ -58,10 +68,14 @@ def mask_logits(
             upsampling as SC-CLIP's release does. None: one name per class.
     """
     cosine = F.normalize(features, dim=-1) @ F.normalize(class_text, dim=-1).T
-    logits = enlarge((scale * cosine).mT.contiguous().unflatten(2, grid), size)
+    return of_classes(enlarge((scale * cosine).mT.contiguous().unflatten(2, grid), size), owner)
+
+
+def of_classes(names: Tensor, owner: Tensor | None) -> Tensor:
+    """[B, K, ...] -> [B, C, ...]: of each class the largest of its names' values; ``owner`` as in `mask_logits`."""
     if owner is None:
-        return logits
-    return torch.stack([logits[:, owner == c].amax(dim=1) for c in range(int(owner.max()) + 1)], dim=1)
+        return names
+    return torch.stack([names[:, owner == c].amax(dim=1) for c in range(int(owner.max()) + 1)], dim=1)
 
 
 def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -99,12 +113,22 @@ def sliding(scores: Callable[[Tensor], Tensor], images: Tensor, *, crop: int, st
     return total / count
 
 
-def decide(logits: Tensor, *, background: int | None = None, probability: float = 0.0, area: float = 0.0) -> Tensor:
-    """[B, H, W] int64 classes of [B, C, H, W] logits: the likeliest, or the background where that is in doubt.
+def decide(
+    logits: Tensor,
+    *,
+    background: int | None = None,
+    probability: float = 0.0,
+    area: float = 0.0,
+    owner: Tensor | None = None,
+) -> Tensor:
+    """[B, H, W] int64 classes of [B, K, H, W] logits: the likeliest, or the background where that is in doubt.
 
-    The thresholds are those of SCLIP's and SC-CLIP's releases, which set them per data set (`PROTOCOLS`).
+    The post-processing of SCLIP's release, from which later ones start; each sets its thresholds per data set
+    (`Protocol`).
 
     Args:
+        owner: [K] int64, the class of each name. The softmax is then taken over names, and a class is as probable as
+            its most probable name. None: one name per class.
         background: the class that takes pixels in doubt; None: every pixel gets its likeliest class, and the two
             thresholds do not apply.
         probability: a pixel whose likeliest class has a smaller softmax probability is background.
@@ -112,10 +136,10 @@ def decide(logits: Tensor, *, background: int | None = None, probability: float 
             goes to the next likely class. Applied before ``probability``.
     """
     if background is None:
-        return logits.max(dim=1).indices  # several times as fast as argmax across a strided axis
-    chance = logits.softmax(dim=1)
+        return of_classes(logits, owner).max(dim=1).indices  # several times as fast as argmax across a strided axis
+    chance = of_classes(logits.softmax(dim=1), owner)
     if area:
-        won = F.one_hot(chance.max(dim=1).indices, logits.shape[1]).sum(dim=(1, 2))  # [B, C] pixels
+        won = F.one_hot(chance.max(dim=1).indices, chance.shape[1]).sum(dim=(1, 2))  # [B, C] pixels
         won[:, background] = 0
         small = won <= area * won.sum(dim=1, keepdim=True)
         small[:, background] = False

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from hc_lafter.analysis.lof import lof, outliers
 from hc_lafter.clip.vit import last_block, last_heads, last_out, project, walk
 from hc_lafter.systems.base import Group, Masks, System, choose, frozen
+from hc_lafter.systems.last_block import Taps
 from hc_lafter.systems.masks import PROTOCOLS, mask_logits
 
 STEPS = ("repair", "aggregate", "attention", "aggregate_again", "fuse")
@@ -115,21 +116,9 @@ def preset(tower: str, data: str = "") -> SCClipConfig:
     )
 
 
-@dataclass(frozen=True)
-class Taps:
-    """A batch after the tower: all that the method needs.
-
-    Attributes:
-        cls: layer -> [B, W].
-        patches: layer -> [B, N, W].
-        grid: (h, w), rows and columns of patches.
-        size: (height, width) of the logits in pixels.
-    """
-
-    cls: Mapping[int, Tensor]
-    patches: Mapping[int, Tensor]
-    grid: tuple[int, int]
-    size: tuple[int, int]
+def released(layers: int) -> SCClipConfig:
+    """The published settings for a tower of so many layers, whatever it is, k as a share of its patches."""
+    return replace(PRESETS["ViT-L-14" if layers >= 24 else "ViT-B-16"], k=30 / 196)
 
 
 @dataclass(frozen=True)

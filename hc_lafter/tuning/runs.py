@@ -23,6 +23,7 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,7 @@ from hc_lafter.analysis import segmentation
 from hc_lafter.clip.load import Clip
 from hc_lafter.clip.text import class_embeddings, encode_texts
 from hc_lafter.clip.vit import check_tower
-from hc_lafter.data.masks.names import BACKGROUND
-from hc_lafter.data.masks.sets import mask_split, names_of, templates_of
+from hc_lafter.data.masks.sets import mask_split, names_of, split_or_all, templates_of
 from hc_lafter.data.record import SPLITS, Dataset
 from hc_lafter.files import bare_code, code_behind, computing_versions, file_hash, write_whole
 from hc_lafter.refusals import nearest
@@ -848,21 +848,23 @@ def _unseen(run: Run, scenes: Dataset) -> tuple[str, ...]:
 
     No split covers background as a class, and a system that is not trained needs none.
     """
-    if run.regime == "no training" and run.setting.mask_split is None and BACKGROUND in scenes.mask_classes:
-        return ()
-    return mask_split(run.setting.mask_split, scenes).unseen
+    split = split_or_all if run.regime == "no training" else mask_split
+    return split(run.setting.mask_split, scenes).unseen
 
 
 def _masks(
     run: Run, clip: Clip, scenes: Dataset, start: Start, training: Mapping[str, Any]
 ) -> tuple[nn.Module, dict[str, np.ndarray], History]:
     setting = run.setting
+    unseen, side, short, owner = _unseen(run, scenes), clip.image_size, clip.image_size, None
+    protocol = masks.protocol_of(scenes, run.entry) if run.regime == "no training" else None
+    if protocol is not None:  # a text, and a map, for each of a class's names
+        names, short = names_of(scenes, protocol.words), round(protocol.short * side)
+        text = class_embeddings(clip, list(chain(*names.values())), templates_of(scenes), cache=setting.cache)
+        start, owner = replace(start, text=text.to(setting.device)), masks.owner_of(names).to(setting.device)
     system = run.entry.build(start, run.settings, run.seed).to(setting.device)
-    unseen, side = _unseen(run, scenes), clip.image_size
-    protocol = masks.protocol_of(scenes) if run.regime == "no training" else None
-    short = side if protocol is None else 3 * side // 2
     judge, exam = (
-        masks.MaskViews(scenes.subset(masks.draw(scenes, split, n, 0)), clip, short=short)
+        masks.MaskViews(scenes.subset(masks.draw(scenes, split, n, 0)), clip, short=short, whole=protocol is None)
         for split, n in (("val", run.n_val), ("test", len(scenes) if run.n_test is None else run.n_test))
     )
 
@@ -872,6 +874,7 @@ def _masks(
             return masks.score_masks(
                 lambda x: decide(module(x).logits), views, unseen=unseen, batch_size=setting.batch_size,
                 device=setting.device, workers=setting.workers, progress=training["progress"], protocol=protocol,
+                owner=owner,
             )  # fmt: skip
 
     def validate(module: nn.Module) -> dict[str, float]:
@@ -883,7 +886,8 @@ def _masks(
         how = {"transductive": True} if run.regime == "transductive" else {}
         phases = system.schedule(_epochs(run), **how)
         at = masks.draw(scenes, "train", run.n_train, run.seed)
-        data = masks.MaskViews(scenes.subset(at), clip, size=(side, side))
+        augment = getattr(run.settings, "augment", False)
+        data = masks.MaskViews(scenes.subset(at), clip, size=(side, side), augment=augment, seed=run.seed)
         terms = regime_terms(run.regime, system)
         # who trains without labels of the unseen classes has none to choose an epoch with either
         history = _fit(run, system, data, terms, phases, validate, training, train_mode=True)

@@ -31,3 +31,7 @@ SCLIP_NAMES: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {
     COCO_THINGS: _NAMES["sclip"]["coco_things"],
     COCO_STUFF: {name: (name.replace(" ", ""),) for name in COCO_THINGS if " " in name},
 }
+# The words of ClearCLIP (Lan et al., ECCV 2024), one for each class, that differ from the class's own name.
+CLEARCLIP_NAMES: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {
+    VOC: {"boat": ("ship",), "diningtable": ("table",)},
+}

@@ -99,28 +99,38 @@ def mask_split(name: str | None, dataset: Dataset) -> MaskSplit:
     return MaskSplit(name, tuple(c for c in own if c not in unseen), tuple(c for c in own if c in unseen))
 
 
+def split_or_all(name: str | None, dataset: Dataset) -> MaskSplit:
+    """`mask_split` for what is not trained: where background is a class and no split is named, no class is unseen."""
+    if name is None and names.BACKGROUND in (dataset.mask_classes or ()):
+        return MaskSplit("none", tuple(dataset.mask_classes), ())
+    return mask_split(name, dataset)
+
+
 def names_of(dataset: Dataset, style: str = "class") -> dict[str, tuple[str, ...]]:
     """The names to encode for each mask class, in the order of ``mask_classes``.
 
     Args:
         style: "class": the class's own name (of the world its first synonym, as captions say it). "sclip": the words
             of SCLIP, from which later training-free releases start, among them 26 words for VOC's background.
+            "clearclip": one word each, those of ClearCLIP.
 
     Raises:
         ValueError: the style is unknown, the set has no such words, or it has no masks.
     """
     own = tuple(dataset.mask_classes or ())
-    if style not in ("class", "sclip"):
-        raise ValueError(f"names {style!r} are unknown: choose 'class' or 'sclip'.")
+    if style not in ("class", "sclip", "clearclip"):
+        raise ValueError(f"names {style!r} are unknown: choose 'class', 'sclip' or 'clearclip'.")
     if not own:
         raise ValueError(f"data set {dataset.name!r} has no masks: give one of {', '.join(SETS)}, or the world.")
     if style == "class":
         world = own == painter.MASK_CLASSES
         return {name: grammar.SYNONYMS[name][:1] if world else (name,) for name in own}
+    bare = set(own) - {names.BACKGROUND}
     for classes, words in names.SCLIP_NAMES.items():
-        if set(classes) == set(own) - {names.BACKGROUND}:
+        if set(classes) == bare:
+            words = words if style == "sclip" else names.CLEARCLIP_NAMES.get(classes, {})
             return {name: words.get(name, (name,)) for name in own}
-    raise ValueError(f"SCLIP has no words for the mask classes of {dataset.name!r}: take names 'class'.")
+    raise ValueError(f"{style!r} has no words for the mask classes of {dataset.name!r}: take names 'class'.")
 
 
 def templates_of(dataset: Dataset) -> tuple[str, ...]:
