@@ -50,7 +50,7 @@ def run(monkeypatch) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", LINES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "sweep")) for n in LINES])
 def test_a_line_per_comparison(run, capsys, name):
     assert set(run.BENCHMARKS) == set(LINES)
     run.main([name, "--batch", "8", "--rounds", "2"])

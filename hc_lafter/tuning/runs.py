@@ -267,7 +267,7 @@ def surplus(folder: Path, runs: Sequence[Run]) -> dict[str, list[Path]]:
 
 
 def discard(folder: Path, key: str) -> bool:
-    """Delete the files of a run, by its key in `surplus`; False where another process is at work on it, and none is."""
+    """Delete a run's files, by its key in `surplus`; False, and nothing is, where another process is at work on it."""
     kept = folder / "runs" / f"{key}.safetensors"
     try:
         with store.locked(kept, timeout=0):
