@@ -22,7 +22,6 @@ from hc_lafter.data.masks.formats import list_context, read_indices
 from hc_lafter.data.masks.sets import SETS, MaskFiles, is_mask_spec, mask_split, names_of, split_or_all, templates_of
 from hc_lafter.data.record import IGNORE, SPLITS
 from hc_lafter.data.world.dataset import World
-from hc_lafter.data.world.painter import UNSEEN
 from hc_lafter.suite.runner import data_fingerprint
 
 ALL = {"n_train": 10_000, "n_val": 10_000, "n_test": 10_000}
@@ -226,7 +225,7 @@ def test_names_and_templates():
     single = names_of(with_background, "clearclip")
     assert {len(words) for words in single.values()} == {1}
     assert (single["background"], single["boat"], single["tvmonitor"]) == (("background",), ("ship",), ("tvmonitor",))
-    assert split_or_all(None, with_background).unseen == () and split_or_all(None, world).unseen == UNSEEN
+    assert split_or_all(None, with_background).unseen == () and split_or_all(None, world) == mask_split(None, world)
     assert names.BACKGROUND not in names_of(fake(names.VOC), "sclip")
     assert names_of(fake(names.COCO_STUFF), "sclip")["traffic light"] == ("trafficlight",)
     templates = templates_of(with_background)
