@@ -294,9 +294,10 @@ def _started(book: Any, log: Path, timeout: int | None) -> Any:
 def end(client: Any) -> None:
     """Kill the kernel of `Run.start` at once, if it is still there."""
     with contextlib.suppress(psutil.NoSuchProcess):  # gone by itself
-        kernel = psutil.Process(client.km.provisioner.pid) if client.km.has_kernel else None
-        for process in (*kernel.children(recursive=True), kernel) if kernel else ():
-            process.kill()
+        if client.km is not None and client.km.has_kernel:  # nbclient lets go of its manager when a kernel has ended
+            kernel = psutil.Process(client.km.provisioner.pid)
+            for process in (*kernel.children(recursive=True), kernel):
+                process.kill()
 
 
 def _run_cells(client: Any, on_cell: Callable[[str], object]) -> str | None:
