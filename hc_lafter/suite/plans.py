@@ -260,7 +260,7 @@ def compute(profile: str, overrides: Mapping[str, Any], notebooks: Sequence[str]
         except ValueError as error:
             print(f"{name}: {error}")
     try:
-        get(asked, progress=progress)
+        get(missing(asked), progress=progress)  # what is there is left to its notebook to read
     except ValueError as error:
         print(error)
 
