@@ -500,14 +500,15 @@ def test_what_a_cell_took_long_for_is_read_again(place, monkeypatch, capsys):
 
     def make():
         made.append(1)
-        return {"b": np.arange(3), "a, of b": [0.5], "": torch.tensor([True]), "B": np.float64(2)}
+        return {"none": [], "b": np.arange(3), "a, of b": [0.5], "": torch.tensor([True]), "B": np.float64(2)}
 
     def kept(*cells, inputs=("val",), overrides=None, timed=False):
         monkeypatch.setattr(study, "get_ipython", lambda: Shell(*cells) if cells else None)
         found = Study(NAME, "smoke", overrides).kept(make, *inputs, timed=timed)
-        assert list(found) == ["b", "a, of b", "", "B"]  # in the order of make
+        assert list(found) == ["none", "b", "a, of b", "", "B"]  # in the order of make
         assert {name: (str(x.dtype), x.tolist()) for name, x in found.items()} == {
-            "b": ("int64", [0, 1, 2]), "a, of b": ("float64", [0.5]), "": ("bool", [True]), "B": ("float64", 2.0)
+            "none": ("float64", []), "b": ("int64", [0, 1, 2]),
+            "a, of b": ("float64", [0.5]), "": ("bool", [True]), "B": ("float64", 2.0)
         }  # fmt: skip
         return len(made)
 

@@ -156,7 +156,7 @@ class Study:
         decides |= {"profile": self.profile.model_dump(), "versions": versions(), "code": own_code(), "suite": _suite()}
 
         def made() -> dict[str, torch.Tensor]:  # numbered: a file has no order of its own
-            return {f"{i:05} {k}": torch.as_tensor(np.asarray(v).copy()) for i, (k, v) in enumerate(make().items())}
+            return {f"{i:05} {k}": torch.tensor(np.asarray(v)) for i, (k, v) in enumerate(make().items())}
 
         _, found = store.cached(self.cache / "cells" if any(cells) else None, decides, made)
         if timed:
