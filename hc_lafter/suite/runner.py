@@ -31,7 +31,8 @@ from hc_lafter.suite.paths import NOTEBOOK, Places
 from hc_lafter.suite.profiles import load_profile
 
 KERNEL_START = 180  # seconds: a cold disk or a loaded machine takes far more than nbclient's 60
-IMPORTS = "exec('import hc_lafter.suite.plans', {})"  # what nearly all notebooks begin with, without a name left behind
+# what a kernel does before its first cell: the imports that take seconds, without a name left behind
+IMPORTS = "--IPKernelApp.exec_lines=exec('import hc_lafter.suite.plans', {})"
 OUTPUT_WAIT = 60  # seconds until missing cell output counts as lost, and the run as failed (nbclient's own: 4)
 WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
 # fields of the profile that may name files -> what they may say else
@@ -126,6 +127,36 @@ def find_one(chain: Sequence[Notebook], wanted: str) -> Notebook:
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """A notebook's kernel, which may start ahead: it imports while another notebook runs.
+
+    Attributes:
+        client: nbclient's; ``client.nb`` is the notebook.
+        log: the file of what no cell shows.
+    """
+
+    client: Any
+    log: Path
+
+    def start(self) -> None:
+        """Start it, unless it is started, and do not wait for it."""
+        if not self.client.km.has_kernel:
+            with self.log.open("wb") as file:
+                self.client.start_new_kernel(stdout=file, stderr=file)
+
+    def end(self) -> None:
+        """Kill it at once, if it is there."""
+        if self.client.km is None or not self.client.km.has_kernel:  # nbclient lets go of its manager at the end
+            return
+        with contextlib.suppress(psutil.NoSuchProcess):  # gone by itself
+            kernel = psutil.Process(self.client.km.provisioner.pid)
+            processes = [*kernel.children(recursive=True), kernel]
+            for process in processes:
+                process.kill()
+            psutil.wait_procs(processes, timeout=5)  # no zombie stays behind
+
+
+@dataclass(frozen=True)
 class Run:
     """What the notebooks are run with.
 
@@ -214,14 +245,11 @@ class Run:
         }
         return {name: value for name, value in given.items() if value is not None}
 
-    def start(self, notebook: Notebook, *, timeout: int | None) -> Any:
-        """The client of a fresh kernel that is on its way, for `execute`: it imports while another notebook runs.
+    def kernel(self, notebook: Notebook, *, timeout: int | None) -> Kernel:
+        """A fresh kernel for `execute`, not yet started.
 
         Args:
             timeout: limit in seconds for one cell; None = none.
-
-        Raises:
-            OSError: the kernel's log cannot be written.
         """
         from papermill.iorw import load_notebook_node
         from papermill.parameterize import parameterize_notebook
@@ -231,14 +259,15 @@ class Run:
             if cell.cell_type == "code":  # what a run in Jupyter left behind
                 cell.update(outputs=[], execution_count=None)
         book = parameterize_notebook(book, self.given(notebook), kernel_name="python3", language="python")
-        log = self.places(notebook).state / f"kernel-{self.profile}-{notebook.number}.log"
-        return _started(book, log, timeout)
+        client = _client(book, timeout)
+        client.extra_arguments = [IMPORTS] if "hc_lafter.suite" in notebook.code else []
+        return Kernel(client, self.places(notebook).state / f"kernel-{self.profile}-{notebook.number}.log")
 
-    def execute(self, notebook: Notebook, client: Any, *, on_cell: Callable[[str], object]) -> None:
+    def execute(self, notebook: Notebook, kernel: Kernel, *, on_cell: Callable[[str], object]) -> None:
         """Run a notebook in a fresh kernel and save its executed copy, also where it fails.
 
         Args:
-            client: of `start`; its kernel has ended afterwards.
+            kernel: of `kernel`; it has ended afterwards.
             on_cell: called with ``cell 3 of 20`` and the like.
 
         Raises:
@@ -251,8 +280,8 @@ class Run:
         places, key = self.places(notebook), self.keys[notebook.number]  # of what it starts from
         self.stamp(notebook).unlink(missing_ok=True)  # from here on the outputs are nobody's until the end is reached
         before = _written(places.metrics)
-        book = client.nb
-        failure = _run_cells(client, on_cell)
+        book = kernel.client.nb
+        failure = _run_cells(kernel, on_cell)
         write_whole(places.executed, nbformat.writes(tidy(book, self.root)) + "\n")
         if not failure and _written(places.metrics) in (None, before):
             failure = "it wrote no metrics.json: let its last cell call study.finish()"
@@ -267,8 +296,7 @@ def _written(path: Path) -> int | None:
     return path.stat().st_mtime_ns if path.exists() else None
 
 
-def _started(book: Any, log: Path, timeout: int | None) -> Any:
-    """A client whose kernel has been started and is not waited for; the log holds what no cell shows."""
+def _client(book: Any, timeout: int | None) -> Any:
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
@@ -285,22 +313,10 @@ def _started(book: Any, log: Path, timeout: int | None) -> Any:
     keeps = {"raise_on_iopub_timeout": True, "record_timing": False, "store_widget_state": False}
     client = NotebookClient(book, kernel_manager_class=ThisPython, **limits, **keeps)
     client.create_kernel_manager()
-    client.extra_arguments = [f"--IPKernelApp.exec_lines={IMPORTS}"]
-    with log.open("wb") as file:
-        client.start_new_kernel(stdout=file, stderr=file)
     return client
 
 
-def end(client: Any) -> None:
-    """Kill the kernel of `Run.start` at once, if it is still there."""
-    with contextlib.suppress(psutil.NoSuchProcess):  # gone by itself
-        if client.km is not None and client.km.has_kernel:  # nbclient lets go of its manager when a kernel has ended
-            kernel = psutil.Process(client.km.provisioner.pid)
-            for process in (*kernel.children(recursive=True), kernel):
-                process.kill()
-
-
-def _run_cells(client: Any, on_cell: Callable[[str], object]) -> str | None:
+def _run_cells(kernel: Kernel, on_cell: Callable[[str], object]) -> str | None:
     """Run a notebook's cells in place, each after the other; what stopped it, or None.
 
     The cell that failed then has an error among its outputs, and a mark before it as papermill makes it.
@@ -309,16 +325,17 @@ def _run_cells(client: Any, on_cell: Callable[[str], object]) -> str | None:
     from nbformat.v4 import new_markdown_cell, new_output
     from papermill import execute as papermill
 
-    book = client.nb
+    client, book = kernel.client, kernel.client.nb
     index, cell = 0, None
     try:
+        kernel.start()
         with client.setup_kernel():  # not client.execute(), which takes Ctrl-C and SIGTERM for itself
             try:
                 for index, cell in enumerate(book.cells):
                     on_cell(f"cell {index + 1} of {len(book.cells)}")
                     client.execute_cell(cell, index, execution_count=client.code_cells_executed + 1)
             except KeyboardInterrupt:  # nbclient's way out would wait for the answer of a kernel that is busy
-                end(client)
+                kernel.end()
                 raise
         return None
     except CellExecutionError as error:
