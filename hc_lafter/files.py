@@ -13,7 +13,7 @@ import secrets
 import subprocess
 import tokenize
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
 
@@ -83,6 +83,7 @@ def code_behind(*modules: str) -> str:
     return digest.hexdigest()
 
 
+@lru_cache(256)  # every run's key asks for its system's module
 def bare_code(source: str) -> str:
     """Python without docstrings, comments and blank lines; the same text in every version of Python."""
     lines = source.splitlines()

@@ -67,8 +67,11 @@ def test_two_widths_three_formats_and_the_same_bytes_again(study, name):
     for _ in range(2):
         assert not plt.fignum_exists(study.figure(name, *DRAWN[name]).number)
         written.append({path.name: path.read_bytes() for path in study.figures.iterdir()})
+        [path.unlink() for path in study.figures.iterdir()]
     assert written[0] == written[1]
     assert set(written[0]) == {f"{name}{width}.{form}" for width in ("", "-single") for form in figures.FORMATS}
+    for file, content in written[0].items():
+        (study.figures / file).write_bytes(content)
     for width, inches in plots.WIDTHS.items():
         path = study.figures / (name if width == "double" else f"{name}-{width}")
         with Image.open(path.with_suffix(".png")) as image:
@@ -78,6 +81,23 @@ def test_two_widths_three_formats_and_the_same_bytes_again(study, name):
         assert float(re.search(r'width="([\d.]+)pt"', svg)[1]) == pytest.approx(72 * inches, abs=0.01)
         assert b"/FontFile2" in pdf and b"/Type3" not in pdf and b"CreationDate" not in pdf
         assert "<text" not in svg and "dc:date" not in svg
+
+
+def test_what_shows_this_very_figure_is_not_drawn_again(study, monkeypatch):
+    drawn, saved = [], figures.saved
+    monkeypatch.setattr(figures, "saved", lambda figure, form: drawn.append(form) or saved(figure, form))
+
+    def again(high=0.3):
+        drawn.clear()
+        study.figure("one", plots.alone, lambda ax: ax.plot([0, 1], [0, high]))
+        return sorted(drawn)
+
+    every = ["pdf", "pdf", "png", "png", "svg", "svg"]
+    assert [again(), again()] == [every, ["svg", "svg"]]
+    old = (study.figures / "one.pdf").read_bytes()
+    assert again(high=0.4) == every and (study.figures / "one.pdf").read_bytes() != old
+    (study.figures / "one.png").unlink()
+    assert again(high=0.4) == ["pdf", "png", "svg", "svg"] and (study.figures / "one.png").is_file()
 
 
 @pytest.mark.filterwarnings("ignore:Glyph .* missing")

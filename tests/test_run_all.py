@@ -94,7 +94,7 @@ def no_kernel(monkeypatch):
     def fail(*_):
         raise AssertionError("a kernel was started")
 
-    monkeypatch.setattr(runner, "_run_cells", fail)
+    monkeypatch.setattr(runner.Kernel, "start", fail)
 
 
 def test_runs_then_skips_what_is_up_to_date(chain, monkeypatch):

@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -486,3 +487,55 @@ def test_the_verdict_is_that_of_the_last_run(place, capsys):
     assert (one.results / "verdict.md").read_text(encoding="utf-8") == "- Layer 12 is best.\n"
     assert json.loads((one.results / "metrics.json").read_text(encoding="utf-8"))[0]["seeds"] is None
     assert "Layer 12 is best." in capsys.readouterr().out
+
+
+class Shell:
+    """What IPython knows of the cells that were run."""
+
+    def __init__(self, *cells):
+        self.user_ns = {"In": ["", *cells]}
+
+
+def test_what_a_cell_took_long_for_is_read_again(place, monkeypatch, capsys):
+    made = []
+
+    def make():
+        made.append(1)
+        return {"none": [], "b": np.arange(3), "a, of b": [0.5], "": torch.tensor([True]), "B": np.float64(2)}
+
+    def kept(*cells, inputs=("val",), overrides=None, timed=False):
+        monkeypatch.setattr(study, "get_ipython", lambda: Shell(*cells) if cells else None)
+        found = Study(NAME, "smoke", overrides).kept(make, *inputs, timed=timed)
+        assert list(found) == ["none", "b", "a, of b", "", "B"]  # in the order of make
+        assert {name: (str(x.dtype), x.tolist()) for name, x in found.items()} == {
+            "none": ("float64", []), "b": ("int64", [0, 1, 2]),
+            "a, of b": ("float64", [0.5]), "": ("bool", [True]), "B": ("float64", 2.0)
+        }  # fmt: skip
+        return len(made)
+
+    assert [kept("x = 1", "kept()"), kept("x = 1", "kept()")] == [1, 1]
+    assert kept("x = 2", "kept()") == 2, "an earlier cell decides"
+    assert kept("x = 1", "kept()", "kept()") == 3, "a cell that ran twice may have changed what it reads"
+    assert kept("x = 1", "kept()", inputs=("test",)) == 4
+    assert kept("x = 1", "kept()", overrides={"n_test": 70}) == 5
+    monkeypatch.setattr(study, "own_code", lambda: "other code")
+    assert [kept("x = 1", "kept()"), kept("x = 1", "kept()")] == [6, 6]
+    assert [kept(), kept()] == [7, 8], "a script has no cells"
+    assert not capsys.readouterr().out
+
+    monkeypatch.setattr(study, "processor", lambda: "one")
+    assert [kept("x = 1", "kept()", timed=True), kept("x = 1", "kept()", timed=True)] == [9, 9]
+    assert capsys.readouterr().out.count("on one, and kept") == 2
+    monkeypatch.setattr(study, "processor", lambda: "other")
+    assert kept("x = 1", "kept()", timed=True) == 10, "another processor has other times"
+
+
+def test_inputs_of_a_cell_count_by_their_content(place, monkeypatch):
+    monkeypatch.setattr(study, "get_ipython", lambda: Shell("cell"))
+    one, draws = Study(NAME, "smoke"), iter(range(9))
+
+    def kept(**content):
+        return one.kept(lambda: {"n": next(draws)}, SimpleNamespace(**content))["n"].item()
+
+    found = [kept(weight_hash="a"), kept(weight_hash="b"), kept(fingerprint="a"), kept(fingerprint="c")]
+    assert found == [0, 1, 0, 2] and kept(weight_hash="b") == 1

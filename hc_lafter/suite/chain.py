@@ -20,6 +20,7 @@ met; 130 Ctrl-C; 143 ended from outside (SIGTERM).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -40,7 +41,7 @@ from hc_lafter.files import write_whole
 from hc_lafter.suite.paths import Places, find_root
 from hc_lafter.suite.profiles import load_profile, parse_overrides, profile_names
 from hc_lafter.suite.records import key_of
-from hc_lafter.suite.runner import Notebook, NotebookFailed, Run, find_chain, find_one
+from hc_lafter.suite.runner import Kernel, Notebook, NotebookFailed, Run, find_chain, find_one
 
 # notebook -> notebooks whose files it reads, all with lower numbers; one that is not named here needs none
 NEEDS: dict[str, tuple[str, ...]] = {"09": ("01", "02", "03", "04", "05", "06", "07", "08")}
@@ -183,7 +184,9 @@ def execute(run: Run, selected: Sequence[Notebook], *, force: bool, timeout: int
         lock.acquire()
     except filelock.Timeout:
         raise ValueError(f"another run of profile {run.profile} is at work here: wait for it, or end it.") from None
-    with lock, mock.patch.dict(os.environ, run.variables()):
+    kernels: dict[str, Kernel] = {}
+    with lock, mock.patch.dict(os.environ, run.variables()), contextlib.ExitStack() as ends:
+        ends.callback(lambda: [kernel.end() for kernel in kernels.values()])
         due = [notebook for notebook in selected if force or not run.up_to_date(notebook)]
         if due:
             from hc_lafter.suite.plans import compute  # here, since it brings torch along
@@ -201,17 +204,21 @@ def execute(run: Run, selected: Sequence[Notebook], *, force: bool, timeout: int
             elif notebook not in due:
                 outcome = "up to date, skipped (use --force)"
             else:
-                outcome = _outcome(run, notebook, timeout, bar)
+                for other in due[due.index(notebook) :][:2]:  # the next one gets ready on another core
+                    kernels.setdefault(other.number, run.kernel(other, timeout=timeout))
+                    with contextlib.suppress(Exception):  # what fails here fails again, and by name, in its turn
+                        kernels[other.number].start()
+                outcome = _outcome(run, notebook, kernels[notebook.number], bar)
             if outcome.startswith(("skipped", "FAILED")):
                 failed[notebook.number] = notebook.name
             print(outcome, flush=True) if bar.disable else bar.write(head + outcome)
     return failed
 
 
-def _outcome(run: Run, notebook: Notebook, timeout: int | None, bar: tqdm) -> str:
+def _outcome(run: Run, notebook: Notebook, kernel: Kernel, bar: tqdm) -> str:
     begun = time.monotonic()
     try:
-        run.execute(notebook, timeout=timeout, on_cell=bar.set_postfix_str)
+        run.execute(notebook, kernel, on_cell=bar.set_postfix_str)
     except NotebookFailed as error:
         copy = run.places(notebook).executed.relative_to(run.output).as_posix()
         return f"FAILED {error} (saved in {copy})"

@@ -35,6 +35,23 @@ def saved(figure: Figure, form: str) -> bytes:
     return buffer.getvalue()
 
 
+def save(figure: Figure, path: Path) -> None:
+    """Write ``<path>.pdf``, ``<path>.png`` and ``<path>.svg``, unless they show this very figure already.
+
+    An SVG holds all that is drawn and takes a fifth of the time: where it is there to the byte, the other two are of
+    the same figure. It is written last, so that it never stands beside older ones.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    files, drawn = {form: path.with_name(f"{path.name}.{form}") for form in FORMATS}, saved(figure, "svg")
+    if all(file.is_file() for file in files.values()) and files["svg"].read_bytes() == drawn:
+        return
+    for form in ("pdf", "png"):
+        write_whole(files[form], saved(figure, form))
+    write_whole(files["svg"], drawn)
+
+
 def collect(profile: str, width: str, form: str, out: Path, names: Sequence[str] = ()) -> list[Path]:
     """Copy the figures of a run to ``out``, named ``<notebook>--<figure>.<form>``; all or, where one lacks, none.
 

@@ -327,7 +327,7 @@ def compute(profile: str, overrides: Mapping[str, Any], notebooks: Sequence[str]
     try:
         for folder in {Study(name, profile, overrides).committed for name in notebooks if name in NOTEBOOKS}:
             adopt(asked, folder)
-        get(asked, progress=progress)
+        get(missing(asked), progress=progress)  # what is there is left to its notebook to read
     except ValueError as error:
         print(error)
 

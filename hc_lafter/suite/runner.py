@@ -31,6 +31,8 @@ from hc_lafter.suite.paths import NOTEBOOK, Places
 from hc_lafter.suite.profiles import load_profile
 
 KERNEL_START = 180  # seconds: a cold disk or a loaded machine takes far more than nbclient's 60
+# what a kernel does before its first cell: the imports that take seconds, without a name left behind
+IMPORTS = "--IPKernelApp.exec_lines=exec('import hc_lafter.suite.plans', {})"
 OUTPUT_WAIT = 60  # seconds until missing cell output counts as lost, and the run as failed (nbclient's own: 4)
 WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
 # fields of the profile that may name files -> what they may say else
@@ -125,6 +127,36 @@ def find_one(chain: Sequence[Notebook], wanted: str) -> Notebook:
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """A notebook's kernel, which may start ahead: it imports while another notebook runs.
+
+    Attributes:
+        client: nbclient's; ``client.nb`` is the notebook.
+        log: the file of what no cell shows.
+    """
+
+    client: Any
+    log: Path
+
+    def start(self) -> None:
+        """Start it, unless it is started, and do not wait for it."""
+        if not self.client.km.has_kernel:
+            with self.log.open("wb") as file:
+                self.client.start_new_kernel(stdout=file, stderr=file)
+
+    def end(self) -> None:
+        """Kill it at once, if it is there."""
+        if self.client.km is None or not self.client.km.has_kernel:  # nbclient lets go of its manager at the end
+            return
+        with contextlib.suppress(psutil.NoSuchProcess):  # gone by itself
+            kernel = psutil.Process(self.client.km.provisioner.pid)
+            processes = [*kernel.children(recursive=True), kernel]
+            for process in processes:
+                process.kill()
+            psutil.wait_procs(processes, timeout=5)  # no zombie stays behind
+
+
+@dataclass(frozen=True)
 class Run:
     """What the notebooks are run with.
 
@@ -213,11 +245,29 @@ class Run:
         }
         return {name: value for name, value in given.items() if value is not None}
 
-    def execute(self, notebook: Notebook, *, timeout: int | None, on_cell: Callable[[str], object]) -> None:
-        """Run a notebook in a fresh kernel and save its executed copy, also where it fails.
+    def kernel(self, notebook: Notebook, *, timeout: int | None) -> Kernel:
+        """A fresh kernel for `execute`, not yet started.
 
         Args:
             timeout: limit in seconds for one cell; None = none.
+        """
+        from papermill.iorw import load_notebook_node
+        from papermill.parameterize import parameterize_notebook
+
+        book = load_notebook_node(str(notebook.path))
+        for cell in book.cells:
+            if cell.cell_type == "code":  # what a run in Jupyter left behind
+                cell.update(outputs=[], execution_count=None)
+        book = parameterize_notebook(book, self.given(notebook), kernel_name="python3", language="python")
+        client = _client(book, timeout)
+        client.extra_arguments = [IMPORTS] if "hc_lafter.suite" in notebook.code else []
+        return Kernel(client, self.places(notebook).state / f"kernel-{self.profile}-{notebook.number}.log")
+
+    def execute(self, notebook: Notebook, kernel: Kernel, *, on_cell: Callable[[str], object]) -> None:
+        """Run a notebook in a fresh kernel and save its executed copy, also where it fails.
+
+        Args:
+            kernel: of `kernel`; it has ended afterwards.
             on_cell: called with ``cell 3 of 20`` and the like.
 
         Raises:
@@ -226,18 +276,12 @@ class Run:
             KeyboardInterrupt: Ctrl-C; the last whole copy stays.
         """
         import nbformat
-        from papermill.iorw import load_notebook_node
-        from papermill.parameterize import parameterize_notebook
 
         places, key = self.places(notebook), self.keys[notebook.number]  # of what it starts from
         self.stamp(notebook).unlink(missing_ok=True)  # from here on the outputs are nobody's until the end is reached
         before = _written(places.metrics)
-        book = load_notebook_node(str(notebook.path))
-        for cell in book.cells:
-            if cell.cell_type == "code":  # what a run in Jupyter left behind
-                cell.update(outputs=[], execution_count=None)
-        book = parameterize_notebook(book, self.given(notebook), kernel_name="python3", language="python")
-        failure = _run_cells(book, places.state / f"kernel-{self.profile}.log", timeout, on_cell)
+        book = kernel.client.nb
+        failure = _run_cells(kernel, on_cell)
         write_whole(places.executed, nbformat.writes(tidy(book, self.root)) + "\n")
         if not failure and _written(places.metrics) in (None, before):
             failure = "it wrote no metrics.json: let its last cell call study.finish()"
@@ -252,18 +296,11 @@ def _written(path: Path) -> int | None:
     return path.stat().st_mtime_ns if path.exists() else None
 
 
-def _run_cells(book: Any, log: Path, timeout: int | None, on_cell: Callable[[str], object]) -> str | None:
-    """Run a notebook's cells in place, each after the other; what stopped it, or None.
-
-    The cell that failed then has an error among its outputs, and a mark before it as papermill makes it.
-    """
+def _client(book: Any, timeout: int | None) -> Any:
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-    from nbformat.v4 import new_markdown_cell, new_output
-    from papermill import execute as papermill
 
     class ThisPython(AsyncKernelManager):
         """Starts this very Python, whatever kernels a user has installed under whatever name."""
@@ -275,19 +312,30 @@ def _run_cells(book: Any, log: Path, timeout: int | None, on_cell: Callable[[str
     limits = {"timeout": timeout, "startup_timeout": KERNEL_START, "iopub_timeout": OUTPUT_WAIT}
     keeps = {"raise_on_iopub_timeout": True, "record_timing": False, "store_widget_state": False}
     client = NotebookClient(book, kernel_manager_class=ThisPython, **limits, **keeps)
+    client.create_kernel_manager()
+    return client
+
+
+def _run_cells(kernel: Kernel, on_cell: Callable[[str], object]) -> str | None:
+    """Run a notebook's cells in place, each after the other; what stopped it, or None.
+
+    The cell that failed then has an error among its outputs, and a mark before it as papermill makes it.
+    """
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    from nbformat.v4 import new_markdown_cell, new_output
+    from papermill import execute as papermill
+
+    client, book = kernel.client, kernel.client.nb
     index, cell = 0, None
     try:
-        # Not client.execute(), which takes Ctrl-C and SIGTERM for itself. The log holds what no cell shows.
-        with log.open("wb") as file, client.setup_kernel(stdout=file, stderr=file):
+        kernel.start()
+        with client.setup_kernel():  # not client.execute(), which takes Ctrl-C and SIGTERM for itself
             try:
                 for index, cell in enumerate(book.cells):
                     on_cell(f"cell {index + 1} of {len(book.cells)}")
                     client.execute_cell(cell, index, execution_count=client.code_cells_executed + 1)
             except KeyboardInterrupt:  # nbclient's way out would wait for the answer of a kernel that is busy
-                with contextlib.suppress(psutil.NoSuchProcess):  # gone by itself
-                    kernel = psutil.Process(client.km.provisioner.pid)
-                    for process in (*kernel.children(recursive=True), kernel):
-                        process.kill()
+                kernel.end()
                 raise
         return None
     except CellExecutionError as error:
@@ -297,7 +345,7 @@ def _run_cells(book: Any, log: Path, timeout: int | None, on_cell: Callable[[str
         if isinstance(error, DeadKernelError):
             reason = "the kernel died, most often for want of memory: lower batch_size or n_train"
         elif isinstance(error, CellTimeoutError) and "IOPub" not in str(error):
-            reason = f"the cell ran longer than {timeout} s: give a higher --timeout"
+            reason = f"the cell ran longer than {client.timeout} s: give a higher --timeout"
         if cell is None:
             return f"before its first cell: {reason}"
         kept = [output for output in cell.outputs if output.output_type != "error"]

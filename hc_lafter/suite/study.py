@@ -7,11 +7,13 @@ same profile and seed on the same machine writes the same bytes; timings, which 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import random
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from IPython import get_ipython
 from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
+from hc_lafter import store
 from hc_lafter.analysis import statistics
-from hc_lafter.files import write_whole
+from hc_lafter.files import file_hash, own_code, processor, versions, write_whole
 from hc_lafter.suite import figures, plots, provenance
 from hc_lafter.suite.paths import Places
 from hc_lafter.suite.profiles import Profile, load_profile
@@ -132,6 +136,38 @@ class Study:
             fresh[key_of(record)] = record
         self._kept |= fresh
 
+    def kept(self, make: Callable[[], Mapping[str, Any]], *inputs: Any, timed: bool = False) -> dict[str, np.ndarray]:
+        """What takes a cell long: read where the same cells have left it in the cache, else made and left there.
+
+        For what is no run (`hc_lafter.tuning.runs`). The key is everything that decides the numbers of a notebook that
+        is run from its top: the sources of all cells up to this one, the profile, the package, the libraries, the
+        device, and the inputs. Any cell that is changed, added or run twice gives another key. In a script, where there
+        are no cells, nothing is kept.
+
+        Args:
+            make: -> name -> array or tensor of numbers, which follow from the cells and the inputs alone.
+            inputs: what the cells read: a `hc_lafter.clip.load.Clip`, a `hc_lafter.data.record.Dataset`, or a text.
+            timed: the numbers are times: measured once on each kind of processor, which is printed.
+
+        Raises:
+            OSError: the cache cannot be written, or its disk is full.
+        """
+        shell = get_ipython()
+        cells = [] if shell is None else shell.user_ns.get("In", [])
+        of = [getattr(x, "weight_hash", None) or getattr(x, "fingerprint", x) for x in inputs]
+        how = {"device": str(self.device), "precision": self.precision, "threads": torch.get_num_threads()}
+        how |= {"processor": processor()} if timed else {}
+        decides = {"cells": hashlib.sha256("\0".join(cells).encode()).hexdigest(), "inputs": of, **how}
+        decides |= {"profile": self.profile.model_dump(), "versions": versions(), "code": own_code(), "suite": _suite()}
+
+        def made() -> dict[str, torch.Tensor]:  # numbered: a file has no order of its own
+            return {f"{i:05} {k}": torch.tensor(np.asarray(v)) for i, (k, v) in enumerate(make().items())}
+
+        _, found = store.cached(self.cache / "cells" if any(cells) else None, decides, made)
+        if timed:
+            print(f"Times: measured once with this code on {processor()}, and kept.")
+        return {name.partition(" ")[2]: found[name].numpy() for name in sorted(found)}
+
     def finish(self, clip: Any = None, data: Any = None, **hashes: str) -> None:
         """Write what was kept: numbers, timings, what was said, and where it all comes from.
 
@@ -191,7 +227,7 @@ class Study:
         return f"{100 * row.value:+.1f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}] points{verdict}"
 
     def figure(self, name: str, draw: Callable[..., Figure], *args: Any, **kwargs: Any) -> Figure:
-        """Draw a figure once per width and keep each as SVG, PNG and PDF.
+        """Draw a figure once per width and keep each as SVG, PNG and PDF (`hc_lafter.suite.figures.save`).
 
         ``<name>.svg`` and so on are as wide as two columns of a journal, ``<name>-single.svg`` as wide as one
         (`hc_lafter.suite.plots.WIDTHS`).
@@ -212,9 +248,7 @@ class Study:
         for width in plots.WIDTHS:  # the widest one last
             with plots.at_width(width):
                 figure = plots.fit(draw(*args, **kwargs))
-                stem = name if width == "double" else f"{name}-{width}"
-                for form in figures.FORMATS:
-                    write_whole(path.with_name(f"{stem}.{form}"), figures.saved(figure, form))
+                figures.save(figure, path if width == "double" else path.with_name(f"{name}-{width}"))
             plt.close(figure)
         return figure
 
@@ -229,6 +263,11 @@ class Study:
         text = table.to_csv(index=False, float_format=f"%.{DIGITS}g", lineterminator="\n")
         write_whole(path.with_suffix(".csv"), text)
         return write_whole(path, lambda temporary: table.to_parquet(temporary, index=False))
+
+
+@cache
+def _suite() -> list[str]:
+    return [file_hash(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
 
 
 def _device(wanted: str) -> torch.device:
