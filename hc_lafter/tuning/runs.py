@@ -340,7 +340,15 @@ def start_of(
         return Start(clip.visual, clip.name, text.to(setting.device), scale, seen=torch.from_numpy(seen))
     material = gather(setting) if material is None else material
     text = encode_texts(clip, material.classes, "templates", cache=setting.cache).means()
-    return Start(clip.visual, clip.name, text, scale, classifier_for(material, run.classifier, run.seed))
+
+    def support() -> tuple[Tensor, Tensor]:
+        at = material.draw(run.n_train, run.seed)
+        return material.taps(run.layers, at), material.labels[at]
+
+    return Start(
+        clip.visual, clip.name, text, scale, classifier_for(material, run.classifier, run.seed), clip=clip,
+        classes=material.classes, support=support if run.regime == "supervised" and run.layers else None,
+    )  # fmt: skip
 
 
 def compute(
@@ -385,8 +393,8 @@ def _computed(run: Run, kept: Path | None, progress: bool, *, clip, material, sc
         system, arrays, history = _classes(run, material, start_of(run, material=material), kept, progress)
     held = {id(p) for group in system.parameter_groups() for p in group["params"]}
     tuned = {n: p.detach().cpu() for n, p in system.named_parameters() if id(p) in held}
-    if run.entry.fit is not None:
-        tuned = {n: b.detach().cpu() for n, b in system.named_buffers() if not n.startswith("visual.")}
+    if run.entry.fit is not None or hasattr(system, "settle"):
+        tuned |= {n: b.detach().cpu() for n, b in system.named_buffers() if not n.startswith("visual.")}
     result = Result(run, arrays, history, tuned, time.perf_counter() - began)
     if kept is not None:
         tensors = {f"array.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
@@ -492,6 +500,9 @@ def _classes(
                   (("val", chosen), ("test", test))}  # fmt: skip
     if trained:
         history = _fit_classes(run, material, system, start, images, chosen, kept, progress)
+    if trained and hasattr(system, "settle"):
+        device = run.setting.device
+        system.settle(material.taps(layers, chosen).to(device), material.labels[chosen].to(device))
     arrays |= {split: material.logits(system, at, layers).numpy() for split, at in (("val", chosen), ("test", test))}
     if trained and layers is not None:
         arrays["train"] = material.logits(system, images, layers).numpy()
@@ -511,7 +522,7 @@ def _fit_classes(
     terms = regime_terms(run.regime, system, lam=run.lam, moving_teacher=run.moving_teacher)
     rows = {"label": material.labels, "distribution": material.targets(run.target, run.seed)}
     if run.regime == "label-free" and terms.teach is None:
-        rows["pseudo"] = pseudo_labels(material, start.classifier)
+        rows["pseudo"] = pseudo_labels(material, start.classifier, terms.threshold)
     if getattr(run.settings, "distillation", 0):
         rows["frozen"] = material.shared[:, -1]
     rows = {name: values[images] for name, values in rows.items()}
@@ -534,7 +545,8 @@ def _fit_classes(
         found = {"accuracy": accuracy(module, chosen)}
         return found if watched is None else found | {"test accuracy": accuracy(module, watched)}
 
-    return _fit(run, system, data, terms, system.schedule(run.epochs), validate, "accuracy", kept, progress)
+    phases, dropout = system.schedule(run.epochs), getattr(run.settings, "dropout", 0) > 0
+    return _fit(run, system, data, terms, phases, validate, "accuracy", kept, progress, train_mode=dropout)
 
 
 def _fit(run, system, data, terms, phases, validate, select, kept, progress, train_mode: bool = False) -> History:
