@@ -359,7 +359,7 @@ def test_a_baseline_is_tuned_kept_saved_and_read_again(name, setting, tmp_path):
     if entry.fit is None:
         assert len(result.history.steps) == 4 and not result.history.diverged
     trained = runs.tune(
-        name, material.clip, material.dataset, regime=run.regime, images=24, epochs=2, batch_size=12, cache=tmp_path,
+        name, material.clip, material.dataset, regime=run.regime, images=24, epochs=2, batch_size=12, cache=setting.cache,
         progress=False, **settings,
     )  # fmt: skip
     loaded = systems.load(systems.save(trained, tmp_path / "mine.safetensors"))
@@ -372,7 +372,9 @@ def test_a_baseline_is_tuned_kept_saved_and_read_again(name, setting, tmp_path):
 
 def test_a_loaded_tip_adapter_has_the_cache_it_was_saved_with(setting, tmp_path):
     material = gather(setting)
-    trained = runs.tune("Tip-Adapter-F", material.clip, material.dataset, images=16, epochs=1, progress=False)
+    trained = runs.tune(
+        "Tip-Adapter-F", material.clip, material.dataset, images=16, epochs=1, progress=False, cache=setting.cache
+    )
     loaded = systems.load(systems.save(trained, tmp_path / "tip.safetensors"), material.clip)
     assert loaded.module.keys.shape == (16, D) and torch.equal(loaded.module.values, trained.module.values)
 

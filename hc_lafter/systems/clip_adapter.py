@@ -80,7 +80,7 @@ class ClipAdapter(nn.Module):
 
 SPEC = System(
     name="CLIP-Adapter",
-    colour="#117733",
+    colour="#3FA35B",
     reads="taps",
     regimes=("supervised",),
     config=ClipAdapterConfig,
