@@ -359,8 +359,8 @@ def test_a_baseline_is_tuned_kept_saved_and_read_again(name, setting, tmp_path):
     if entry.fit is None:
         assert len(result.history.steps) == 4 and not result.history.diverged
     trained = runs.tune(
-        name, material.clip, material.dataset, regime=run.regime, images=24, epochs=2, batch_size=12, cache=setting.cache,
-        progress=False, **settings,
+        name, material.clip, material.dataset, regime=run.regime, images=24, epochs=2, batch_size=12,
+        cache=setting.cache, progress=False, **settings,
     )  # fmt: skip
     loaded = systems.load(systems.save(trained, tmp_path / "mine.safetensors"))
     images = torch.stack([material.pixels[int(i)]["student"] for i in at[:6]])

@@ -80,7 +80,7 @@ class ClipAdapter(nn.Module):
 
 SPEC = System(
     name="CLIP-Adapter",
-    colour="#3FA35B",
+    colour="#6699CC",
     reads="taps",
     regimes=("supervised",),
     config=ClipAdapterConfig,
