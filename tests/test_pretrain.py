@@ -106,10 +106,10 @@ def test_text_without_its_padding_is_the_same():
     texts = ["a dog", "awe", "a picture of a red car next to a happy person in a blue shirt on a clear day", ""]
     tokens = clip.tokenizer(texts)
     with torch.no_grad():
-        got = pretrain._encode_text(clip.model, tokens)
+        got = pretrain.encode_tokens(clip.model, tokens)
         expected = F.normalize(clip.model.encode_text(tokens), dim=-1)
         torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
-        torch.testing.assert_close(pretrain._encode_text(clip.model, tokens[:2]), expected[:2], atol=1e-6, rtol=0)
+        torch.testing.assert_close(pretrain.encode_tokens(clip.model, tokens[:2]), expected[:2], atol=1e-6, rtol=0)
 
 
 # --- views ---

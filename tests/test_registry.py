@@ -15,22 +15,23 @@ import torch
 from plugin import SCALAR_MIX, installed
 
 from hc_lafter import systems
+from hc_lafter.clip.load import build_embedded
 from hc_lafter.data.world.dataset import World
 from hc_lafter.systems import Start, System
 from hc_lafter.systems.base import REGIMES
 
-C, D = 5, 16
+C, D = 5, 128
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def start() -> Start:
-    from open_clip.transformer import VisionTransformer
-
-    torch.manual_seed(0)
-    tower = VisionTransformer(image_size=32, patch_size=8, width=24, layers=12, heads=3, mlp_ratio=2.0, output_dim=D)
-    text = torch.randn(C, D)
-    return Start(tower.eval(), "embedded", text, 20.0, classifier=text, seen=torch.arange(C) > 0)
+    clip = build_embedded(seed=0)
+    text = torch.randn(C, D, generator=torch.Generator().manual_seed(0))
+    return Start(
+        clip.visual, "embedded", text, 20.0, classifier=text, seen=torch.arange(C) > 0, clip=clip,
+        classes=("awe", "fear", "anger", "dog", "beach"), support=lambda: (torch.randn(7, 1, D), torch.arange(7) % C),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("entry", systems.registry().values(), ids=systems.registry())

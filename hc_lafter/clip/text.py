@@ -18,11 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from hc_lafter import __version__, store
 from hc_lafter.clip.descriptions import load_descriptions
 from hc_lafter.clip.load import Clip, WordTokenizer
+from hc_lafter.clip.vit import through
 
 EMOTION_TEMPLATES = (
     "a scene of {}",
@@ -195,6 +196,37 @@ def class_embeddings(
         ValueError: a template without its place, or classes that `untold_classes` names.
     """
     return encode_texts(clip, classes, "templates", templates=templates, cache=cache).means()
+
+
+def encode_tokens(model: nn.Module, tokens: Tensor, contexts: Tensor | None = None) -> Tensor:
+    """[T, D] unit features of T tokenised texts, as open_clip's ``encode_text`` gives them; gradient flows.
+
+    Columns behind the last end token are cut off: a causal tower that reads its feature there cannot notice.
+
+    Args:
+        model: open_clip's CLIP.
+        tokens: [T, length] int64.
+        contexts: [M, text width], in the place of the embeddings of tokens 1 to M of every text; None: of none.
+
+    Raises:
+        ValueError: a text tower that is not causal, or reads its feature elsewhere than at the end token.
+    """
+    tower = getattr(model, "text", model)
+    pool = getattr(tower, "pool_type", getattr(tower, "text_pool_type", "argmax"))
+    if pool != "argmax" or tower.attn_mask is None or not isinstance(tower.text_projection, Tensor):
+        raise ValueError(
+            f"this text tower pools by {pool!r} and cannot be tuned: choose OpenAI's kind, as ViT-B-32 has."
+        )
+    length = int(tokens.argmax(dim=-1).max()) + 1
+    tokens = tokens[:, :length]
+    x = tower.token_embedding(tokens)
+    if contexts is not None:
+        x = torch.cat([x[:, :1], contexts.to(x.dtype).expand(len(x), -1, -1), x[:, 1 + len(contexts) :]], dim=1)
+    x = x + tower.positional_embedding[:length]
+    for block in tower.transformer.resblocks:
+        x = through(block, x, attn_mask=tower.attn_mask[:length, :length])
+    x = tower.ln_final(x)[torch.arange(len(x), device=x.device), tokens.argmax(dim=-1)]
+    return F.normalize((x @ tower.text_projection).float(), dim=-1)
 
 
 def known_words(clip: Clip, texts: Sequence[str]) -> float | None:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils.parametrize import type_before_parametrizations
 from torch.utils.checkpoint import checkpoint
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -247,7 +248,11 @@ def through(block: nn.Module, x: Tensor, attn_mask: Tensor | None = None) -> Ten
         [B, T, W].
     """
     attn = getattr(block, "attn", None)
-    plain = type(block) is ResidualAttentionBlock and type(attn) is nn.MultiheadAttention and not attn.dropout
+    plain = (
+        type(block) is ResidualAttentionBlock
+        and type_before_parametrizations(attn) is nn.MultiheadAttention  # LoRA changes the class
+        and not attn.dropout
+    )
     learns = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in block.parameters()))
     half = plain and x.device.type == "cpu" and (_half(x) or (learns and attn.in_proj_weight.dtype == torch.bfloat16))
     amx = half and torch.cpu.get_capabilities().get("amx_bf16", False)

@@ -31,7 +31,8 @@ from tqdm.auto import tqdm
 
 from hc_lafter import commands, store
 from hc_lafter.clip.load import Clip, WordTokenizer, build_embedded, load_clip, save_clip
-from hc_lafter.clip.vit import project, through, value_path, walk
+from hc_lafter.clip.text import encode_tokens
+from hc_lafter.clip.vit import project, value_path, walk
 from hc_lafter.clip.weights import weight_hash
 from hc_lafter.data.world import grammar, painter, scene
 from hc_lafter.data.world.dataset import visible_classes
@@ -273,21 +274,6 @@ def patch_losses(logits: Tensor, named: Tensor) -> tuple[Tensor, Tensor]:
 # --- the loop ---
 
 
-def _encode_text(model: nn.Module, tokens: Tensor) -> Tensor:
-    """Unit text features [B, D], as open_clip's ``encode_text`` gives them.
-
-    Columns of padding alone are cut off: a causal tower that pools at the end-of-text token cannot notice, and half of
-    its work is saved.
-    """
-    tokens = tokens[:, : int((tokens != 0).sum(1).max())]
-    length = tokens.shape[1]
-    x = model.token_embedding(tokens) + model.positional_embedding[:length]
-    for block in model.transformer.resblocks:
-        x = through(block, x, attn_mask=model.attn_mask[:length, :length])
-    x = model.ln_final(x)[torch.arange(len(x), device=x.device), tokens.argmax(-1)]
-    return F.normalize((x @ model.text_projection).float(), dim=-1)
-
-
 class _Heads(nn.Module):
     """What training learns beside the CLIP and does not ship: the scales of its patch and its phrase logits."""
 
@@ -452,8 +438,8 @@ def _steps(
             with torch.autocast(kind, torch.bfloat16, enabled=_precision(device) == "bf16"):
                 seen_through = walk(visual, images, layers=(clip.layers - 1,), patches=True, keep=keep)
                 values = project(visual, value_path(visual, seen_through.patch_taps[0]))
-                text = _encode_text(model, tokenizer(batch.texts).to(device))
-                words = _encode_text(model, tokenizer(phrases).to(device))
+                text = encode_tokens(model, tokenizer(batch.texts).to(device))
+                words = encode_tokens(model, tokenizer(phrases).to(device))
             image = F.normalize(seen_through.final.float(), dim=-1)
             logits = heads.patch_scale.exp().clamp(max=100) * F.normalize(values.float(), dim=-1) @ words[:_CLASSES].T
             coverage, partial = patch_losses(logits, facts[:, :_CLASSES])

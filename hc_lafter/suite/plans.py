@@ -106,10 +106,10 @@ def curve(study: Study) -> dict[tuple[str, str, int], list[Run]]:
 
 
 def benchmark(study: Study) -> dict[tuple[str, str], list[Run]]:
-    """04: every system for whole images under each of its regimes, (name, regime) -> runs."""
-    found = {}
+    """04: every system for whole images under each of its regimes, (name, regime) -> runs; baselines as wanted."""
+    found, wanted = {}, {"none": (), "cached": ("taps",), "all": ("taps", "images")}[study.profile.baselines]
     for name, entry in registry().items():
-        for regime in entry.regimes if entry.reads != "masks" else ():
+        for regime in entry.regimes if entry.reads != "masks" and (not entry.baseline or entry.reads in wanted) else ():
             found[name, regime] = row(study, name, regime)
     for job in (("LaFTer", "label-free"),):  # what choosing on the test split, as its release does, would have reported
         found[job][0] = replace(found[job][0], n_watched=300)

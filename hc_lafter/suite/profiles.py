@@ -64,6 +64,9 @@ class Profile(BaseModel):
     n_select: Size = Field(description="the number of val images that choose the epoch of a tuned tower")
     epochs: int = Field(ge=3, description="the number of epochs, 3 or more, since schedules have three phases")
     tune_batch: Size = Field(description="the number of images per step of tuning")
+    baselines: Literal["none", "cached", "all"] = Field(
+        description="which published methods run beside the systems: 'none', 'cached' (on cached features), or 'all'"
+    )
     prompt_tokens: Size = Field(description="the number of prompt tokens at the input, or per segment")
     rate: Positive = Field(description="a factor, above 0, on the designs' learning rates of 1e-4 and 1e-5")
     steps: Size | None = Field(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hc_lafter.clip.load import Clip
 from hc_lafter.clip.vit import project, walk
 from hc_lafter.systems.masks import PROTOCOLS, Protocol
 
@@ -69,6 +70,9 @@ class Start:
         logit_scale: the multiplier itself (100 for CLIP).
         classifier: [C, D], trained on texts; None for segmentation systems.
         seen: [C] bool, the classes whose pixels are labelled in training; None for systems that classify images.
+        clip, classes: the whole CLIP and C names, for systems that tune what the text tower says.
+        support: the training images as (taps [n, L, D] of ``config.layers``, labels [n]), for systems that keep them;
+            computed when called. None where no training label may be read, and for a system that is loaded from a file.
     """
 
     visual: nn.Module
@@ -77,6 +81,9 @@ class Start:
     logit_scale: float
     classifier: Tensor | None = None
     seen: Tensor | None = None
+    clip: Clip | None = None
+    classes: tuple[str, ...] = ()
+    support: Callable[[], tuple[Tensor, Tensor]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +99,8 @@ class System:
         config: a frozen dataclass of settings, each with a default. A field ``tokens``, ``lr`` or ``nga_lr`` follows
             the profile.
         build: (start, config, seed) -> module. The module has ``parameter_groups()`` and, unless there is nothing to
-            train, ``schedule(epochs)`` -> phases.
+            train, ``schedule(epochs)`` -> phases. It may have ``settle(taps, labels)``, called after training with the
+            validation images, to choose what no gradient does; what it chooses are buffers.
         sources: papers and releases.
         settings: of ``config``, where this entry departs from its defaults.
         preset: (tower's name, data set's name) -> ``config``, where a release has other settings for other towers or
@@ -101,6 +109,7 @@ class System:
         released_rate: the learning rate is a release's and does not follow the profile's factor.
         protocols: data set's name -> how the release scores it, for a system that is not trained and a data set whose
             background is a class; SC-CLIP's where the system has none of its own.
+        baseline: a published method for comparison, which a profile may leave out.
         order: place in tables, ascending.
         line: matplotlib's style of its curves.
     """
@@ -117,6 +126,7 @@ class System:
     fit: Callable[..., nn.Module] | None = None
     released_rate: bool = False
     protocols: Mapping[str, Protocol] = field(default_factory=lambda: PROTOCOLS)
+    baseline: bool = False
     order: float = 100.0
     line: str = "-"
 
@@ -157,6 +167,30 @@ def choose_layers(name: str, groups: Sequence[Sequence[int]], visual: nn.Module)
 def frozen(visual: nn.Module, *, copied: bool = False) -> nn.Module:
     """The tower in eval mode and without gradients: shared, or ``copied`` for a system that trains parts of it."""
     return (copy.deepcopy(visual) if copied else visual).eval().requires_grad_(False)
+
+
+class TextTuned(nn.Module):
+    """A system whose class vectors come from a text tower: at each step of training, and once where nothing learns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._held: Tensor | None = None
+
+    def encode_classes(self) -> Tensor:
+        """[C, D] unit rows, through the text tower."""
+        raise NotImplementedError
+
+    def class_vectors(self) -> Tensor:
+        """As `encode_classes`; without gradients those of the first call since ``eval()`` or ``train()``."""
+        if torch.is_grad_enabled():
+            return self.encode_classes()
+        if self._held is None:
+            self._held = self.encode_classes()
+        return self._held
+
+    def train(self, mode: bool = True) -> TextTuned:
+        self._held = None
+        return super().train(mode)
 
 
 def taps_of(visual: nn.Module, x: Tensor, layers: Sequence[int]) -> Tensor:

@@ -4,6 +4,9 @@ After the paper's section 3 and the released behaviour (commit 26f3bf4), includi
 ``ln_pre`` without a position; the student's feature is not normalised, though its classifier was trained on unit text
 vectors; the teacher is the *same* tower without prompts, whose LayerNorms are trained; LayerNorm weights are decayed,
 their biases are not; the rate is constant. Tests compare it with tensors of the released code.
+
+``LaFTer, confident`` learns only from images of which the teacher is sure, as FixMatch does (Sohn et al., NeurIPS 2020,
+section 2.1, its threshold of 0.95); a baseline of this package.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from torch import Tensor, nn
 
 from hc_lafter.clip.vit import Prompts, walk
 from hc_lafter.systems.base import Group, Output, Phase, System, frozen, parameter_groups, prompt_tokens
+from hc_lafter.systems.losses import pseudo_labels
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,15 @@ class LaFTerConfig:
     Attributes:
         tokens: P, prompt tokens between CLS and the patches, through all blocks.
         smoothing: of the pseudo-labels.
+        threshold: the probability from which on a pseudo-label counts, 0 to 1; 0 takes all. The teacher has never been
+            fitted to images and its own softmax is nowhere near sure, so that its logits are taken at CLIP's logit
+            scale (`hc_lafter.systems.losses.pseudo_labels`).
         lr, weight_decay: AdamW's.
     """
 
     tokens: int = 50
     smoothing: float = 0.1
+    threshold: float = 0.0
     lr: float = 5e-4
     weight_decay: float = 0.01
 
@@ -41,6 +49,7 @@ class LaFTer(nn.Module):
         visual: the vision tower; a copy is tuned.
         classifier: [C, D], trained on texts (`hc_lafter.clip.text.train_text_classifier`); the teacher's is not tuned.
         seed: of the prompts' initial values.
+        logit_scale: CLIP's, for ``config.threshold``.
     """
 
     def __init__(
@@ -50,9 +59,10 @@ class LaFTer(nn.Module):
         config: LaFTerConfig = LaFTerConfig(),
         *,
         seed: int = 0,
+        logit_scale: float = 100.0,
     ):
         super().__init__()
-        self.config, self.visual = config, frozen(visual, copied=True)
+        self.config, self.visual, self.logit_scale = config, frozen(visual, copied=True), float(logit_scale)
         self.prompts = prompt_tokens(config.tokens, visual, torch.Generator().manual_seed(seed))
         self.classifier = nn.Parameter(classifier.detach().clone())
         self.register_buffer("teacher_classifier", classifier.detach().clone())
@@ -63,8 +73,9 @@ class LaFTer(nn.Module):
 
     @torch.no_grad()
     def teach(self, x: Tensor) -> Tensor:
-        """[B] int64 pseudo-labels for weakly augmented images, from the tower without prompts."""
-        return (F.normalize(walk(self.visual, x).final, dim=-1) @ self.teacher_classifier.T).argmax(dim=1)
+        """[B] int64 pseudo-labels of weakly augmented images, from the tower without prompts; -100 where not sure."""
+        features = F.normalize(walk(self.visual, x).final, dim=-1)
+        return pseudo_labels(features, self.teacher_classifier, self.config.threshold, self.logit_scale)
 
     def parameter_groups(self) -> list[Group]:
         """Prompts, classifier, the tower's LayerNorm weights (decayed) and biases (not), all at one rate."""
@@ -89,8 +100,22 @@ SPEC = System(
     reads="images",
     regimes=("label-free", "supervised"),
     config=LaFTerConfig,
-    build=lambda start, config, seed: LaFTer(start.visual, start.classifier, config, seed=seed),
+    build=lambda start, config, seed: LaFTer(
+        start.visual, start.classifier, config, seed=seed, logit_scale=start.logit_scale
+    ),
     sources=("Mirza et al., NeurIPS 2023", "github.com/jmiemirza/LaFTer, commit 26f3bf4"),
     released_rate=True,
     order=30,
+)
+VARIANTS = (
+    SPEC.variant(
+        "LaFTer, confident",
+        settings={"threshold": 0.95},
+        colour="#7A5200",
+        regimes=("label-free",),
+        sources=(*SPEC.sources, "threshold: Sohn et al., NeurIPS 2020, section 2.1"),
+        baseline=True,
+        order=31,
+        line="--",
+    ),
 )

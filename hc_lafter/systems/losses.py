@@ -47,6 +47,23 @@ def dual_task(
     return temperature**2 * F.kl_div(log_p, targets.to(log_p.dtype), reduction="batchmean")
 
 
+def pseudo_labels(features: Tensor, weight: Tensor, threshold: float = 0.0, logit_scale: float = 100.0) -> Tensor:
+    """[B] int64, what a text-trained classifier says of unit features; -100, torch's ``ignore_index``, where not sure.
+
+    Args:
+        features: [B, D] of unit length.
+        weight: [C, D].
+        threshold: of the probability of the first choice, the softmax of the logits with ``weight`` scaled to rows of
+            unit length in the mean, times ``logit_scale``; 0 keeps every label.
+    """
+    logits = features @ weight.T
+    labels = logits.argmax(dim=1)
+    if not threshold:
+        return labels
+    sure = (logit_scale / weight.norm(dim=1).mean() * logits).softmax(dim=1).amax(dim=1) >= threshold
+    return labels.where(sure, -100)
+
+
 def consistency(stage_logits: Sequence[Tensor] | Tensor) -> Tensor:
     """Mean over the stage pairs i < j of KL(p_j || p_i), the mean over the batch.
 

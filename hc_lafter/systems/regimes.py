@@ -53,19 +53,22 @@ class LabelFree:
         smoothing: of the pseudo-labels.
         teach: images [B, 3, H, W] -> [B] pseudo-labels, called at every step on the batch's ``teacher`` view. None:
             the batch has ``pseudo`` [B], computed once, for a teacher that is not trained and a fixed view.
+        threshold: above 0 pseudo-labels may be -100; these count as zero in the batch's mean (FixMatch: Sohn et al.,
+            NeurIPS 2020, equation 4), and the share of the others is recorded as ``confident``.
     """
 
     smoothing: float = 0.1
     teach: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+    threshold: float = 0.0
 
     def __call__(self, system: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         pseudo = batch["pseudo"] if self.teach is None else self.teach(batch["teacher"])
         out = system(batch["student"])
-        return {
-            "task": F.cross_entropy(out.logits, pseudo, label_smoothing=self.smoothing),
-            **_of_stages(out, batch),
-            **_watched(system),
-        }
+        terms = {"task": F.cross_entropy(out.logits, pseudo, label_smoothing=self.smoothing)}
+        if self.threshold:
+            summed = F.cross_entropy(out.logits, pseudo, label_smoothing=self.smoothing, reduction="sum")
+            terms = {"task": summed / len(pseudo), "confident": (pseudo >= 0).float().mean()}
+        return {**terms, **_of_stages(out, batch), **_watched(system)}
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def regime_terms(name: str, system: nn.Module, *, lam: float = 0.8, moving_teach
         return Supervised(lam)
     if name == "label-free":
         teach = getattr(system, "teach", None) if moving_teacher else None
-        return LabelFree(getattr(config, "smoothing", 0.1), teach)
+        return LabelFree(getattr(config, "smoothing", 0.1), teach, getattr(config, "threshold", 0.0))
     if getattr(system, "mask_loss", "") == "cross-entropy":
         return SeenPixels()
     settings = {key: getattr(config, key, True) for key in ("present_only", "ignored_negative")}

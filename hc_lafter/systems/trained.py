@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -153,11 +154,11 @@ def save(trained: Trained, path: str | os.PathLike[str]) -> Path:
     Raises:
         OSError: the file cannot be written.
     """
-    tower = {f"visual.{name}": value.cpu() for name, value in trained.clip.visual.state_dict().items()}
+    theirs = trained.clip.model.state_dict()
     tensors = {"text": trained.text} | ({} if trained.seen is None else {"seen": trained.seen})
     for name, value in trained.module.state_dict().items():
-        other = tower.get(name[name.find("visual.") :] if "visual." in name else name)
-        if other is None or value.shape != other.shape or not torch.equal(value.cpu(), other):
+        other = theirs.get(_in_clip(name))
+        if other is None or value.shape != other.shape or not torch.equal(value, other.to(value.device)):
             tensors[f"module.{name}"] = value
     tensors = {name: value.detach().cpu().clone() for name, value in tensors.items()}
     clip = {"name": trained.clip.name, "source": trained.clip.source, **_identity(trained.clip)}
@@ -204,15 +205,25 @@ def load(path: str | os.PathLike[str], clip: Clip | str | None = None, *, device
     config = entry.config(**{name: _tuples(value) for name, value in kept["config"].items()})
     text, seen = tensors.pop("text"), tensors.pop("seen", None)
     scale = clip.model.logit_scale.exp().item()
-    module = entry.build(Start(clip.visual, clip.name, text, scale, classifier=text, seen=seen), config, 0)
+    classes = tuple(kept["classes"])
+    start = Start(clip.visual, clip.name, text, scale, classifier=text, seen=seen, clip=clip, classes=classes)
+    module = entry.build(start, config, 0)
     state = {name.removeprefix("module."): value for name, value in tensors.items()}
     absent, left = module.load_state_dict(state, strict=False)
-    absent = [name for name in absent if "visual." not in name]
+    theirs = clip.model.state_dict()
+    absent = [name for name in absent if _in_clip(name) not in theirs]
     if absent or left:
         raise ValueError(f"{path} does not fit {entry.name} of this version ({[*absent, *left][0]}): tune it again.")
     place = device or next(clip.visual.parameters()).device
-    classes = tuple(kept["classes"])
     return Trained(kept["system"], config, module.to(place).eval(), clip, classes, text, seen, kept["source"])
+
+
+def _in_clip(name: str) -> str:
+    """A system's tensor by the name that it would have in the CLIP: its tower is ``visual``, a whole model
+    ``clip_model``, and the original of a weight with additions is the weight."""
+    name = re.sub(r"parametrizations\.(\w+)\.original$", r"\1", name)
+    _, whole, inside = name.partition("clip_model.")
+    return inside if whole else name[name.find("visual.") :] if "visual." in name else ""
 
 
 def _identity(clip: Clip) -> dict[str, str]:

@@ -19,6 +19,7 @@ from hc_lafter.data import open_data, stratified
 from hc_lafter.data.emotion import wheels as emotions
 from hc_lafter.data.record import SPLITS, Dataset
 from hc_lafter.store import streamed
+from hc_lafter.systems import losses
 from hc_lafter.tuning.batches import Picked
 from hc_lafter.tuning.features import tap
 from hc_lafter.tuning.setting import Setting
@@ -208,9 +209,11 @@ def check_depth(clip: Clip) -> None:
         )
 
 
-def pseudo_labels(material: Material, weight: Tensor) -> Tensor:
+def pseudo_labels(material: Material, weight: Tensor, threshold: float = 0.0) -> Tensor:
     """[B] int64: what a text-trained classifier [C, D] says of the frozen tower's final feature, in the weak view.
 
-    The weak view is fixed and this teacher does not move, so that one pass serves all epochs.
+    The weak view is fixed and this teacher does not move, so that one pass serves all epochs. ``threshold`` as in
+    `hc_lafter.systems.losses.pseudo_labels`.
     """
-    return (F.normalize(material.shared[:, -1], dim=-1) @ weight.T).argmax(dim=1)
+    scale = material.clip.model.logit_scale.exp().item()
+    return losses.pseudo_labels(F.normalize(material.shared[:, -1], dim=-1), weight, threshold, scale)

@@ -536,7 +536,15 @@ def start_of(
         return Start(clip.visual, clip.name, text.to(setting.device), scale, seen=torch.from_numpy(seen))
     material = gather(setting) if material is None else material
     text = encode_texts(clip, material.classes, "templates", cache=setting.cache).means()
-    return Start(clip.visual, clip.name, text, scale, classifier_for(material, run.classifier, run.seed))
+
+    def support() -> tuple[Tensor, Tensor]:
+        at = material.draw(run.n_train, run.seed)
+        return material.taps(run.layers, at), material.labels[at]
+
+    return Start(
+        clip.visual, clip.name, text, scale, classifier_for(material, run.classifier, run.seed), clip=clip,
+        classes=material.classes, support=support if run.regime == "supervised" and run.layers else None,
+    )  # fmt: skip
 
 
 def compute(
@@ -611,8 +619,8 @@ def _computed(run: Run, kept: Path | None, training: Mapping[str, Any], *, clip,
                 break
     held = {id(p) for group in system.parameter_groups() for p in group["params"]}
     tuned = {n: p.detach().cpu() for n, p in system.named_parameters() if id(p) in held}
-    if run.entry.fit is not None:
-        tuned = {n: b.detach().cpu() for n, b in system.named_buffers() if not n.startswith("visual.")}
+    if run.entry.fit is not None or hasattr(system, "settle"):
+        tuned |= {n: b.detach().cpu() for n, b in system.named_buffers() if not n.startswith("visual.")}
     if run.until is not None:
         arrays = _halved(arrays)
     chosen = {"steps": len(history.steps), "rate": rate, "converged": enough}
@@ -778,6 +786,9 @@ def _classes(
         arrays = {f"{split} before": material.logits(system, at, layers).numpy() for split, at in judged.items()}
     if run.trained:
         history = _fit_classes(run, material, system, start, images, chosen, training)
+    if run.trained and hasattr(system, "settle"):
+        device = run.setting.device
+        system.settle(material.taps(layers, chosen).to(device), material.labels[chosen].to(device))
     arrays |= {split: material.logits(system, at, layers).numpy() for split, at in judged.items()}
     if run.trained and layers is not None:
         arrays["train"] = material.logits(system, images, layers).numpy()
@@ -796,7 +807,7 @@ def _fit_classes(
     terms = regime_terms(run.regime, system, lam=run.lam, moving_teacher=run.moving_teacher)
     rows = {"label": material.labels, "distribution": material.targets(run.target, run.seed)}
     if run.regime == "label-free" and terms.teach is None:
-        rows["pseudo"] = pseudo_labels(material, start.classifier)
+        rows["pseudo"] = pseudo_labels(material, start.classifier, terms.threshold)
     if getattr(run.settings, "distillation", 0):
         rows["frozen"] = material.shared[:, -1]
     rows = {name: values[images] for name, values in rows.items()}
@@ -819,7 +830,8 @@ def _fit_classes(
         found = {"accuracy": accuracy(module, chosen)}
         return found if watched is None else found | {"test accuracy": accuracy(module, watched)}
 
-    return _fit(run, system, data, terms, system.schedule(_epochs(run)), validate, training)
+    phases, dropout = system.schedule(_epochs(run)), getattr(run.settings, "dropout", 0) > 0
+    return _fit(run, system, data, terms, phases, validate, training, train_mode=dropout)
 
 
 def _epochs(run: Run) -> int:

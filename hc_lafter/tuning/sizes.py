@@ -19,15 +19,25 @@ def built(run: Run) -> nn.Module:
     return run.entry.build(start_of(run), run.settings, run.seed)
 
 
-def on_tower(name: str, clip: Clip, classes: int) -> nn.Module:
+def on_tower(name: str, clip: Clip, classes: int, images: int = 0) -> nn.Module:
     """A system with its own settings on another CLIP's tower: for counting and timing, so its classifier is zero.
+
+    Args:
+        images: of training, for a system that keeps them; 0: 16 per class.
 
     Raises:
         ValueError: no system of that name, or its stages and segments do not fit the tower.
     """
     empty = torch.zeros(classes, clip.embed_dim, device=next(clip.visual.parameters()).device)
     entry = find(name)
-    return entry.build(Start(clip.visual, clip.name, empty, 100.0, empty), entry.configure(clip.name), 0)
+    config, images = entry.configure(clip.name), images or 16 * classes
+
+    def support() -> tuple[torch.Tensor, torch.Tensor]:
+        return empty.new_zeros(images, len(config.layers), clip.embed_dim), torch.arange(images) % classes
+
+    names = tuple(f"class {i}" for i in range(1, classes + 1))
+    start = Start(clip.visual, clip.name, empty, 100.0, empty, clip=clip, classes=names, support=support)
+    return entry.build(start, config, 0)
 
 
 def added(system: nn.Module) -> int:
