@@ -34,7 +34,7 @@ def headline(folder: Path) -> str:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name} is missing: run the notebooks first.")
     results = claims.Results(folder)
-    systems = comparing.classification(results).iloc[:, :5]
+    systems = comparing.classification(results).loc[:, :"verdict"]
     masks = comparing.masks(results).drop(columns="pixels named rightly")
     records = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
     top, masks_of = _sample(results, comparing.FULL, "top-1 accuracy"), _sample(results, comparing.MASKS, "mIoU")
