@@ -10,16 +10,18 @@ import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
 import psutil
-import torch
 import yaml
 
 from hc_lafter.files import file_hash, own_code, processor, versions, write_whole
 from hc_lafter.suite.paths import Places
 from hc_lafter.suite.profiles import load_profile
+
+if TYPE_CHECKING:
+    import torch
 
 RULES = Path(__file__).with_name("claims.yaml")
 TEXTS = (".json", ".csv", ".md", ".ipynb")
@@ -34,6 +36,8 @@ def describe(root: Path, device: torch.device, clip: Any = None, data: Any = Non
         data: a `hc_lafter.data.record.Dataset`, or a hash.
         more: the profile, the precision and further inputs by name; absolute paths lose all but their last part.
     """
+    import torch  # here: it takes seconds that a command's --help should not wait for
+
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if device.type == "cuda" else []
     hardware = {
         "platform": f"{platform.system()} {platform.machine()}",

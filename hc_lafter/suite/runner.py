@@ -27,6 +27,7 @@ import psutil
 
 from hc_lafter.files import code_hash, file_hash, versions, write_whole
 from hc_lafter.refusals import nearest
+from hc_lafter.suite import provenance
 from hc_lafter.suite.paths import NOTEBOOK, Places
 from hc_lafter.suite.profiles import folder_name, load_profile
 
@@ -245,8 +246,6 @@ class Run:
             failure = "it wrote no metrics.json: let its last cell call study.finish()"
         if failure:
             raise NotebookFailed(failure)
-        from hc_lafter.suite import provenance  # here, since it brings torch along
-
         if notebook.name in (made := provenance.read(places.provenance.parent)):  # the executed copy is known, too
             provenance.write(places, made[notebook.name])
         files = [*places.results.rglob("*"), *places.figures.rglob("*")]
