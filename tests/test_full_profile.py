@@ -10,6 +10,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -121,7 +122,12 @@ def out(tree, tmp_path_factory) -> Path:
         said = [line for line in re.split(r"[\r\n]+", run.stderr) if line.strip() and not BAR.search(line)]
         assert not said, said
         assert [line.split()[1] for line in run.stdout.splitlines() if " ran in " in line] == names
-    return out / "results" / "full"
+    whole, notebooks = out / "results" / "full", {}
+    for folder in sorted((out / "results").glob("full+*")):  # two sizes, two places
+        shutil.copytree(folder, whole, dirs_exist_ok=True)
+        notebooks |= json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["notebooks"]
+    (whole / "provenance.json").write_text(json.dumps({"notebooks": notebooks}), encoding="utf-8")
+    return whole
 
 
 def metrics(out: Path, number: str) -> list[dict]:
@@ -165,8 +171,8 @@ def test_the_ledger_judges_what_there_is(out):
     records = json.loads((out / "claims.json").read_text(encoding="utf-8"))
     verdicts = {record["id"]: record["verdict"] for record in records}
     assert len(verdicts) == 30 and verdicts["C01"] == verdicts["C16"] == "supported"  # counts of a ViT-B
-    assert verdicts["C06"] == "inconclusive"  # on ten images
-    assert "not testable here" in verdicts.values() and (out / "report.html").stat().st_size > 100_000
+    assert verdicts["C06"] == "not testable here"  # on forty images
+    assert (out / "report.html").stat().st_size > 100_000
 
 
 def test_the_division_is_the_published_one_within_the_limits(out):

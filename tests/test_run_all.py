@@ -25,7 +25,9 @@ PARAMETERS = 'profile = "default"\noverrides = {}'
 SAVE = """\
 import json, os
 from pathlib import Path
-folder = Path(os.environ["HC_LAFTER_OUTPUT"]) / "results" / profile / "{name}"
+from hc_lafter.suite.profiles import folder_name, load_profile
+place = folder_name(profile, load_profile(profile, overrides))
+folder = Path(os.environ["HC_LAFTER_OUTPUT"]) / "results" / place / "{name}"
 folder.mkdir(parents=True, exist_ok=True)
 row = dict(system="s", dataset="d", split="test", metric="m", unit="fraction")
 row |= dict(value=0.5, low=None, high=None, n=1, seeds=overrides.get("seeds"))
@@ -67,7 +69,8 @@ class Chain:
         return [notebook.name for notebook in selected if run.up_to_date(notebook)]
 
     def results(self, name, profile="default"):
-        return self.root / "results" / profile / name
+        (folder,) = [*(self.root / "results").glob(f"{profile}*/{name}")]
+        return folder
 
     def executed(self, name, profile="default"):
         return nbformat.read(self.results(name, profile) / f"{name}.ipynb", as_version=4)
@@ -110,7 +113,7 @@ def test_runs_then_skips_what_is_up_to_date(chain, monkeypatch):
     *lines, places = out.splitlines()
     assert [line.split(" ran in ")[0] for line in lines] == ["[1/2] 01-first ...", "[2/2] 02-second ..."]
     assert all(line.endswith(" min") for line in lines)
-    assert "figures/default" in places and "results/default" in places
+    assert "figures/default+" in places and "results/default+" in places  # four seeds are not the profile's
     assert json.loads((chain.results("01-first") / "metrics.json").read_text())[0]["seeds"] == 4
     assert computed == [("default", {"seeds": 4}, ["01-first", "02-second"], "tcp://host:1")]
     assert "HC_LAFTER_SCHEDULER" not in os.environ
@@ -161,7 +164,8 @@ def test_runs_then_skips_what_is_up_to_date(chain, monkeypatch):
     metrics.write_text(whole)
     assert chain.up_to_date("--param", "seeds=4") == both
     for damage in ("{half", "[]", '{"key": 1}', ""):
-        (chain.root / ".hc_lafter" / "stamps" / "default" / "01-first.json").write_text(damage)
+        (stamp,) = (chain.root / ".hc_lafter" / "stamps").glob("default+*/01-first.json")
+        stamp.write_text(damage)
         assert chain.up_to_date("--param", "seeds=4") == ["02-second"], damage
 
     # Run again after all, it writes the same bytes.
@@ -210,7 +214,10 @@ def test_data_of_the_user(chain):
     chain.add("01-first", listing, parameters=PARAMETERS.replace("{}", "{'data': 'elsewhere', 'n_test': 5}"))
     words = ("--profile", "smoke", "--param", "data=photos", "--param", "layers=none", "--out", "mine")
     assert chain.run(*words)[0] == 0
-    executed = nbformat.read("mine/results/smoke/01-first/01-first.ipynb", as_version=4)
+    (path,) = Path("mine/results").glob(
+        "smoke+*/01-first/01-first.ipynb"
+    )  # values of one's own have a place of their own
+    executed = nbformat.read(path, as_version=4)
     # What the notebook's own cell says stays where the command line says nothing.
     assert executed.cells[3].outputs[0].text == "{'data': 'photos', 'n_test': 5, 'layers': None} ['a.png']\n"
     assert not (chain.root / "results").exists()
@@ -436,7 +443,10 @@ def test_a_study_inside(chain):
     status, out, _ = chain.run("--profile", "smoke", "--param", "seeds=3")
     assert status == 0, out
     assert {path.name for path in chain.results("01-real", "smoke").iterdir()} >= {"01-real.ipynb", "metrics.json"}
-    assert str(chain.root) not in (chain.root / "results" / "smoke" / "provenance.json").read_text(encoding="utf-8")
+    kept = (chain.results("01-real", "smoke").parent / "provenance.json").read_text(encoding="utf-8")
+    assert str(chain.root) not in kept
+    files = set(json.loads(kept)["notebooks"]["01-real"]["files"])
+    assert files == {path.name for path in chain.results("01-real", "smoke").iterdir()} >= {"01-real.ipynb"}
     assert chain.up_to_date("--profile", "smoke", "--param", "seeds=3") == ["01-real"]
 
 

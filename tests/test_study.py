@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -161,13 +162,17 @@ def test_study_places_and_seeds(place, tmp_path, monkeypatch):
     monkeypatch.setenv("HC_LAFTER_ROOT", str(tmp_path / "code"))
     one = Study(NAME, "smoke", {"seed": 5, "seeds": None, "workers": 0})
     assert one.seeds == [5, 6] and one.seed == 5 and one.name == "smoke"
-    assert one.results == place.resolve() / "results" / "smoke" / NAME
-    assert one.figures == place.resolve() / "figures" / "smoke" / NAME
+    folder = one.results.parent.name
+    assert one.results == place.resolve() / "results" / folder / NAME
+    assert one.figures == place.resolve() / "figures" / folder / NAME
+    assert re.fullmatch(r"smoke\+[0-9a-f]{8}", folder)  # its first seed is not the profile's own
     assert one.cache == tmp_path.resolve() / "code" / ".hc_lafter" / "cache"
     drawn = torch.rand(3), np.random.rand(3)  # noqa: NPY002 - the global state is what is tested
     Study(NAME, "smoke", {"seed": 5})
     assert torch.equal(torch.rand(3), drawn[0]) and np.array_equal(np.random.rand(3), drawn[1])  # noqa: NPY002
-    Study(NAME, "smoke", {"seed": 6})
+    assert Study(NAME, "smoke", {"seed": 5, "n_test": 80}).results == one.results  # 80 is the profile's own
+    assert Study(NAME, "smoke", {"seed": 0}).results.parent.name == "smoke"
+    assert Study(NAME, "smoke", {"seed": 6}).results != one.results
     assert not torch.equal(torch.rand(3), drawn[0])
 
 
@@ -373,16 +378,17 @@ def test_provenance_gathers_and_keeps_places_to_itself(place):
     assert entry["profile"]["data"] == "photos" and entry["profile"]["clip"] == "ViT-B-32@mine.pt"
     assert entry["text"] == "123" and entry["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert entry["hardware"]["cores"] == os.cpu_count() and entry["precision"] == "fp32"
-    both = finished("02-nga-weights", {"data": r"C:\Users\somebody\photos"})
+    both = finished("02-nga-weights", mine)
     assert list(both) == [NAME, "02-nga-weights"] and both[NAME] == entry
-    path = place / "results" / "smoke" / "provenance.json"
+    assert set(entry["files"]) == {"metrics.json", "metrics.parquet"} and set(entry["rules"]) >= {"C01", "C30"}
+    (path,) = (place / "results").glob("smoke+*/provenance.json")
     text = path.read_text(encoding="utf-8")
     for private in (str(place), "somebody", str(Path(study.__file__).parents[1])):
         assert private not in text, private
     for damage in ("{half", "[]", "{}"):
         path.write_text(damage)
         with pytest.raises(ValueError, match=r"provenance\.json is damaged .*: delete it"):
-            finished(NAME)
+            finished(NAME, mine)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@
     hc-lafter run --list                           which notebooks there are, and which would run
 
 `python run_all.py` in a checkout does the same. Results land in results/<profile>/<NN-name>/: metrics.json,
-timings.json and the executed notebook; figures in figures/<profile>/<NN-name>/. Another --param writes to the same
-place: give --out to keep the committed results, or let `git diff` show what moved. Relative paths count from the folder
+timings.json and the executed notebook; figures in figures/<profile>/<NN-name>/. Other values
+(--param) go to results/<profile>+<hash>/ and leave the profile's results alone. Relative paths count from the folder
 you are in. Kernels run the Python that runs this, whatever kernels are installed. A notebook that fails is saved as far
 as it got, marked at the cell; those that need it are skipped, the others go on. After Ctrl-C the next run goes on with
 what was stopped.
@@ -160,7 +160,8 @@ def work(run: Run, selected: Sequence[Notebook], options: argparse.Namespace) ->
     if failed:
         print(f"{len(failed)} of {len(selected)} did not run: {', '.join(sorted(failed.values()))}.")
     else:
-        print(f"Figures are in figures/{run.profile}, metrics and executed notebooks in results/{run.profile}.")
+        folder = run.places(selected[0]).profile
+        print(f"Figures are in figures/{folder}, metrics and executed notebooks in results/{folder}.")
     for notebook in selected:
         if notebook.name == REPORT and notebook.number not in failed:
             _report(run, notebook)

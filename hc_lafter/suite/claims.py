@@ -1,17 +1,21 @@
 """The claims ledger: which of the claims made for these systems hold. Results in, verdicts out; no verdict is typed.
 
-``claims.yaml`` holds each claim with a rule that was fixed before any result was read, and is hashed into every record.
-A rule names rows of ``results/<profile>/<notebook>/metrics.json`` (or ``timings.json``) and what their 95% intervals
-have to satisfy:
+``claims.yaml`` holds each claim with its rule, what it speaks of (``domain``) and what results have to meet before they
+may judge it (``requires``). A rule names rows of ``results/<profile>/<notebook>/metrics.json`` (or ``timings.json``),
+and what their 95% intervals have to satisfy:
 
 - ``supported``: the whole interval satisfies the rule; ``contradicted``: the whole interval violates it;
-- ``inconclusive``: neither, or too few images or seeds;
-- ``not testable here``: these data or this profile give no such row. In the profile ``default`` that is an error.
+- ``inconclusive``: neither;
+- ``not testable here``: no such row, or one that does not meet what the claim requires; the reason says which.
 
-A rule of several parts needs ``all`` of them or ``any``. Where one of m parts is enough for a verdict, chance has m
-attempts at it: these intervals are widened from 95% to 1 - 0.05 / m, on the scale of a normal distribution (Dunn,
-"Multiple comparisons among means", JASA 56, 1961). Where every part has to agree no correction is needed (Berger,
-"Multiparameter hypothesis testing and acceptance sampling", Technometrics 24, 1982).
+Counts, costs and formulas hold on any data. What the embedded world says of emotions is an illustration and marked so;
+of masks of photographs it says nothing. A finding is judged only if its rule stood before the notebook ran.
+
+A rule of several parts needs ``all`` of them or ``any``; under ``each`` every part has a verdict of its own, and the
+claim that of ``all``. Where one of m parts is enough for a verdict, chance has m attempts at it: these intervals are
+widened from 95% to 1 - 0.05 / m, on the scale of a normal distribution (Dunn, "Multiple comparisons among means", JASA
+56, 1961). Where every part has to agree no correction is needed (Berger, "Multiparameter hypothesis testing and
+acceptance sampling", Technometrics 24, 1982).
 
 Use: ``python -m hc_lafter claims [--profile default] [--check]``.
 """
@@ -19,31 +23,34 @@ Use: ``python -m hc_lafter claims [--profile default] [--check]``.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
-from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from scipy.stats import norm
 
 from hc_lafter.files import write_whole
-from hc_lafter.suite import words
-from hc_lafter.suite.paths import NOTEBOOK, Places
+from hc_lafter.suite import provenance, words
+from hc_lafter.suite.paths import NOTEBOOK, Places, find_root
 from hc_lafter.suite.profiles import load_profile
+from hc_lafter.suite.provenance import RULES
 
-RULES = Path(__file__).with_name("claims.yaml")
 VERDICTS = ("supported", "contradicted", "inconclusive", "not testable here")
 SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_TESTABLE = VERDICTS
 ALPHA = 0.05  # what the intervals of the notebooks leave out
 KINDS = {"above": 1, "below": 1, "at_least": 1, "at_most": 1, "equals": 1, "between": 2}  # how many bounds each takes
+WORLD, B16 = "world", "ViT-B-16"  # the drawn world; the tower that SC-CLIP's settings are for, as open_clip names it
+COUNTED = ("formula", "count", "cost on ViT-B")  # the other domains are findings
+EMOTIONS, MASKS = "emotion classification", "masks"
+PEOPLE, PHOTOGRAPHS = "emotion classification by votes of people", "masks of real photographs with a ViT-B/16"
+READERS = ("best reader", "linear probe")  # what shows how much there is to read
+BRIEF = "the profile default trains too briefly to judge a trained system"
 
 
 class _Strict(BaseModel):
@@ -51,9 +58,13 @@ class _Strict(BaseModel):
 
 
 class Row(_Strict):
-    """Which record is meant: the one that fits every field given, of which ``*`` stands for anything.
+    """Which records are meant: those that fit every field given, of which ``*`` stands for anything.
 
-    A field that is left out fits any value, but for ``minus``: without it the record is no difference.
+    A field that is left out fits any value, but for ``minus``: without it the record is no difference. Several records
+    may fit if they differ in ``n_train``; then the rule has to hold for each.
+
+    Attributes:
+        n_train: the least and the most images that the system was trained on.
     """
 
     notebook: str = Field(pattern=f"^{NOTEBOOK.pattern}$")
@@ -65,11 +76,15 @@ class Row(_Strict):
     split: str = "*"
     metric: str = "*"
     unit: str
+    n_train: tuple[int, int] | None = Field(None, strict=False)
 
     def fits(self, record: Mapping[str, Any]) -> bool:
         names = ("system", "regime", "dataset", "split", "metric")
-        return fnmatchcase(record.get("minus") or "", self.minus or "") and all(
-            fnmatchcase(record.get(name) or "", getattr(self, name)) for name in names
+        least, most = self.n_train or (0, float("inf"))
+        return (
+            fnmatchcase(record.get("minus") or "", self.minus or "")
+            and all(fnmatchcase(record.get(name) or "", getattr(self, name)) for name in names)
+            and least <= (record.get("n_train") or 0) <= most
         )
 
     def __str__(self) -> str:
@@ -95,6 +110,7 @@ class Check(_Strict):
     over: Row | None = None
     exact: bool = False
     published: Published | None = None
+    name: str = ""
 
     @model_validator(mode="after")
     def _bounds_fit(self) -> Check:
@@ -119,35 +135,51 @@ class Check(_Strict):
 
 
 class Parts(_Strict):
-    """``all``: every part has to hold. ``any``: a statement with several readings, one of which has to hold."""
+    """Rules of which ``all`` or ``any`` have to hold, or ``each`` of which is judged by itself, under its ``name``."""
 
-    kind: Literal["all", "any"]
+    kind: Literal["all", "any", "each"]
     of: list[Rule] = Field(min_length=1)
+    name: str = ""
 
 
 Rule = Annotated[Check | Parts, Field(discriminator="kind")]
 Parts.model_rebuild()  # it holds rules, and so knows itself only now
 
 
+class Requires(_Strict):
+    """What a row has to meet before it judges a claim.
+
+    Attributes:
+        converged: every run behind it was trained until it no longer gained; of a difference, those of both systems.
+        headroom: how far the best reader lies above the opponent at least, as a fraction: the gain that is claimed.
+        n, seeds: the number of images (rounds, for times) and of seeds at least.
+        budgets: at how many numbers of labels the claim is judged at least.
+    """
+
+    converged: bool = False
+    headroom: float = 0
+    n: int = 0
+    seeds: int = 0
+    budgets: int = 1
+
+
 class Claim(_Strict):
     """One row of the ledger.
 
     Attributes:
+        domain: what it speaks of.
         reading: the rule in words.
         takes: what makes the claim testable where it is not.
-        requires: conditions that the results have to meet before the claim is judged; domain: what the claim is about.
-        least: images (``n``) and ``seeds`` below which it stays inconclusive, whatever its interval says.
     """
 
     id: str = Field(pattern=r"^C\d\d$")
     statement: str
     source: str
+    domain: Literal[*COUNTED, EMOTIONS, PEOPLE, MASKS, PHOTOGRAPHS]
+    requires: Requires = Requires()
     reading: str
     takes: str
     figure: str | None = None
-    requires: list[str] = []
-    domain: str = ""
-    least: dict[Literal["n", "seeds"], int] = {}
     rule: Rule
 
 
@@ -179,180 +211,230 @@ def load(path: Path = RULES) -> list[Claim]:
     return claims
 
 
-def _hash(path: Path) -> str:
-    """Hex sha256 of a text file with its line ends as git keeps them, wherever it was checked out."""
-    return hashlib.sha256(path.read_text(encoding="utf-8").encode()).hexdigest()
-
-
 class Missing(ValueError):
     """The results hold no row that a rule asks for."""
 
 
 class Results:
-    """``results/<profile>`` of a run, each file read once.
+    """``results/<profile>`` of a run, each file read once and refused where it is not what its notebook wrote.
 
-    ``metrics.json`` is read only where ``metrics.parquet``, written with it, holds the same numbers.
+    Raises:
+        ValueError: its notebooks ran with different parameters, data, weights or code; they are named.
     """
 
     def __init__(self, folder: str | Path):
         self.folder, self._files = Path(folder), {}
+        self.rules: dict[str, str] = {}  # as they stand now, where the results are judged
+        self.made = provenance.read(self.folder)
+        for line in provenance.mixed(self.made):
+            raise ValueError(f"{self.folder}: {line}: run both again.")
 
     def rows(self, notebook: str, file: str = "metrics.json") -> tuple[list[dict[str, Any]], str]:
         """The records of a file, and its sha256.
 
         Raises:
             Missing: the file is not there.
-            ValueError: it is damaged, or its twin differs.
+            ValueError: it is damaged, or was changed after its notebook wrote it.
         """
         if (notebook, file) not in self._files:
             path = self.folder / notebook / file
             if not path.is_file():
                 raise Missing(f"{path} is missing")
+            digest = provenance.text_hash(path)
+            if self.made.get(notebook, {}).get("files", {}).get(file, digest) != digest:
+                raise ValueError(f"{path} is not what {notebook} wrote: run it again.")
             try:
-                rows = json.loads(path.read_text(encoding="utf-8"))
+                self._files[notebook, file] = json.loads(path.read_text(encoding="utf-8")), digest
             except ValueError as error:
                 raise ValueError(f"{path} is damaged ({error}): run {notebook} again.") from None
-            if file == "metrics.json":
-                _compare_with_twin(path, rows)
-            self._files[notebook, file] = rows, _hash(path)
         return self._files[notebook, file]
 
-    def find(self, row: Row) -> dict[str, Any]:
-        """The record that a row means, with its ``file`` and ``sha256``.
+    def find(self, row: Row) -> list[dict[str, Any]]:
+        """The records that a row means, each with its ``file`` and ``sha256``.
 
         Raises:
             Missing: none fits.
-            ValueError: several fit, or its unit is another one; or as `rows`.
+            ValueError: several fit that do not differ in ``n_train``, or the unit is another one; or as `rows`.
         """
         records, digest = self.rows(row.notebook, row.file)
         path, fitting = self.folder / row.notebook / row.file, [record for record in records if row.fits(record)]
         if not fitting:
             raise Missing(f"{path} holds no row of {row}")
-        if len(fitting) > 1:
+        if len({record.get("n_train") for record in fitting}) < len(fitting):
             raise ValueError(f"{path} holds {len(fitting)} rows of {row}, where one is meant: narrow the rule.")
         if fitting[0]["unit"] != row.unit:
             raise ValueError(f"{path}: {row} is in {fitting[0]['unit']!r} and the rule in {row.unit!r}: correct it.")
-        return {"file": f"{row.notebook}/{row.file}", "sha256": digest, **fitting[0]}
+        return [{"file": f"{row.notebook}/{row.file}", "sha256": digest, **record} for record in fitting]
+
+    def headroom(self, found: Mapping[str, Any]) -> float | None:
+        """How far the best of `READERS` lies above the system that a difference is taken to; None where not known."""
+        records, _ = self.rows(found["file"].split("/")[0])
+        same = [
+            r for r in records if not r.get("minus") and all(r[k] == found[k] for k in ("dataset", "split", "metric"))
+        ]
+        ours = [r for r in same if all(r.get(k) == found.get(k) for k in ("system", "regime", "n_train"))]
+        best = max((r["value"] for r in same if r["system"] in READERS), default=None)
+        return None if best is None or not ours else best - (ours[0]["value"] - found["value"])
 
 
-def _compare_with_twin(path: Path, rows: list[dict[str, Any]]) -> None:
-    twin = path.with_suffix(".parquet")
-    if not twin.is_file():
-        raise ValueError(f"{twin} is missing beside {path.name}, which it is held against: run the notebook again.")
-    kept = [{k: v for k, v in row.items() if not pd.isna(v)} for row in pd.read_parquet(twin).to_dict("records")]
-    for ours, theirs in zip_longest(rows, kept, fillvalue={}):
-        if {key: value for key, value in ours.items() if value is not None} != theirs:
-            what = words.label(ours or theirs)
-            raise ValueError(f"{path} was changed by hand, {what} is another in {twin.name}: run the notebook again.")
-
-
-def _read(check: Check, results: Results) -> dict[str, Any]:
-    """A check's number, with the rows that it comes from."""
+def _read(check: Check, results: Results) -> list[dict[str, Any]]:
+    """A check's numbers, with the rows that they come from."""
     try:
         found = results.find(check.row)
         if check.over is not None:
-            whole = results.find(check.over)
+            found, whole = found[:1], results.find(check.over)[0]  # counts, which labels do not change
             if whole["value"] == 0:
                 raise ValueError(f"{whole['file']}: {words.label(whole)} is 0 and divides nothing.")
-            found |= {"over": whole, "value": found["value"] / whole["value"], "low": None, "high": None}
-            found["unit"] = "ratio"
+            found[0] |= {"over": whole, "value": found[0]["value"] / whole["value"], "low": None, "high": None}
+            found[0]["unit"] = "ratio"
     except Missing:
         if check.published is None:
             raise
-        names = check.row.model_dump(include={"system", "dataset", "split", "metric", "unit"})
-        found = {"file": None, "sha256": None, **names, "n": None, "seeds": None, **check.published.model_dump()}
-    if check.exact and found["low"] is None:
-        found |= {"low": found["value"], "high": found["value"]}
+        found = [{**_named(check.row), **check.published.model_dump()}]
+    if check.exact:
+        found = [f | {"low": f["value"], "high": f["value"]} if f["low"] is None else f for f in found]
     return found
 
 
-def _judge(check: Check, supports: float, contradicts: float, results: Results, least: Mapping) -> dict[str, Any]:
-    """The evidence of one check: the row, the ``check``, its ``verdict``, and ``why``; for the rates see `_weigh`."""
-    found = _read(check, results)
-    value, low, high = found["value"], found["low"], found["high"]
-    short = [
-        f"{key} is {found.get(key)} and the rule wants {minimum}"
-        for key, minimum in least.items()
-        if "source" not in found and (found.get(key) or 0) < minimum
-    ]
-    found |= {"check": {"kind": check.kind, "bounds": check.bounds}, "verdict": INCONCLUSIVE}
-    if short or low is None:
-        return {**found, "why": "; ".join(short) or "the row has no interval"}
-    for verdict, rate in ((SUPPORTED, supports), (CONTRADICTED, contradicts)):
+def _named(row: Row) -> dict[str, Any]:
+    """What stands for a record that is not there."""
+    names = row.model_dump(include={"system", "minus", "dataset", "split", "metric", "unit"})
+    return {**dict.fromkeys(("file", "sha256", "value", "low", "high", "n", "seeds")), **names}
+
+
+def _unmet(claim: Claim, found: Mapping[str, Any], results: Results) -> Iterator[str]:
+    """Why a row must not judge a claim."""
+    if found["file"] is None:  # a published number
+        return
+    need, notebook = claim.requires, found["file"].split("/")[0]
+    made, finding = results.made.get(notebook), claim.domain not in COUNTED
+    if claim.domain in (PEOPLE, PHOTOGRAPHS) and found["dataset"] == WORLD:
+        yield f"the embedded world decides nothing here, and the claim is about {claim.domain}"
+    elif claim.domain == PHOTOGRAPHS and made and B16 not in str(made["clip"]):
+        yield f"{notebook} ran on another tower, and the claim is about {claim.domain}"
+    if finding and made and made.get("rules", {}).get(claim.id) != results.rules[claim.id]:
+        yield f"its rule was written or changed after {notebook} ran"
+    if need.converged and not found.get("converged"):
+        yield f"no converged run (converged is {json.dumps(found.get('converged'))})"
+    for key in ("n", "seeds"):
+        if (found.get(key) or 0) < getattr(need, key):
+            yield f"{key} is {found.get(key)} and the rule wants {getattr(need, key)}"
+    if need.headroom and found.get("minus") and found["unit"] == "fraction":
+        room = results.headroom(found)
+        if room is None or room < need.headroom:
+            known = "not known" if room is None else f"{words.number(room, 'fraction')} points"
+            yield f"headroom above {found['minus']} is {known} and the claim is of {100 * need.headroom:g}"
+
+
+def _judge(check: Check, found: dict[str, Any], supports: float, contradicts: float) -> dict[str, Any]:
+    """The evidence of one row: the row, the ``check``, its ``verdict``, and ``why``; for the rates see `_weigh`."""
+    value, low, high, verdict = found["value"], found["low"], found["high"], INCONCLUSIVE
+    if low is None:
+        return {**found, "verdict": verdict, "why": "the row has no interval"}
+    for wanted, rate in ((SUPPORTED, supports), (CONTRADICTED, contradicts)):
         wider = norm.ppf(1 - rate / 2) / norm.ppf(1 - ALPHA / 2)
-        if check.verdict(value - wider * (value - low), value + wider * (high - value)) == verdict:
-            found["verdict"] = verdict
+        if check.verdict(value - wider * (value - low), value + wider * (high - value)) == wanted:
+            verdict = wanted
     bounds = words.required(check.kind, check.bounds, found["unit"])
-    return {**found, "why": f"{words.span(found)}, to be {bounds}"}
+    return {**found, "verdict": verdict, "why": f"{words.span(found)}, to be {bounds}"}
 
 
-def _weigh(rule: Check | Parts, supports: float, contradicts: float, *given: Any) -> tuple[str, int, list[dict]]:
+def _combined(kind: str, verdicts: list[str]) -> str:
+    """What parts say together; one that cannot be tested leaves open what the others do not settle."""
+    settles, agrees = (SUPPORTED, CONTRADICTED) if kind == "any" else (CONTRADICTED, SUPPORTED)
+    if settles in verdicts:
+        return settles
+    if NOT_TESTABLE in verdicts:
+        return NOT_TESTABLE
+    return agrees if set(verdicts) == {agrees} else INCONCLUSIVE
+
+
+def _weigh(
+    rule: Check | Parts, supports: float, contradicts: float, claim: Claim, results: Results
+) -> tuple[str, int, list[dict]]:
     """Verdict, which piece of the evidence decides it, and all evidence; the rates are what a verdict may err by."""
-    if isinstance(rule, Check):
-        evidence = _judge(rule, supports, contradicts, *given)
-        return evidence["verdict"], 0, [evidence]
-    whole, m = rule.kind == "all", len(rule.of)
-    rates = (supports, contradicts / m) if whole else (supports / m, contradicts)
-    verdicts, deciding, read = [], [], []
-    for part in rule.of:
-        verdict, decides, evidence = _weigh(part, *rates, *given)
-        verdicts.append(verdict)
-        deciding.append(len(read) + decides)
-        read += evidence
-    holds, falls = (all, any) if whole else (any, all)
-    verdict = INCONCLUSIVE
-    if holds(v == SUPPORTED for v in verdicts):
-        verdict = SUPPORTED
-    elif falls(v == CONTRADICTED for v in verdicts):
-        verdict = CONTRADICTED
-    return verdict, deciding[verdicts.index(verdict)], read
+    if isinstance(rule, Parts):
+        m = len(rule.of)
+        rates = (supports / m, contradicts) if rule.kind == "any" else (supports, contradicts / m)
+        verdicts, deciding, read = [], [], []
+        for part in rule.of:
+            verdict, decides, evidence = _weigh(part, *rates, claim, results)
+            verdicts.append(verdict)
+            deciding.append(len(read) + decides)
+            read += evidence
+        verdict = _combined(rule.kind, verdicts)
+        return verdict, deciding[verdicts.index(verdict)], read
+    brief = claim.requires.converged and results.folder.name.partition("+")[0] == "default"
+    test = {"check": {"kind": rule.kind, "bounds": rule.bounds}}
+    try:
+        found = _read(rule, results)
+    except Missing as error:
+        why = BRIEF if brief else error.args[0].replace(str(results.folder), results.folder.name)
+        return NOT_TESTABLE, 0, [{**_named(rule.row), **test, "verdict": NOT_TESTABLE, "why": why}]
+    unmet = [[BRIEF] if brief else list(_unmet(claim, row, results)) for row in found]
+    met = sum(not reasons for reasons in unmet)
+    if 0 < met < claim.requires.budgets:  # of the numbers of labels too few may judge
+        short = f"{met} number of labels may judge it and the rule wants {claim.requires.budgets}"
+        unmet, met = [reasons or [short] for reasons in unmet], 0
+    read = [
+        {**row, **test, "verdict": NOT_TESTABLE, "why": "; ".join(filter(None, (words.span(row), *reasons)))}
+        if reasons
+        else {**_judge(rule, row, supports, contradicts / met), **test}
+        for row, reasons in zip(found, unmet, strict=True)
+    ]
+    verdicts = [row["verdict"] for row in read]
+    verdict = _combined("all", [v for v in verdicts if v != NOT_TESTABLE] or [NOT_TESTABLE])
+    return verdict, verdicts.index(verdict), read
 
 
-def judge(results: str | Path, *, strict: bool | None = None, rules: Path = RULES) -> list[dict[str, Any]]:
+def judge(results: str | Path, rules: Path = RULES) -> list[dict[str, Any]]:
     """The ledger of a run.
 
     Args:
         results: the folder ``results/<profile>``.
-        strict: missing evidence is an error; None: in the profile ``default`` alone.
         rules: the rule file.
 
     Returns:
         Records {id, statement, source, verdict, value, low, high, n, rule, requires, domain, evidence}. The numbers are
-        those of the part that decides. ``rule``: ``reading``, ``least``, the ``test`` as data, ``file`` and its
-        ``sha256``. ``evidence``: ``why``, ``figure``, the rows ``read``, each with the sha256 of its file, its
-        ``check`` {kind, bounds}, its verdict and why, and ``decides``, the position of the deciding one among them
-        (None where nothing could be read).
+        those of the row that decides; where nothing may judge they are what was measured, without a verdict. ``rule``:
+        ``reading``, the ``test`` as data, ``file`` and its ``sha256``. ``evidence``: ``why``, ``figure``,
+        ``illustration`` (whether the embedded world judged a claim on emotions or masks), the rows ``read``, each with
+        the sha256 of its file, its ``check`` {kind, bounds}, its verdict and why, ``decides``, the position of the
+        deciding one among them, and ``parts`` {name, verdict, decides} of a rule that judges each.
 
     Raises:
-        ValueError: strict, and evidence is missing (claim, file and metric are named); or as `load`, `Results.find`.
+        ValueError: as `load`, `Results`.
     """
-    results, records = Results(results), []
-    strict = results.folder.name == "default" if strict is None else strict
-    for claim in load(rules):
-        try:
-            verdict, decides, read = _weigh(claim.rule, ALPHA, ALPHA, results, claim.least)
-            row = read[decides]
-            why = row["why"]
-        except Missing as error:
-            if strict:
-                raise ValueError(f"claim {claim.id}: {error}: run the notebook, or correct the rule.") from None
-            verdict, decides, read, row = NOT_TESTABLE, None, [], {}
-            why = f"{error.args[0].replace(str(results.folder), results.folder.name)}; it takes {claim.takes}"
+    claims, results, records = load(rules), Results(results), []
+    results.rules = provenance.rules(rules)
+    for claim in claims:
+        each = claim.rule.of if claim.rule.kind == "each" else [claim.rule]
+        read, parts = [], []
+        for part in each:
+            verdict, decides, evidence = _weigh(part, ALPHA, ALPHA, claim, results)
+            parts.append({"name": part.name, "verdict": verdict, "decides": len(read) + decides})
+            read += evidence
+        verdict = _combined("all", [part["verdict"] for part in parts])
+        decides = next(part["decides"] for part in parts if part["verdict"] == verdict)
+        row, testable = read[decides], verdict != NOT_TESTABLE
+        illustration = testable and claim.domain in (EMOTIONS, MASKS) and row["dataset"] == WORLD
+        why = row["why"] if testable else f"{row['why']}; it takes {claim.takes}"
         rule = {
             "reading": claim.reading,
-            "least": claim.least,
             "file": f"hc_lafter/suite/{rules.name}",
-            "sha256": _hash(rules),
-            "test": claim.rule.model_dump(exclude_defaults=True),
+            "sha256": provenance.text_hash(rules),
+            "test": claim.rule.model_dump(exclude_defaults=True, mode="json"),
         }
+        evidence = {"why": why, "figure": claim.figure, "illustration": illustration, "decides": decides, "read": read}
         records.append(
             {
                 **claim.model_dump(include={"id", "statement", "source"}),
                 "verdict": verdict,
-                **{key: row.get(key) for key in ("value", "low", "high", "n")},
+                **{key: row[key] for key in ("value", "low", "high", "n")},
                 "rule": rule,
-                **claim.model_dump(include={"requires", "domain"}),
-                "evidence": {"why": why, "figure": claim.figure, "decides": decides, "read": read},
+                "requires": claim.requires.model_dump(exclude_defaults=True),
+                "domain": claim.domain,
+                "evidence": {**evidence, "parts": parts if len(parts) > 1 else []},
             }
         )
     return records
@@ -365,24 +447,34 @@ def write(results: str | Path, records: Iterable[Mapping[str, Any]] | None = Non
 
 
 def changed(results: str | Path) -> list[str]:
-    """Where a fresh judgement differs from ``claims.json``: one line per claim, none where all agree.
+    """What is not as the run left it, one line each: numbers, parameters, weights, rules, and ``claims.json`` itself.
 
     Raises:
         ValueError: there is no ``claims.json``, or it is damaged; or as `judge`.
     """
-    path = Path(results) / "claims.json"
+    path = Path(results).resolve() / "claims.json"
     try:
         old = {record["id"]: record for record in json.loads(path.read_text(encoding="utf-8"))}
+        judged_by = {record["rule"]["sha256"] for record in old.values()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read ({error}): run python -m hc_lafter claims first.") from None
-    new = {record["id"]: record for record in json.loads(json.dumps(judge(results)))}
-    lines = []
+    lines = provenance.changed(path.parent)
+    if judged_by != {provenance.text_hash(RULES)}:
+        lines.append(f"{RULES.name} is not the file that {path.name} was judged by")
+    try:
+        new = {record["id"]: record for record in json.loads(json.dumps(judge(results)))}
+    except ValueError as error:  # numbers that no run wrote are not judged
+        return [*lines, str(error)]
     for key in sorted({*old, *new}):
         a, b = old.get(key, {}), new.get(key, {})
         parts = [name for name in {**a, **b} if a.get(name) != b.get(name)]
         if parts:
             verdicts = f"{a.get('verdict', 'absent')} there, {b.get('verdict', 'absent')} now"
-            lines.append(f"{key}: {verdicts}; differs in {', '.join(parts)}")
+            lines.append(f"{path.name}, {key}: {verdicts}; differs in {', '.join(parts)}")
+    if path.parent == find_root() / "results" / "default" and not lines:
+        from hc_lafter.suite import readme  # here, since it imports this module
+
+        lines += readme.stale(find_root())
     return lines
 
 
@@ -392,22 +484,42 @@ def counts(records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     return {verdict: count[verdict] for verdict in VERDICTS}
 
 
+def counted(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """The claims in two groups, which are never added up: what holds on any data, and findings."""
+    records = list(records)
+    findings = [record for record in records if record["domain"] not in COUNTED]
+    return {"findings": findings, "counts, costs and formulas": [r for r in records if r["domain"] in COUNTED]}
+
+
+def tally(records: Iterable[Mapping[str, Any]]) -> str:
+    """``of 19 findings 3 supported (3 as an illustration), ...; of 11 counts, costs and formulas 8 supported, ...``."""
+    groups = []
+    for group, of_it in counted(records).items():
+        shown = Counter(r["verdict"] for r in of_it if r["evidence"]["illustration"])
+        each = [
+            f"{n} {verdict}{f' ({shown[verdict]} as an illustration)' if shown[verdict] else ''}"
+            for verdict, n in counts(of_it).items()
+            if n
+        ]
+        groups += [f"of {len(of_it)} {group} {', '.join(each)}"] if of_it else []
+    return "; ".join(groups)
+
+
 def summary(records: Iterable[Mapping[str, Any]]) -> str:
     """The ledger as lines of text, and how many of each verdict."""
     records = list(records)
-    head = f"{len(records)} claims: " + ", ".join(f"{count} {verdict}" for verdict, count in counts(records).items())
     lines = [f"{r['id']}  {r['verdict']:17s}  {r['statement']}: {r['evidence']['why']}" for r in records]
-    return "\n".join([head, *lines])
+    return "\n".join([f"{len(records)} claims: {tally(records)}", *lines])
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the ledger of a profile and print it; with ``--check`` hold the one that is there against its results."""
+    """Write the ledger of a profile and print it; with ``--check`` hold what is there against what made it."""
     parser = argparse.ArgumentParser(prog="python -m hc_lafter claims", description=main.__doc__)
     parser.add_argument("--profile", default="default", help="whose results are judged (default: %(default)s)")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 where claims.json differs")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 where anything was changed")
     options = parser.parse_args(argv)
     try:
-        load_profile(options.profile)  # a misspelled one has no results, and would get a ledger without evidence
+        load_profile(options.profile.partition("+")[0])  # a misspelled one would get a ledger without evidence
         results = Places.find("09-report", options.profile).results.parent
         if options.check:
             lines = changed(results)

@@ -41,7 +41,7 @@ def rows(results: Results, notebook: str, file: str = "metrics.json", *, all_tow
         records, _ = results.rows(notebook, file)
     except Missing:
         records = []
-    table = pd.DataFrame(records, columns=[*NAMES, "value", "low", "high", "n", "seeds", "unit"])
+    table = pd.DataFrame(records, columns=[*NAMES, "value", "low", "high", "n", "seeds", "unit", "n_train"])
     names = table[[*NAMES]].astype(object)
     table[[*NAMES]] = names.where(names.notna(), "")
     table["name"], table["text"] = [name(r) for r in records], [span(r, unit=False) for r in records]
@@ -79,9 +79,10 @@ def classification(results: Results) -> pd.DataFrame:
         return pd.DataFrame()
     more = _wide(systems, {"kl, tempered": "KL to the true mix, nats", "ECE": "calibration error, %"}, ["name"])
     trained = _wide(systems, {TRAINED_HERE: "parameters trained beside the classifier"}, ["system"])
-    table = top[["name", "system", "regime", "text", "minus zero-shot", "verdict"]].replace(
-        {"regime": {"": "no training"}}
-    )
+    labels = ["labels"] if top["n_train"].notna().any() else []  # a row for each number of labels
+    top["labels"] = ["" if pd.isna(n) else f"{n:,.0f}" for n in top["n_train"]]
+    table = top[["name", "system", "regime", *labels, "text", "minus zero-shot", "verdict"]]
+    table = table.replace({"regime": {"": "no training"}})
     for beside, key in ((more, "name"), (trained, "system")):
         table = table.merge(beside, "left", key) if len(beside) else table
     heads = {"regime": "learns from", "text": "top-1 accuracy, %", "minus zero-shot": "minus zero-shot, points"}

@@ -63,7 +63,7 @@ def collect(profile: str, width: str, form: str, out: Path, names: Sequence[str]
         FileNotFoundError: a figure was not saved at this width in this format.
         OSError: ``out`` cannot be written.
     """
-    load_profile(profile)
+    load_profile(profile.partition("+")[0])
     folder = Places.find("00-figures", profile).figures.parent
     found = {(p.parent.name, p.stem.removesuffix("-single")): p.parent for p in sorted(folder.glob("*/*.png"))}
     again = f"run `python run_all.py --profile {profile}`"

@@ -27,16 +27,24 @@ REACH = 6.0  # half-widths at which the figure's axis ends; what lies beyond, an
 DIRECTIONS = {"above": (1,), "at_least": (1,), "below": (-1,), "at_most": (-1,), "between": (1, -1)}
 
 
-def deciding(record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The row that decides a claim, with its ``check``; None where nothing could be read."""
-    decides = record["evidence"]["decides"]
-    return None if decides is None else record["evidence"]["read"][decides]
+def deciding(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The row that decides a claim, with its ``check``; without a value where no run gave one."""
+    return record["evidence"]["read"][record["evidence"]["decides"]]
 
 
 def measured(record: Mapping[str, Any]) -> str:
-    """A claim's deciding number with interval and unit."""
-    row = deciding(record)
-    return "" if row is None else words.span(row)
+    """A claim's deciding number with interval and unit, or that of each part which is judged by itself."""
+    read, parts = record["evidence"]["read"], record["evidence"]["parts"]
+    spans = [(part["name"], words.span(read[part["decides"]])) for part in parts]
+    return "; ".join(f"{name} {span}" for name, span in spans if span) or words.span(deciding(record))
+
+
+def verdict(record: Mapping[str, Any]) -> str:
+    """A claim's verdict in words: that of each part where they differ, and whether it is an illustration."""
+    parts = record["evidence"]["parts"]
+    apart = "; ".join(f"{part['name']}: {part['verdict']}" for part in parts)
+    text = f"{record['verdict']} ({apart})" if len({part["verdict"] for part in parts}) > 1 else record["verdict"]
+    return f"{text}, as an illustration" if record["evidence"]["illustration"] else text
 
 
 def required(row: Mapping[str, Any]) -> str:
@@ -121,10 +129,10 @@ def _marker(verdict: str) -> dict[str, Any]:
 
 def _draw_claim(ax: Axes, y: float, record: Mapping[str, Any]) -> None:
     row, (sign, colour, _) = deciding(record), SIGNS[record["verdict"]]
-    if row is not None and row["low"] is not None:
+    if row["low"] is not None and record["verdict"] != NOT_TESTABLE:
         distance = margin(row)
         x, exact = float(np.clip(distance, -REACH, REACH)), not np.isfinite(distance)
         ax.plot([0, x], [y, y], color=colour, linewidth=1.2 if exact else 2.2, linestyle=":" if exact else "-")
         ax.plot([x], [y], markersize=6, clip_on=False, **_marker(record["verdict"]))
-    text = f"{sign} {measured(record) or record['verdict']}"
+    text = f"{sign} {words.span(row) or record['verdict']}"
     ax.text(1.03, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize=7, color=colour)

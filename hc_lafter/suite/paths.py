@@ -40,7 +40,7 @@ class Places:
     Attributes:
         root: the repository: notebooks and package code.
         output: what holds ``results`` and ``figures``: ``HC_LAFTER_OUTPUT``, by default ``root``.
-        profile: the profile's name.
+        profile: the profile's name, with a hash where values are not its own (`profiles.folder_name`).
         notebook: the notebook's name without suffix, e.g. ``01-feature-tapping``.
     """
 

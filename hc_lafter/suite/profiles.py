@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -129,6 +131,18 @@ def load_profile(name: str = "default", overrides: Mapping[str, Any] | None = No
         return Profile.model_validate({**tables[name], **given}, strict=strict)
     except ValidationError as error:
         raise ValueError(unusable(error, Profile, "parameter ")) from None
+
+
+def folder_name(name: str, profile: Profile) -> str:
+    """Where results belong: the profile's name, and where a value is not the profile's own a hash of those values.
+
+    Returns:
+        ``default``, or ``default+1a2b3c4d``.
+    """
+    own = load_profile(name)
+    other = {key: value for key, value in profile if value != getattr(own, key)}
+    digest = hashlib.sha256(json.dumps(other, sort_keys=True).encode()).hexdigest()
+    return f"{name}+{digest[:8]}" if other else name
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:

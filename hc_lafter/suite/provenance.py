@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
 import psutil
-import torch
+import yaml
 
-from hc_lafter.files import own_code, processor, versions, write_whole
+from hc_lafter.files import file_hash, own_code, processor, versions, write_whole
 from hc_lafter.suite.paths import Places
+from hc_lafter.suite.profiles import load_profile
+
+if TYPE_CHECKING:
+    import torch
+
+RULES = Path(__file__).with_name("claims.yaml")
+TEXTS = (".json", ".csv", ".md", ".ipynb")
 
 
 def describe(root: Path, device: torch.device, clip: Any = None, data: Any = None, **more: Any) -> dict[str, Any]:
@@ -28,6 +36,8 @@ def describe(root: Path, device: torch.device, clip: Any = None, data: Any = Non
         data: a `hc_lafter.data.record.Dataset`, or a hash.
         more: the profile, the precision and further inputs by name; absolute paths lose all but their last part.
     """
+    import torch  # here: it takes seconds that a command's --help should not wait for
+
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if device.type == "cuda" else []
     hardware = {
         "platform": f"{platform.system()} {platform.machine()}",
@@ -49,19 +59,101 @@ def describe(root: Path, device: torch.device, clip: Any = None, data: Any = Non
 def write(places: Places, entry: Mapping[str, Any]) -> None:
     """Put a notebook's entry into ``results/<profile>/provenance.json``, beside the others'.
 
+    With it go ``files``, the hash of each file that it has written, and ``rules``, those by which it will be judged.
+
     Raises:
         ValueError: the file there is damaged.
         OSError: the folder cannot be written.
     """
-    path = places.provenance
+    folder = places.provenance.parent
     places.state.mkdir(parents=True, exist_ok=True)
+    entry = {**entry, "files": {p.name: text_hash(p) for p in _written(places.results)}, "rules": rules()}
     with filelock.FileLock(places.state / f"provenance-{places.profile}.lock"):  # two notebooks may end together
+        text = {"notebooks": {**read(folder), places.notebook: entry}}
+        write_whole(places.provenance, json.dumps(text, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read(folder: Path) -> dict[str, dict[str, Any]]:
+    """Notebook -> its entry, of ``results/<profile>``; none where nothing ran.
+
+    Raises:
+        ValueError: the file there is damaged.
+    """
+    path = folder / "provenance.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["notebooks"]) if path.is_file() else {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it and run the notebooks again.") from None
+
+
+def mixed(made: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Notebooks of one folder that ran with different parameters, code, weights or data, a sentence each pair."""
+    first: dict[tuple, tuple[str, Any]] = {}
+    for notebook, entry in made.items():
+        if entry.get("clip") is None and entry.get("data") is None:  # it measured nothing
+            continue
+        said = {("parameters",): entry["profile"], ("code",): entry.get("code")}
+        for kind, of, digest in (("weights", "clip", "weight_hash"), ("data", "data", "fingerprint")):
+            if isinstance(entry.get(of), Mapping):
+                said[kind, entry[of]["name"]] = entry[of].get(digest)
+        for key, value in said.items():
+            other, before = first.setdefault(key, (notebook, value))
+            if before != value:
+                what = key[0]
+                if what == "parameters":
+                    names = {name for name in {**before, **value} if before.get(name) != value.get(name)}
+                    what += f" ({', '.join(f'{n} {value.get(n)} and {before.get(n)}' for n in sorted(names))})"
+                yield f"{notebook} and {other} ran with different {what}"
+
+
+def changed(folder: Path) -> list[str]:
+    """What is no longer as the notebooks of ``results/<profile>`` left or found it, a line each that names the file."""
+    made, lines = read(folder), []
+    lines += [f"provenance.json: {line}" for line in mixed(made)]
+    for place in sorted({*made, *(p.parent.name for p in folder.glob("*/metrics.json"))}):
+        known = made.get(place, {}).get("files", {})
+        there = {path.name: path for path in _written(folder / place)}
+        lines += [f"{place}/{name} is missing" for name in known if name not in there]
+        lines += [
+            f"{place}/{name} is not what its run wrote" for name, p in there.items() if known.get(name) != text_hash(p)
+        ]
+    measured = {name: entry for name, entry in made.items() if isinstance(entry.get("clip"), Mapping)}
+    if "+" not in folder.name:  # else the values are this folder's own
+        own = json.loads(load_profile(folder.name).model_dump_json())
+        for name, entry in made.items():
+            other = [key for key, value in entry["profile"].items() if placeless(own.get(key)) != value]
+            lines += [f"profiles.toml: {k} is {own.get(k)} and {name} ran with {entry['profile'][k]}" for k in other]
+    if any(entry["clip"]["name"] == "embedded" for entry in measured.values()):
+        from hc_lafter.clip.load import load_clip  # here, since it takes a second
+
         try:
-            others = json.loads(path.read_text(encoding="utf-8"))["notebooks"] if path.exists() else {}
-            notebooks = {**others, places.notebook: entry}
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged ({error}): delete it and run the notebooks again.") from None
-        write_whole(path, json.dumps({"notebooks": notebooks}, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+            weights = load_clip("embedded").weight_hash
+        except (ValueError, OSError) as error:
+            weights = str(error)
+        ran = sorted(
+            n for n, e in measured.items() if e["clip"]["name"] == "embedded" and e["clip"]["weight_hash"] != weights
+        )
+        lines += [f"embedded/model.safetensors is not what {', '.join(ran)} ran with"] if ran else []
+    return lines
+
+
+def rules(path: Path = RULES) -> dict[str, str]:
+    """Claim -> hash of what judges it: domain, requirements, rule. A better wording changes none."""
+    claims = yaml.safe_load(path.read_text(encoding="utf-8"))["claims"]
+    judging = {c["id"]: json.dumps([c.get("domain"), c.get("requires"), c["rule"]], sort_keys=True) for c in claims}
+    return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in judging.items()}
+
+
+def text_hash(path: Path) -> str:
+    """Hex sha256 of a file, of a text with its line ends as git keeps them, wherever it was checked out."""
+    if path.suffix not in (*TEXTS, ".yaml"):
+        return file_hash(path)
+    return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+
+
+def _written(folder: Path) -> list[Path]:
+    """What a notebook writes, its executed copy included."""
+    return sorted(p for p in folder.glob("*") if p.is_file() and p.suffix in (*TEXTS, ".parquet"))
 
 
 def _named(thing: Any, names: tuple[str, ...]) -> Any:

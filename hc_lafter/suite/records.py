@@ -13,7 +13,7 @@ from hc_lafter.refusals import unusable
 UNITS = ("fraction", "nats", "bits", "ratio", "count", "pixels", "logit", "cosine", "degrees", "unitless")
 TIME_UNITS = ("seconds", "milliseconds", "images/second", "MiB")  # differ from run to run: timings.json only
 DIGITS = 6  # significant digits on file: far below what any interval resolves, far above float32's last-bit noise
-KEY = ("system", "minus", "regime", "n_train", "dataset", "split", "metric")  # what names a number; one record each
+KEY = ("system", "minus", "regime", "dataset", "split", "metric", "n_train")  # what names a number; one record each
 
 
 def _finite(value: Any) -> int | float:
@@ -45,9 +45,9 @@ class Metric(BaseModel):
     seeds: Count | None = Field(None, description="the number of seeds that the value is the mean of")
     unit: Literal[*UNITS, *TIME_UNITS] = Field("unitless", description="the unit of the value")
     minus: Name | None = Field(None, description="the system that was subtracted, where the value is a difference")
+    n_train: int | None = Field(None, ge=0, description="the number of images that the system was trained on")
+    converged: bool | None = Field(None, description="whether every run behind the value no longer gained")
     regime: Name | None = Field(None, description="how the system was tuned, e.g. 'supervised' or 'label-free'")
-    n_train: int | None = Field(None, ge=0, description="the number of training images, where several were tried")
-    converged: bool | None = Field(None, description="whether every run behind the value has converged")
     p_holm: Number | None = Field(None, description="the p value, corrected for all comparisons of its table")
     verdict: Name | None = Field(None, description="'better', 'worse' or 'no difference', after that correction")
 
@@ -80,7 +80,7 @@ def metric(*values: Any, **named: Any) -> dict[str, Any]:
 
 def key_of(record: Mapping[str, Any]) -> tuple[Any, ...]:
     """What names a record."""
-    return tuple(record.get(part) for part in KEY)
+    return tuple(None if record.get(part) is None else str(record[part]) for part in KEY)
 
 
 def is_timing(record: Mapping[str, Any]) -> bool:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ import yaml
 from IPython.display import HTML
 from PIL import Image
 
-from hc_lafter.suite import comparing, ledger, words
-from hc_lafter.suite.claims import CONTRADICTED, INCONCLUSIVE, NOT_TESTABLE, SUPPORTED, Results, counts
+from hc_lafter.suite import claims, comparing, ledger, words
+from hc_lafter.suite import provenance as kept
+from hc_lafter.suite.claims import CONTRADICTED, INCONCLUSIVE, NOT_TESTABLE, SUPPORTED, Results
 
 TEMPLATES = Path(__file__).with_name("templates")
 PUBLISHED = Path(__file__).with_name("published.yaml")
@@ -68,27 +69,29 @@ def table(frame: pd.DataFrame, caption: str = "", *, cards: bool = False) -> str
 
 
 def ledger_table(records: Iterable[Mapping[str, Any]], figures: Iterable[str] = ()) -> str:
-    """The ledger as HTML: verdict, claim, number, what was asked, n, figure; the reasons unfold.
+    """The ledger as HTML, findings first: verdict, claim, number, what was asked, n, figure; the reasons unfold.
 
     Args:
         records: as `claims.judge` gives them.
         figures: ``notebook/figure`` of those on the same page, which are linked to.
     """
-    figures, claims = set(figures), []
-    for record in records:
+    figures, rows = set(figures), []
+    for record in chain.from_iterable(claims.counted(records).values()):
         row, figure = ledger.deciding(record), record["evidence"]["figure"]
-        words = {"measured": ledger.measured(record), "anchor": anchor(figure) if figure in figures else ""}
-        words |= {"required": ledger.required(row) if row else "", "sample": ledger.sample(row) if row else ""}
-        claims.append({**record, **words})
-    return _part("ledger", claims)
+        said = {"measured": ledger.measured(record), "anchor": anchor(figure) if figure in figures else ""}
+        said |= {"required": ledger.required(row), "sample": ledger.sample(row), "said": ledger.verdict(record)}
+        rows.append({**record, **said})
+    return _part("ledger", rows)
 
 
 def verdict_list(records: Iterable[Mapping[str, Any]]) -> str:
-    """Each verdict with its claims, linked into the ledger."""
-    records = list(records)
+    """Findings, and what was counted, each verdict with its claims, linked into the ledger."""
     order = (CONTRADICTED, SUPPORTED, INCONCLUSIVE, NOT_TESTABLE)
-    groups = [(verdict, [r for r in records if r["verdict"] == verdict]) for verdict in order]
-    return _part("verdicts", [(verdict, claims) for verdict, claims in groups if claims])
+    groups = {
+        group: [(verdict, alike) for verdict in order if (alike := [r for r in of_it if r["verdict"] == verdict])]
+        for group, of_it in claims.counted(records).items()
+    }
+    return _part("verdicts", groups)
 
 
 def absent(results: Results) -> list[str]:
@@ -98,8 +101,7 @@ def absent(results: Results) -> list[str]:
 
 def verdict(results: Results, records: Sequence[Mapping[str, Any]]) -> str:
     """In two lines which notebooks did not run, by name, and how the claims came out."""
-    counted = ", ".join(f"{count} {verdict}" for verdict, count in counts(records).items() if count)
-    return _part("verdict", absent(results), len(FIGURES), len(records), counted)
+    return _part("verdict", absent(results), len(FIGURES), claims.tally(records))
 
 
 def published(results: Results) -> list[str]:
@@ -174,20 +176,10 @@ def figures_shown(records: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     return shown
 
 
-def as_shipped(path: Path, profile: Mapping[str, Any]) -> bool:
-    """Whether every notebook in ``provenance.json`` ran under this very profile, with no field of its own."""
-    entries, profile = _entries(path), json.loads(json.dumps(profile))
-    return bool(entries) and all(entry["profile"] == profile for entry in entries.values())
-
-
-def _entries(path: Path) -> dict[str, dict[str, Any]]:
-    return json.loads(path.read_text(encoding="utf-8"))["notebooks"] if path.is_file() else {}
-
-
-def provenance(path: Path) -> pd.DataFrame:
+def provenance(folder: Path) -> pd.DataFrame:
     """Notebooks x what their numbers come from; hashes by their first eight digits."""
     lines = []
-    for name, entry in _entries(path).items():  # a CLIP or data set may be given by its hash or name alone
+    for name, entry in kept.read(folder).items():  # a CLIP or data set may be given by its hash or name alone
         words = {key: {"name": entry[key]} for key in ("clip", "data") if isinstance(entry[key], str)}
         lines.append({"notebook": name, **entry, **words})
     found = pd.json_normalize(lines)

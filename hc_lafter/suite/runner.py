@@ -27,8 +27,9 @@ import psutil
 
 from hc_lafter.files import code_hash, file_hash, versions, write_whole
 from hc_lafter.refusals import nearest
+from hc_lafter.suite import provenance
 from hc_lafter.suite.paths import NOTEBOOK, Places
-from hc_lafter.suite.profiles import load_profile
+from hc_lafter.suite.profiles import folder_name, load_profile
 
 KERNEL_START = 180  # seconds: a cold disk or a loaded machine takes far more than nbclient's 60
 # what a kernel does before its first cell: the imports that take seconds, without a name left behind
@@ -181,7 +182,8 @@ class Run:
     scheduler: str | None = None
 
     def places(self, notebook: Notebook) -> Places:
-        return Places(self.root, self.output, self.profile, notebook.name)
+        folder = folder_name(self.profile, load_profile(*self.given(notebook).values()))
+        return Places(self.root, self.output, folder, notebook.name)
 
     def needed(self, notebook: Notebook) -> list[Notebook]:
         """The notebooks whose files a notebook reads."""
@@ -215,7 +217,8 @@ class Run:
 
     def stamp(self, notebook: Notebook) -> Path:
         """The key with which it last ran to its end, and the hashes of what it wrote."""
-        return self.places(notebook).state / "stamps" / self.profile / f"{notebook.name}.json"
+        places = self.places(notebook)
+        return places.state / "stamps" / places.profile / f"{notebook.name}.json"
 
     def up_to_date(self, notebook: Notebook) -> bool:
         """Whether it ran on the same inputs before, and every file that it wrote is still as it wrote it."""
@@ -287,6 +290,8 @@ class Run:
             failure = "it wrote no metrics.json: let its last cell call study.finish()"
         if failure:
             raise NotebookFailed(failure)
+        if notebook.name in (made := provenance.read(places.provenance.parent)):  # the executed copy is known, too
+            provenance.write(places, made[notebook.name])
         files = [*places.results.rglob("*"), *places.figures.rglob("*")]
         outputs = {p.relative_to(self.output).as_posix(): file_hash(p) for p in sorted(files) if p.is_file()}
         write_whole(self.stamp(notebook), json.dumps({"key": key, "outputs": outputs}, indent=1) + "\n")

@@ -32,7 +32,7 @@ from hc_lafter.analysis import statistics
 from hc_lafter.files import file_hash, own_code, processor, versions, write_whole
 from hc_lafter.suite import figures, plots, provenance
 from hc_lafter.suite.paths import Places
-from hc_lafter.suite.profiles import Profile, load_profile
+from hc_lafter.suite.profiles import Profile, folder_name, load_profile
 from hc_lafter.suite.records import DIGITS, Metric, is_timing, key_of, metric
 from hc_lafter.tuning.setting import Setting
 
@@ -68,7 +68,7 @@ class Study:
         self._said: list[str] = []
         self._shown: Any = None
         self.profile: Profile = load_profile(profile, overrides)
-        self._places = Places.find(notebook, profile)
+        self._places = Places.find(notebook, folder_name(profile, self.profile))
         self.results, self.figures, self.cache = self._places.results, self._places.figures, self._places.cache
         self.seed = self.profile.seed
         self.seeds = [self.seed + i for i in range(self.profile.seeds)]
@@ -189,20 +189,22 @@ class Study:
         if not numbers:
             raise ValueError(f"{self.notebook} kept no numbers: give study.add at least one row.")
         types = {"value": "float64", "low": "float64", "high": "float64", "n": "Int64", "seeds": "Int64"}
-        table = pd.DataFrame(numbers).astype(types)
+        types |= {"n_train": "Int64", "converged": "boolean"}
+        table = pd.DataFrame(numbers)
+        table = table.astype({name: kind for name, kind in types.items() if name in table})
         write_whole(self.results / "metrics.parquet", lambda path: table.to_parquet(path, index=False))
         for name, found in {"metrics": numbers, "timings": timings}.items():
             if found:
                 text = json.dumps(found, indent=1, sort_keys=True, ensure_ascii=False)
                 write_whole(self.results / f"{name}.json", text + "\n")
-        inputs = {"profile": self.profile.model_dump(), "precision": self.precision, **hashes}
-        provenance.write(self._places, provenance.describe(self._places.root, self.device, clip, data, **inputs))
         if self._said:
             text = "".join(f"- {line}\n" for line in self._said)
             write_whole(self.results / "verdict.md", text)
             if self._shown is not None:
                 self._shown.update(Markdown(text))
-        print(f"{len(self._kept)} numbers are in results/{self.name}/{self.notebook}.")
+        inputs = {"profile": self.profile.model_dump(), "precision": self.precision, **hashes}
+        provenance.write(self._places, provenance.describe(self._places.root, self.device, clip, data, **inputs))
+        print(f"{len(self._kept)} numbers are in results/{self._places.profile}/{self.notebook}.")
 
     def say(self, *lines: str) -> None:
         """Print an answer and keep it, as an item of the verdict."""

@@ -20,6 +20,8 @@ def number(value: float, unit: str, *, sign: bool = False) -> str:
 
 def span(row: Mapping[str, Any], *, unit: bool = True) -> str:
     """A record's value with its interval and unit: ``55.5 [53.2, 57.8] %``; of a difference ``+4.2 [...] points``."""
+    if row["value"] is None:  # what a rule asks for and no run gave
+        return ""
     sign = bool(row.get("minus")) and row["unit"] == "fraction"
     ends = [] if row["low"] is None or row["low"] == row["high"] else [row["low"], row["high"]]
     value, *ends = (number(x, row["unit"], sign=sign) for x in (row["value"], *ends))
@@ -29,8 +31,9 @@ def span(row: Mapping[str, Any], *, unit: bool = True) -> str:
 
 
 def name(row: Mapping[str, Any]) -> str:
-    """A system with its regime, as tables name it; that masks were learned inductively is the rule and not said."""
-    return ", ".join(filter(None, (row["system"], (row.get("regime") or "").replace("inductive", ""))))
+    """A system with its regime and labels, as tables name it; that masks were learned inductively is not said."""
+    labels = f"{int(row['n_train']):,} labels" if row.get("n_train") and row["n_train"] == row["n_train"] else ""
+    return ", ".join(filter(None, (row["system"], (row.get("regime") or "").replace("inductive", ""), labels)))
 
 
 def label(row: Mapping[str, Any]) -> str:
