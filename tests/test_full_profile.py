@@ -59,6 +59,7 @@ GIVEN = {
     "n_masks": 10,
     "mask_epochs": 2,
     "mask_batch": 5,
+    "baselines": "cached",  # those that tune a tower have tests of their own
 }
 OF_MASKS = ["07-sc-clip-diagnostics"]  # no picture of the emotion set is read there
 BAR = re.compile(r"\d+(/\d+|it)? \[\d\d:\d\d")  # of tqdm

@@ -26,6 +26,7 @@ from hc_lafter.suite.profiles import parse_overrides
 from hc_lafter.suite.reference import adopt, write
 from hc_lafter.suite.study import Study
 from hc_lafter.systems import System, find, registry, sc_clip
+from hc_lafter.systems.cascade_clip import SCHEDULE
 from hc_lafter.systems.hybrid_cascade import HybridCascadeConfig
 from hc_lafter.systems.nga import KINDS
 from hc_lafter.systems.sc_clip import SCClipConfig
@@ -78,7 +79,7 @@ def until(study: Study, entry: System) -> Convergence | None:
     steps = p.mask_steps if entry.reads == "masks" else p.steps
     if steps is None:
         return None
-    more = {"decay": "poly"} if entry.reads == "masks" else {}  # the schedule of segmentation papers
+    more = SCHEDULE if entry.reads == "masks" else {}
     return Convergence(steps, tuple(p.rates or ()), p.doublings, seed=study.seed + 10_000, **more)
 
 

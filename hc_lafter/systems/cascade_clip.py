@@ -41,7 +41,7 @@ from hc_lafter.systems.nga import NGA
 PROJECTIONS = ("random", "tower")
 # The release's on VOC (40,000 steps on PASCAL Context, 80,000 on COCO-Stuff), 16 crops a step: the rate rises over the
 # first 1,500, then falls with the power .9 of what is left, to 1e-6.
-SCHEDULE = {"steps": 20_000, "warmup": 1_500 / 20_000, "decay": "poly"}
+SCHEDULE = {"warmup": 1_500 / 20_000, "decay": "poly"}
 
 
 @dataclass(frozen=True)
