@@ -122,6 +122,24 @@ def test_distribution_runs_from_top_to_bottom(ax):
     assert plt.matplotlib.colors.to_hex(ax.patches[2].get_facecolor()) == plots.NEUTRAL.lower()
 
 
+def test_accuracy_against_labels():
+    """A curve per supervised system, a level for what has no labels, hollow where a run has not converged."""
+    rows = [("linear probe", "supervised", n, 0.1 * i, None) for i, n in enumerate((32, 128), start=5)]
+    rows += [("LaFTer", "supervised", n, 0.1 * i, n == 32) for i, n in enumerate((32, 128), start=4)]
+    rows += [("LaFTer", "label-free", 2000, 0.45, True), ("zero-shot", "no training", 0, 0.4, None)]
+    table = pd.DataFrame(rows, columns=["system", "regime", "n_train", "value", "converged"])
+    table = table.assign(low=table["value"] - 0.02, high=table["value"] + 0.02)
+    figure = plots.label_curves(table, 8, levels={"best": 0.9}, title="labels")
+    (ax,) = figure.axes
+    curves = {line.get_label(): line for line in ax.lines if not line.get_label().startswith("_")}
+    assert curves["linear probe"].get_xdata().tolist() == [4, 16] == ax.get_xticks().tolist()
+    assert curves["zero-shot"].get_ydata()[0] == 0.4 and curves["LaFTer, label-free"].get_ydata()[0] == 0.45
+    marks = [faces.get_facecolors() for faces in ax.collections if len(faces.get_offsets()) == 2]
+    hollow = [(face[:, :3] == 1).all(axis=1).tolist() for face in marks if len(face) == 2]
+    assert hollow == [[False, False], [False, True]]
+    plt.close(figure)
+
+
 def test_norm_bands(ax):
     quantiles = np.array([[1, 2, 3, 4, 5], [2, 3, 4, 5, 6.0]])
     plots.norm_bands(ax, [1, 2], quantiles, colour="black", label="x")
