@@ -21,6 +21,8 @@ NOT_CODE = {"__pycache__", ".ipynb_checkpoints"}
 # What computes, and the weights and words of the embedded CLIP.
 ROOMS = ("clip", "systems", "tuning", "data", "analysis")
 ROOMS += ("embedded/model.safetensors", "embedded/config.json", "embedded/vocabulary.txt")
+# What decides no run's numbers: doors, words, files, the registry (a run needs its own system), intervals.
+NO_NUMBERS = ("", "commands", "files", "refusals", "systems", "systems.trained", "analysis.statistics")
 
 
 @cache
@@ -51,9 +53,9 @@ def code_hash(package: Path, parts: Iterable[str] = ROOMS) -> str:
 def code_behind(*modules: str) -> str:
     """Hex sha256 of what some modules of this package compute with: their code, and that of all they import.
 
-    The package's data files of `ROOMS` count as well. Two modules are not walked through, since they know everything:
-    of the systems a run needs its own, and data are known by their content (`Dataset.fingerprint`). So another system,
-    another reader of data or a better docstring makes no result stale.
+    The package's data files of `ROOMS` count as well. What is in `NO_NUMBERS` does not, and the readers of data are not
+    walked through, since data are known by their content (`Dataset.fingerprint`). So another system, another reader, an
+    option of a command or a better docstring makes no result stale.
 
     Args:
         modules: full names, such as ``hc_lafter.tuning.runs``.
@@ -64,11 +66,11 @@ def code_behind(*modules: str) -> str:
         name = ahead.pop()
         path = package.parent / Path(*name.split("."))
         path = next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
-        if path is None or name in found:
-            continue  # a name that is imported from a module
+        if path is None or name in found or name.removeprefix("hc_lafter").lstrip(".") in NO_NUMBERS:
+            continue  # a name that is imported from a module, or one of those
         source = path.read_text(encoding="utf-8")
         found[name] = bare_code(source)
-        if name in ("hc_lafter", "hc_lafter.systems", "hc_lafter.data"):
+        if name == "hc_lafter.data":
             continue
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.Import):

@@ -271,7 +271,12 @@ def test_a_damaged_file_is_named(tmp_path):
         ("clip/vit.py", "\nADDED = 1\n", True),
         ("tuning/training.py", "\nADDED = 1\n", True),
         ("tuning/training.py", "\n# a comment\n", False),
+        ("data/__init__.py", "\nADDED = 1\n", True),  # draws images
+        ("data/decode.py", "\nADDED = 1\n", True),
         ("systems/sc_clip.py", "\nADDED = 1\n", False),
+        ("systems/__init__.py", "\nADDED = 1\n", False),
+        ("commands.py", "\nADDED = 1\n", False),
+        ("analysis/statistics.py", "\nADDED = 1\n", False),
         ("suite/plots.py", "\nADDED = 1\n", False),
         ("data/own/folder.py", "\nADDED = 1\n", False),
         ("embedded/vocabulary.txt", "word\n", True),
