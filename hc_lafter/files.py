@@ -64,6 +64,8 @@ def code_behind(*modules: str) -> str:
     found, ahead = {}, list(modules)
     while ahead:
         name = ahead.pop()
+        if name.split(".")[0] != package.name:
+            continue  # of another package
         path = package.parent / Path(*name.split("."))
         path = next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
         if path is None or name in found or name.removeprefix("hc_lafter").lstrip(".") in NO_NUMBERS:

@@ -305,7 +305,7 @@ def locked(path: Path, timeout: float = -1) -> Iterator[None]:
             f"the cache {path.parent} cannot be written ({reason}): give write access or another cache folder."
         ) from error
     try:
-        for left in path.parent.glob(f".{path.stem}-*"):
+        for left in path.parent.glob(f".{path.stem}[-.]*"):
             left.unlink(missing_ok=True)
         yield
     finally:

@@ -240,7 +240,7 @@ def test_committed_runs_are_read_instead_of_computed(setting, tmp_path, monkeypa
     monkeypatch.setattr(runs, "compute", lambda *_, **__: pytest.fail("computed again"))
     found = get(elsewhere, scheduler="none")
     assert all(same(a, b, tensors=False) for a, b in zip(made, found, strict=True))
-    with pytest.raises(ValueError, match=r"only its logits were committed; delete .*\.safetensors, and it is trained"):
+    with pytest.raises(ValueError, match=r"only its logits were committed.* delete .*\.safetensors"):
         found[0].module()
     assert reference.adopt(elsewhere, tmp_path / "runs") == 0
 
@@ -252,6 +252,44 @@ def test_a_run_under_other_code_takes_the_old_ones_place(setting, tmp_path, monk
     assert reference.adopt([replace(small(setting), setting=replace(setting, cache=tmp_path / "c"))], tmp_path) == 0
     reference.write(made, tmp_path)
     assert len(reference.read(tmp_path)) == 1
+
+
+def test_a_point_has_one_place_on_the_curve(setting, tmp_path):
+    """Trained otherwise, it takes the place of the one before; what is no point stays beside it."""
+    before, other = small(setting), small(setting, lam=0.0)
+    after = small(setting, until=replace(before.until, steps=4))
+    reference.write(get([before, other], scheduler="none", progress=False), tmp_path, {before})
+    reference.write(get([after], scheduler="none", progress=False), tmp_path, {after})
+    table = reference.read(tmp_path)
+    assert sorted(table["key"]) == sorted([other.key, after.key])
+
+
+def test_what_is_not_trained_to_convergence_keeps_all_its_digits(setting, tmp_path):
+    run = replace(small(setting), until=None, epochs=2)
+    (made,) = get([run], scheduler="none", progress=False)
+    reference.write([made], tmp_path / "runs")
+    elsewhere = replace(run, setting=replace(setting, cache=tmp_path / "cache"))
+    assert reference.adopt([elsewhere], tmp_path / "runs") == 1
+    assert same(made, get([elsewhere], scheduler="none")[0], tensors=False)
+    assert not np.array_equal(made.test, made.test.astype(np.float16))
+
+
+def test_an_adopted_probe_is_no_module_of_zeros(setting, tmp_path):
+    run = Run("linear probe", "supervised", 0, setting, until=Convergence(4), **SIZES)
+    reference.write(get([run], scheduler="none", progress=False), tmp_path / "runs")
+    elsewhere = replace(run, setting=replace(setting, cache=tmp_path / "cache"))
+    assert reference.adopt([elsewhere], tmp_path / "runs") == 1
+    with pytest.raises(ValueError, match="only its logits were committed"):
+        get([elsewhere], scheduler="none")[0].module()
+
+
+def test_a_full_result_is_never_replaced_by_a_committed_one(setting, tmp_path, monkeypatch):
+    run = small(setting)
+    (made,) = get([run], scheduler="none", progress=False)
+    reference.write([made], tmp_path)
+    monkeypatch.setattr(reference, "missing", list)  # it was finished between the question and the answer
+    reference.adopt([run], tmp_path)
+    assert get([run], scheduler="none")[0].tensors
 
 
 def test_a_damaged_file_is_named(tmp_path):

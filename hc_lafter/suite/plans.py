@@ -327,10 +327,14 @@ def compute(profile: str, overrides: Mapping[str, Any], notebooks: Sequence[str]
             print(f"{name}: {error}")
     try:
         for folder in {Study(name, profile, overrides).committed for name in notebooks if name in NOTEBOOKS}:
-            adopt(asked, folder)
+            adopt(_with_trials(asked), folder)
         get(missing(asked), progress=progress)  # what is there is left to its notebook to read
     except ValueError as error:
         print(error)
+
+
+def _with_trials(runs: Sequence[Run]) -> list[Run]:
+    return list(dict.fromkeys([*runs, *(trial for run in runs for trial in run.trials)]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -354,19 +358,20 @@ def _main(given: argparse.Namespace) -> int:
         raise ValueError(f"notebook {foreign[0]!r} needs no runs: choose of {', '.join(NOTEBOOKS)}.")
     if given.yes and not given.prune:
         raise ValueError("--yes goes with --prune: it deletes what --prune alone prints.")
+    if given.commit and overrides:
+        raise ValueError("--commit keeps what a profile says by itself: leave --param out.")
     if given.only and given.prune:
         raise ValueError("--prune with --only would take other notebooks' runs for surplus: leave --only out.")
     names = dict.fromkeys(known[name] for name in given.only or NOTEBOOKS)
     studies = [(name, Study(name, profile, overrides)) for profile in given.profile for name in names]
     rows = [{"notebook": name, "run": run, "study": s} for name, s in studies for run in NOTEBOOKS[name](s)]
-    table = pd.DataFrame(rows).drop_duplicates("run")
+    table = pd.DataFrame(rows, columns=["notebook", "run", "study"]).drop_duplicates("run")
     if given.prune:
-        trials = [trial for run in table["run"] for trial in run.trials]
-        return _prune(studies[0][1].cache, [*table["run"], *trials], given.yes)
+        return _prune(studies[0][1].cache, _with_trials(table["run"]), given.yes)
     if given.systems:
         wanted = {find(name).name for name in given.systems}
-        table = table[[run.system in wanted for run in table["run"]]]
-    adopted = sum(adopt(list(table["run"]), study.committed) for _, study in studies)
+        table = table[np.array([run.system in wanted for run in table["run"]], dtype=bool)]
+    adopted = sum(adopt(_with_trials(table["run"]), folder) for folder in {study.committed for _, study in studies})
     lacking = set(missing(list(table["run"])))
     if given.export:
         there = [run for run in table["run"] if run not in lacking]
@@ -388,10 +393,12 @@ def _main(given: argparse.Namespace) -> int:
         get(list(table["run"]), scheduler=given.scheduler)
         print(f"{len(table)} runs are there, {adopted} of them read from the repository, {len(lacking)} computed now.")
         lacking = set()
-    there = table[[run not in lacking for run in table["run"]]]
+    there = table[np.array([run not in lacking for run in table["run"]], dtype=bool)]
     for folder, rows in there.groupby(there["study"].map(lambda s: s.committed)) if given.commit else ():
         points = {run for study in rows["study"].unique() for run in _flat(curve(study))}
-        print(f"{len(write(get(list(rows['run'])), folder, points))} files are in {folder}.")
+        absent = set(missing(kept := _with_trials(rows["run"])))
+        files = write(get([run for run in kept if run not in absent]), folder, points)
+        print(f"{len(files)} files are in {folder}.")
     return 0
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hc_lafter import store
 from hc_lafter.analysis.statistics import interval
 from hc_lafter.files import write_whole
 from hc_lafter.suite.study import Study
@@ -26,6 +27,7 @@ from hc_lafter.tuning.runs import Result, Run, get, keep, missing
 from hc_lafter.tuning.training import History
 
 FIELDS = ("system", "regime", "n_train", "seed", "batch_size", "view", "classifier", "target", "lam")
+PLACE = ["system", "regime", "n_train", "seed"]  # of a point on the curve
 _LOGITS = ("val", "test", "train", "val before", "test before")
 
 
@@ -40,7 +42,11 @@ def write(found: Iterable[Result], folder: Path, points: Container[Run] = ()) ->
         OSError: the folder cannot be written.
     """
     fresh, before, paths = pd.DataFrame([_row(r, r.run in points) for r in found]), read(folder), []
-    kept = before[~before["run"].isin(fresh["run"])] if len(before) else before
+    kept = before
+    if len(before) and len(fresh):  # a point has one place on the curve, however it was trained before
+        places = pd.MultiIndex.from_frame(fresh.loc[fresh["point"], PLACE])
+        replaced = before["point"] & pd.MultiIndex.from_frame(before[PLACE]).isin(places)
+        kept = before[~(before["run"].isin(fresh["run"]) | replaced)]
     for system, rows in pd.concat([kept, fresh]).groupby("system"):
         path = folder / f"{re.sub('[^a-z0-9]+', '-', system.lower()).strip('-')}.parquet"
         table = rows.sort_values(["regime", "n_train", "seed", "key"])
@@ -60,7 +66,8 @@ def _row(result: Result, point: bool) -> dict[str, object]:
         if run.n_test is None:
             row["hits"] = result.test.argmax(axis=1) == data.labels[at]
     for name, values in result.arrays.items():
-        row[name] = values.astype(np.float16 if name in _LOGITS else values.dtype).ravel()
+        half = name in _LOGITS and run.until is not None  # as in the store, to the bit
+        row[name] = values.astype(np.float16 if half else values.dtype).ravel()
         row[f"{name}, shape"] = list(values.shape)
     return row
 
@@ -96,7 +103,10 @@ def adopt(runs: Sequence[Run], folder: Path) -> int:
         arrays = {name: np.array(row[name]).reshape(shape) for name, shape in arrays.items()}
         given = {name: None if pd.isna(row[name]) else row[name] for name in ("rate", "converged")}
         history = History(**json.loads(row["history"]))
-        keep(Result(lacking[row["key"]], arrays, history, {}, row["seconds"], row["steps"], **given))
+        run = lacking[row["key"]]
+        with store.locked(place := run.setting.cache / "runs" / f"{run.key}.safetensors"):
+            if not place.is_file():  # another process may have been quicker, and has the tuned tensors as well
+                keep(Result(run, arrays, history, {}, row["seconds"], row["steps"], **given))
     return len(rows)
 
 

@@ -19,7 +19,7 @@ from hc_lafter.systems.base import Group, Output, Phase, System, frozen, paramet
 
 @dataclass(frozen=True)
 class ClipAdapterConfig:
-    """The settings of the release.
+    """Ratio and reduction are the release's; the rate is one for AdamW, where the release has SGD.
 
     Attributes:
         layers: the last alone.
@@ -86,7 +86,6 @@ SPEC = System(
     config=ClipAdapterConfig,
     build=lambda start, config, seed: ClipAdapter(start.visual, start.text, start.logit_scale, config, seed=seed),
     sources=("Gao et al., IJCV 2024, section 3.2", "github.com/gaopengcuhk/CLIP-Adapter, commit 9ac913a"),
-    released_rate=True,
     baseline=True,
     order=15,
     line="--",

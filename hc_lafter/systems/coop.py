@@ -22,7 +22,7 @@ from hc_lafter.systems.base import Group, Output, Phase, System, TextTuned, froz
 
 @dataclass(frozen=True)
 class CoOpConfig:
-    """The settings of the paper.
+    """The contexts are the paper's; the rate is one for AdamW, where the release has SGD.
 
     Attributes:
         layers: the last alone.
@@ -100,7 +100,6 @@ SPEC = System(
     config=CoOpConfig,
     build=lambda start, config, seed: CoOp(start.clip, start.classes, config, seed=seed),
     sources=("Zhou et al., IJCV 2022", "github.com/KaiyangZhou/CoOp, commit 1e5ec09"),
-    released_rate=True,
     baseline=True,
     order=16,
     line="--",

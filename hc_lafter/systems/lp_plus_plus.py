@@ -6,7 +6,8 @@ at the class means, alpha at 250 times the mean cosine of images with their clas
 the data, which leaves no rate to choose. As in the release (FereshteShakeri/FewShot-CLIP-Strong-Baseline, commit
 4d1b771) w moves by full-batch gradient steps of 4 n / lambda_max(F^T F) with momentum 0.9, and alpha at every tenth of
 them by n / (4 max_c sum_i (f_i t_c)^2). *The release* starts w at the classes' sums, which grow with the number of
-images, and has a bias that the paper lacks; neither is followed. The iterate is chosen on validation, as there; of
+images, has a bias that the paper lacks, and never clears alpha's gradient, so that alpha moves by the sum of all before
+it; none of the three is followed. The iterate is chosen on validation, as there; of
 equals the release takes the last, this one the first.
 """
 

@@ -1,7 +1,7 @@
 """Scalar mix (Peters et al., "Deep contextualized word representations", NAACL 2018, section 3.2).
 
 gamma * sum_l s_l h_l with s a softmax over layers and gamma a gain: a number per layer and one more, and so the natural
-rival of every other way to weigh layers. Tenney et al. (ACL 2019, section 2.3) read from s where in a network something
+rival of every other way to weigh layers. Tenney et al. (ACL 2019, section 3.1) read from s where in a network something
 is known. AllenNLP's release can normalise each layer first; here LN_post has done so.
 """
 
@@ -65,7 +65,7 @@ SPEC = System(
     regimes=("label-free", "supervised"),
     config=ScalarMixConfig,
     build=lambda start, config, seed: ScalarMix(start.visual, start.classifier, config),
-    sources=("Peters et al., NAACL 2018, section 3.2", "Tenney et al., ACL 2019, section 2.3"),
+    sources=("Peters et al., NAACL 2018, section 3.2", "Tenney et al., ACL 2019, section 3.1"),
     baseline=True,
     order=21,
     line=":",

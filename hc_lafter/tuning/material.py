@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -109,8 +108,9 @@ class Material:
             picked, size = self.picked(layers, indices), max(_HEADS_AT_ONCE, self.setting.batch_size)
             batches = (picked[at : at + size] for at in range(0, len(picked), size))
         found = []
-        # heads are cheap, and judged in full precision
-        with torch.inference_mode(), self.setting.autocast() if layers is None else nullcontext():
+        # heads are cheap, and judged in full precision, whatever the context
+        full = torch.autocast(device.type, enabled=False)
+        with torch.inference_mode(), self.setting.autocast() if layers is None else full:
             for batch in batches:
                 found.append(system(batch.to(device)).logits.float().cpu())
         return torch.cat(found)

@@ -42,7 +42,7 @@ from hc_lafter.clip.text import class_embeddings, encode_texts
 from hc_lafter.clip.vit import check_tower
 from hc_lafter.data.masks.sets import mask_split, names_of, split_or_all, templates_of
 from hc_lafter.data.record import SPLITS, Dataset
-from hc_lafter.files import bare_code, code_behind, computing_versions, file_hash, write_whole
+from hc_lafter.files import bare_code, code_behind, computing_versions, write_whole
 from hc_lafter.refusals import nearest
 from hc_lafter.systems import find
 from hc_lafter.systems.base import Start, System
@@ -52,7 +52,7 @@ from hc_lafter.tuning import masks
 from hc_lafter.tuning.convergence import RATES, Convergence, at_rate, best_score, converged
 from hc_lafter.tuning.material import Material, check_depth, gather, material_of, opened, opened_masks, pseudo_labels
 from hc_lafter.tuning.setting import Setting
-from hc_lafter.tuning.texts import classifier_for, text_classifiers, train_of_seed
+from hc_lafter.tuning.texts import classifier_for, sentences_key, text_classifiers, train_of_seed
 from hc_lafter.tuning.training import History, Rows, fit
 from hc_lafter.tuning.views import Views, strong_view, weak_view
 
@@ -129,8 +129,7 @@ class Run:
         code = code_behind("hc_lafter.tuning.runs", "hc_lafter.data.decode", module.__name__)
         value |= {"weights": clip.weight_hash, "activation": clip.activation, "code": code}
         value |= {"transform": clip.transform_id, "model": json.dumps(dict(clip.config), sort_keys=True, default=str)}
-        sentences = self.setting.descriptions
-        value["sentences"] = file_hash(Path(sentences)) if sentences and Path(sentences).is_file() else sentences
+        value["sentences"] = sentences_key(self.setting)
         value["data"] = _fingerprint(self.setting, self.entry.reads == "masks")
         source = bare_code(inspect.getsource(module))  # of another package, perhaps
         value["module"] = hashlib.sha256(source.encode()).hexdigest()
@@ -211,8 +210,11 @@ class Result:
     def module(self) -> nn.Module:
         """The tuned system, in eval mode on the setting's device."""
         run = self.run
-        if run.trained and not self.tensors:
-            raise ValueError(f"{run}: only its logits were committed; delete {_path(run)}, and it is trained again.")
+        if run.regime != "no training" and not self.tensors:
+            raise ValueError(
+                f"{run}: only its logits were committed, not what was tuned. To train it again here move the folder "
+                f"results/reference/runs aside and delete {_path(run)}."
+            )
         module = run.entry.build(start_of(run), self.settings, run.seed)
         module.load_state_dict(self.tensors, strict=False)
         return module.to(run.setting.device).eval()

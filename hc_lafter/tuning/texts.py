@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from hc_lafter import store
 from hc_lafter.clip import text
-from hc_lafter.files import own_code, versions
+from hc_lafter.files import file_hash, own_code, versions
 from hc_lafter.tuning.material import Material, gather
 from hc_lafter.tuning.setting import Setting
 
@@ -52,13 +53,23 @@ def text_sources(material: Material) -> dict[str, text.Texts]:
     return {s: text.encode_texts(material.clip, material.classes, s, **given) for s in sources}
 
 
-@lru_cache(maxsize=4)
+def sentences_key(setting: Setting) -> str | None:
+    """The hash of the file of sentences, or what else names them."""
+    given = setting.descriptions
+    return file_hash(Path(given)) if given and Path(given).is_file() else given
+
+
 def text_classifiers(setting: Setting, material: Material | None = None) -> TextClassifiers:
     """All recipes with all seeds of a setting, from the cache or trained now (a fraction of a second each).
 
     Args:
         material: in the place of what the setting names.
     """
+    return _text_classifiers(setting, material, sentences_key(setting))
+
+
+@lru_cache(maxsize=4)
+def _text_classifiers(setting: Setting, material: Material | None, sentences: str | None) -> TextClassifiers:
     material = gather(setting) if material is None else material
     texts = text_sources(material)
     weights: dict[Recipe, Tensor] = {}
