@@ -62,7 +62,7 @@ GIVEN = {
     "baselines": "cached",  # those that tune a tower have tests of their own
 }
 OF_MASKS = ["07-sc-clip-diagnostics"]  # no picture of the emotion set is read there
-BAR = re.compile(r"\d+(/\d+|it)? \[\d\d:\d\d")  # of tqdm
+BAR = re.compile(r"\d+(/\d+|it)? \[\d\d:\d\d|^runs \d+/\d+")  # of tqdm, and a line a minute
 READER = "09-report"  # nor any other: it reads what the others have left
 # Intervals of CKA take ten batches of four images; only 06, and 04 whose systems it reads, pay for so many.
 MORE = dict.fromkeys(("04-full-training", "06-cka-alignment"), 40)
