@@ -444,7 +444,7 @@ def test_the_headline_is_markdown_that_follows_the_results(tmp_path):
     results = shutil.copytree(COMMITTED, tmp_path / "default")
     claims.write(results)
     before = readme.headline(results)
-    assert before.count("\n| ") == 13 + 16 + 10 + 31  # heads; layers, systems, those that give masks, claims
+    assert before.count("\n| ") == 13 + 16 + 13 + 31  # heads; layers, systems, those that give masks, claims
     assert readme.updated(f"a {readme.START} b {readme.END} c", "x") == f"a {readme.START}\nx\n{readme.END} c"
     records = json.loads((results / "claims.json").read_text(encoding="utf-8"))
     assert records[0]["verdict"] == "supported"
