@@ -47,6 +47,7 @@ DRAWN = {
     "alone": (plots.alone, plots.forest, table()),
     "estimates": (plots.estimates, {"one": table(), "two": table(NAMES[:2])}, ),
     "differences": (plots.differences, {"accuracy": table(), "KL": table()}),
+    "headed": (plots.differences, {"": table().assign(of="each at its own temperature, longer")}, "of"),
     "compared": (plots.compared, table(), table()),
     "training": (plots.training_curves, {k: {n: ([1, 2, 3], np.eye(3)) for n in NAMES[:3]} for k in ("loss", "val")}),
     "heats": (plots.heats, {"first": np.eye(12), "second": np.ones((12, 12))}),
@@ -107,6 +108,7 @@ def test_nothing_leaves_the_canvas(name, width):
     draw, *given = DRAWN[name]
     with plots.at_width(width):
         figure = plots.fit(draw(*given))
+        figure.set_dpi(plt.rcParams["savefig.dpi"])  # as it is saved: on a screen's grid letters are narrower
         drawn = figure.get_tightbbox()
     wide, high = figure.get_size_inches()
     assert min(drawn.min) > -0.02 and drawn.x1 < wide + 0.02 and drawn.y1 < high + 0.02, drawn

@@ -203,7 +203,8 @@ def fit(figure: Figure) -> Figure:
     Titles and axis labels break where they are longer than their room, tick labels that touch are thinned (numbers) or
     turned (names), numbers in the cells of maps shrink with the cells (and go where they would be under `LEAST_CELL`),
     and powers of ten are written without mathtext, which our style switches off. The layout then stands still: it costs
-    as much as drawing, and would be made anew for each format.
+    as much as drawing, and would be made anew for each format. It is made at the resolution of print, where letters
+    have their own widths: on the grid of a screen's pixels they are up to a tenth narrower or wider.
     """
     axes = figure.findobj(Axes)
     for axis in (axis for ax in axes for axis in ax._axis_map.values()):
@@ -217,8 +218,9 @@ def fit(figure: Figure) -> Figure:
         figure.draw_without_rendering()
         if not (sum(_broken(*place) for place in _places(figure)) + sum(_thinned(ax) for ax in axes)):
             break
-    else:
-        figure.draw_without_rendering()
+    screen = figure.get_dpi()
+    figure.set_dpi(mpl.rcParams["savefig.dpi"])
+    figure.draw_without_rendering()
     cells = {ax: [text for text in ax.texts if text.get_gid() == "cell"] for ax in axes}
     cells, room = {ax: numbers for ax, numbers in cells.items() if numbers}, 1.0
     for ax, numbers in cells.items():  # one size for all maps of a figure
@@ -229,6 +231,7 @@ def fit(figure: Figure) -> Figure:
         size = text.get_fontsize() * room
         text.set(fontsize=size, visible=size >= LEAST_CELL)
     figure.set_layout_engine("none")
+    figure.set_dpi(screen)
     return figure
 
 
