@@ -47,7 +47,7 @@ DRAWN = {
     "alone": (plots.alone, plots.forest, table()),
     "estimates": (plots.estimates, {"one": table(), "two": table(NAMES[:2])}, ),
     "differences": (plots.differences, {"accuracy": table(), "KL": table()}),
-    "headed": (plots.differences, {"": table().assign(of="each at its own temperature, longer")}, "of"),
+    "headed": (plots.differences, {"": table().assign(name="a", of="each at its own temperature")}, "of"),
     "compared": (plots.compared, table(), table()),
     "training": (plots.training_curves, {k: {n: ([1, 2, 3], np.eye(3)) for n in NAMES[:3]} for k in ("loss", "val")}),
     "heats": (plots.heats, {"first": np.eye(12), "second": np.ones((12, 12))}),
