@@ -5,6 +5,7 @@ import hashlib
 import json
 import pickle
 import shutil
+import sys
 import warnings
 from functools import partial
 
@@ -284,8 +285,10 @@ def test_refusals(clip, change, message):
         quick(**({"clip": clip, "dataset": Noise()} | change))
 
 
-def test_progress_says_what_it_does(clip, capfd):
-    quick(clip, Noise(), progress=True)
-    assert "on noise" in (shown := capfd.readouterr().err) and "7/7" in shown
-    quick(clip, Noise())
-    assert capfd.readouterr().err == ""
+@pytest.mark.parametrize(("progress", "terminal"), [(True, True), (True, False), (False, True)])
+def test_progress_says_what_it_does_to_who_can_see_it(clip, capfd, monkeypatch, progress, terminal):
+    """A file would get a line's worth of every redrawing."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    quick(clip, Noise(), progress=progress)
+    shown = capfd.readouterr().err
+    assert "on noise" in shown and "7/7" in shown if progress and terminal else shown == ""

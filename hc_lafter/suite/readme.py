@@ -40,6 +40,7 @@ def headline(folder: Path) -> str:
     top, masks_of = _sample(results, comparing.FULL, "top-1 accuracy"), _sample(results, comparing.MASKS, "mIoU")
     return f"""\
 Top-1 accuracy in per cent, {top}; differences paired on images and seeds, verdicts after Holm's correction.
+Few seeds and short training: the verdicts are of these runs and judge no design (see the profile `reference`).
 
 {_markdown(systems)}
 

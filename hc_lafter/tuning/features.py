@@ -167,7 +167,7 @@ def tap(
             generator=torch.Generator(),  # without one the loader draws from the global stream, a cache hit would not
         )
         title = f"tap {clip.name} on {dataset.name}"
-        with tqdm(total=len(dataset), desc=title, unit="image", disable=not progress) as bar:
+        with tqdm(total=len(dataset), desc=title, unit="image", disable=None if progress else True) as bar:
             yield from _encode(clip.to(device), loader, layers, patches, precision, bar)
 
     folder = None if cache is None else Path(cache) / "features"
