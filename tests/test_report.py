@@ -95,6 +95,7 @@ def test_numbers_as_one_reads_them():
     assert words.span(row | {"value": 0.597, "low": 0.575, "high": 0.618}) == "59.7 [57.5, 61.8] %"
     count = metric("a", "world", "none", "parameters", 1572870, unit="count")
     assert words.span(count) == "1,572,870" and ledger.sample(count) == "counted"
+    assert ledger.sample(count | {"value": None}) == ""  # nobody counted anything
     assert ledger.sample(row) == "2,000 × 3 seeds"
     ratio = metric("a", "world", "timing", "time / b", 0.9, 0.85, 1.0, 8, None, "ratio")
     assert words.span(ratio) == "0.900 [0.850, 1.00] ratio" and ledger.sample(ratio) == "8"

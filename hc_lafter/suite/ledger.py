@@ -53,7 +53,9 @@ def required(row: Mapping[str, Any]) -> str:
 
 
 def sample(row: Mapping[str, Any]) -> str:
-    """What a number rests on: images (or rounds) and seeds."""
+    """What a number rests on: images (or rounds) and seeds; nothing where there is no number."""
+    if row["value"] is None:
+        return ""
     if row.get("source"):
         return "published"
     parts = [f"{row['n']:,}" if row["n"] else "", f"{row['seeds']} seeds" if (row["seeds"] or 0) > 1 else ""]
