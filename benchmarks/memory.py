@@ -30,8 +30,9 @@ from torch import Tensor, nn
 
 from hc_lafter.clip.load import Clip, load_clip
 from hc_lafter.data.record import Dataset, Record
+from hc_lafter.tuning.computing import compute
 from hc_lafter.tuning.material import material_of
-from hc_lafter.tuning.runs import Run, compute
+from hc_lafter.tuning.run import Run
 from hc_lafter.tuning.setting import Setting
 
 LAYERS, WIDTH, SIDE = 12, 512, 32

@@ -20,7 +20,7 @@ _MODULES = {  # public name -> module that has it, or is it
     "load_clip": "hc_lafter.clip.load",
     "open_data": "hc_lafter.data",
     "systems": "hc_lafter.systems",
-    "tune": "hc_lafter.tuning.runs",
+    "tune": "hc_lafter.tuning.tune",
     "predict": "hc_lafter.systems.trained",
     "tap": "hc_lafter.tuning.features",
     "linear_probe": "hc_lafter.analysis.probe",

@@ -58,7 +58,7 @@ def code_behind(*modules: str) -> str:
     option of a command or a better docstring makes no result stale.
 
     Args:
-        modules: full names, such as ``hc_lafter.tuning.runs``.
+        modules: full names, such as ``hc_lafter.tuning.computing``.
     """
     package = Path(__file__).parent
     found, ahead = {}, list(modules)

@@ -27,9 +27,11 @@ from hc_lafter.systems.regimes import LabelFree, regime_terms
 from hc_lafter.systems.scalar_mix import ScalarMix
 from hc_lafter.systems.tip_adapter import TipAdapterConfig, TipAdapterF
 from hc_lafter.systems.zero_shot import ZeroShot
-from hc_lafter.tuning import runs, sizes
+from hc_lafter.tuning import computing, runs, sizes
 from hc_lafter.tuning.material import gather
 from hc_lafter.tuning.setting import Setting
+from hc_lafter.tuning.start import start_of
+from hc_lafter.tuning.tune import tune
 
 CLASSES = ("awe", "fear", "anger")
 C, D = 3, 128
@@ -349,7 +351,7 @@ def test_a_baseline_is_tuned_kept_saved_and_read_again(name, setting, tmp_path):
     run = runs.Run(
         name, entry.regimes[-1], 0, setting, entry.configure(**settings), n_train=24, n_val=24, epochs=2, batch_size=12
     )
-    result = runs.compute(run)
+    result = computing.compute(run)
     at = material.part["test"]
     torch.testing.assert_close(
         material.logits(result.module(), at, run.layers), torch.from_numpy(result.test), rtol=1e-4, atol=1e-4
@@ -358,7 +360,7 @@ def test_a_baseline_is_tuned_kept_saved_and_read_again(name, setting, tmp_path):
     assert (again.test == result.test).all()
     if entry.fit is None:
         assert len(result.history.steps) == 4 and not result.history.diverged
-    trained = runs.tune(
+    trained = tune(
         name, material.clip, material.dataset, regime=run.regime, images=24, epochs=2, batch_size=12,
         cache=setting.cache, progress=False, **settings,
     )  # fmt: skip
@@ -372,7 +374,7 @@ def test_a_baseline_is_tuned_kept_saved_and_read_again(name, setting, tmp_path):
 
 def test_a_loaded_tip_adapter_has_the_cache_it_was_saved_with(setting, tmp_path):
     material = gather(setting)
-    trained = runs.tune(
+    trained = tune(
         "Tip-Adapter-F", material.clip, material.dataset, images=16, epochs=1, progress=False, cache=setting.cache
     )
     loaded = systems.load(systems.save(trained, tmp_path / "tip.safetensors"), material.clip)
@@ -381,8 +383,8 @@ def test_a_loaded_tip_adapter_has_the_cache_it_was_saved_with(setting, tmp_path)
 
 def test_a_run_without_labels_is_given_none(setting):
     run = runs.Run("scalar mix of layers", "label-free", 0, setting, n_train=8, n_val=8, epochs=1, batch_size=8)
-    assert runs.start_of(run).support is None
-    assert runs.start_of(replace(run, regime="supervised")).support()[0].shape == (8, 8, D)
+    assert start_of(run).support is None
+    assert start_of(replace(run, regime="supervised")).support()[0].shape == (8, 8, D)
 
 
 @pytest.mark.parametrize(

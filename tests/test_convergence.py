@@ -15,14 +15,19 @@ import torch
 from torch import nn
 
 from hc_lafter import files, systems
+from hc_lafter.analysis.segmentation import scores
+from hc_lafter.data.masks.sets import mask_split
 from hc_lafter.suite import reference
 from hc_lafter.systems import Output, Phase, System
 from hc_lafter.systems.hybrid_cascade import HybridCascadeConfig
 from hc_lafter.systems.mean_of_layers import MeanOfLayersConfig
-from hc_lafter.tuning import runs
+from hc_lafter.tuning import computing, runs
+from hc_lafter.tuning import run as kept
 from hc_lafter.tuning.batches import Rows
-from hc_lafter.tuning.convergence import Convergence, at_rate, converged
-from hc_lafter.tuning.runs import Run, compute, get
+from hc_lafter.tuning.computing import compute
+from hc_lafter.tuning.convergence import Choice, Convergence, at_rate, converged, search
+from hc_lafter.tuning.material import gather, opened_masks
+from hc_lafter.tuning.runs import Run, get
 from hc_lafter.tuning.setting import Setting
 from hc_lafter.tuning.training import fit
 
@@ -34,7 +39,6 @@ RISING = [0.50 + 0.02 * i for i in range(20)]
     [
         (0.4, RISING, 1000, False),  # the best is the last, and the last fifth gained .08
         (0.4, RISING, 3, True),  # of three images, .08 is less than half a standard error of .19
-        (0.4, RISING, None, False),  # nobody knows a standard error
         (0.4, [*RISING[:18], 0.5, 0.5], 1000, True),  # the best is not among the last tenth
         (0.4, [*RISING[:19], 0.5], 1000, False),
         (0.99, RISING, 1000, True),  # training was of no use at all
@@ -44,7 +48,8 @@ RISING = [0.50 + 0.02 * i for i in range(20)]
     ],
 )
 def test_converged_is_what_more_steps_would_not_help(start, scores, n, answer):
-    assert converged(start, scores, n) is answer
+    best = max(start, *scores)
+    assert converged(start, scores, math.sqrt(best * (1 - best) / n)) is answer
 
 
 def test_every_rate_of_a_configuration_keeps_its_ratio():
@@ -147,9 +152,9 @@ def setting(tmp_path_factory) -> Setting:
 
 @pytest.fixture
 def dial(monkeypatch, setting):
-    monkeypatch.setattr(runs, "find", lambda name: DIAL if name == "dial" else systems.find(name))
-    monkeypatch.setattr(runs, "regime_terms", lambda *_, **__: up)
-    material = runs.gather(setting)
+    monkeypatch.setattr(kept, "find", lambda name: DIAL if name == "dial" else systems.find(name))
+    monkeypatch.setattr(computing, "regime_terms", lambda *_, **__: up)
+    material = gather(setting)
     labels = material.labels.clone()
     labels[material.part["val"]] = 3
 
@@ -169,19 +174,48 @@ def test_the_rate_is_the_one_that_validation_likes(dial):
 
 def test_a_trial_has_a_seed_of_its_own_and_reads_no_test_image(setting):
     run = Run("mean of layers", "supervised", 0, setting, until=Convergence(4, checks=2, doublings=1), **SIZES)
-    assert len(run.trials) == 4 and [t.trials for t in run.trials] == [[]] * 4
-    assert run.trials == replace(run, seed=1).trials and {t.seed for t in run.trials}.isdisjoint({0, 1})
-    assert set(compute(run.trials[0]).arrays) == {"val", "val before", "train"}
-    assert Run("linear probe", "supervised", 0, setting, until=Convergence(4), **SIZES).trials == []
+    trials = [run.trial(*pair) for pair in run.to_choose.trials]
+    assert len(set(trials)) == 4 * 2 and trials == [replace(run, seed=1).trial(*p) for p in run.to_choose.trials]
+    assert {t.seed for t in trials}.isdisjoint({0, 1}) and all(len(t.to_choose.trials) == 1 for t in trials)
+    assert set(compute(trials[0]).arrays) == {"val"}
+    assert Run("linear probe", "supervised", 0, setting, until=Convergence(4), **SIZES).to_choose is None
+
+
+GRID = Convergence(100, (0.1, 0.2, 0.3, 0.4), doublings=2)
+
+
+@pytest.mark.parametrize(
+    ("until", "by_steps", "asked", "choice"),
+    [  # by_steps: the score at each rate with 100, 200 and 400 steps, in hundredths; a standard error is two of them
+        (GRID, [[1, 2, 3, 1], [9, 2, 3.9, 1]], [4, 3], Choice(0.3, 100, True)),  # .1 is too far away to be tried again
+        (GRID, [[1, 2, 3, 1], [9, 2, 4.1, 4.2], [9, 2, 4, 9]], [4, 3, 2], Choice(0.4, 400, False)),
+        (GRID, [[1, 2, 3, 1], [9, 5, 4.1, 1], [5.5, 5, 3, 9]], [4, 3, 3], Choice(0.2, 200, True)),
+        (GRID, [[7, 7, 7, 7], [6, 7, 9, 9]], [4, 2], Choice(0.1, 100, True)),  # the first of equals
+        (replace(GRID, doublings=0), [[1, 2, 3, 1]], [4], Choice(0.3, 100, None)),
+        (replace(GRID, rates=(0.3,)), [[1], [1]], [1, 1], Choice(0.3, 100, True)),
+        (replace(GRID, rates=()), [[1], [3], [3]], [1, 1, 1], Choice(None, 200, True)),
+        (replace(GRID, rates=(0.3,), doublings=0), [], [], Choice(0.3, 100, None)),
+    ],
+)
+def test_rates_and_steps_are_searched_together(until, by_steps, asked, choice):
+    rates, scores, waves = until.rates or (None,), {}, []
+    while isinstance(found := search(until, scores), list):
+        waves.append(len(found))
+        for rate, steps in found:
+            by_rate = by_steps[(steps // 100).bit_length() - 1]
+            scores[rate, steps] = by_rate[rates.index(rate)] / 100, 0.02
+    assert (waves, found) == (asked, choice)
 
 
 def test_steps_are_doubled_until_they_no_longer_help(dial):
     """At 0.13 a step, class 3 is nearest from step 20 on: the last of twenty, the middle of forty."""
     same = {"rates": (0.13,), "checks": 10, "warmup": 0.0, "decay": "constant"}
-    reached = dial(Convergence(20, doublings=2, **same))
-    assert reached.steps == 40 and reached.converged and reached.history.best_epoch == 5
-    short = dial(Convergence(20, doublings=0, **same))
-    assert short.steps == 20 and short.converged is False and short.history.best_epoch == 10
+    reached = dial(Convergence(10, doublings=2, **same))
+    assert reached.steps == 20 and reached.converged is False  # it is right at its last step, and may have gained more
+    assert dial(Convergence(10, doublings=1, **same)).converged is False  # nobody knows whether 40 steps were better
+    reached = dial(Convergence(40, doublings=1, **same))
+    assert reached.steps == 40 and reached.converged
+    assert dial(Convergence(10, doublings=0, **same)).converged  # wrong throughout, and nobody tried more
 
 
 def small(setting, **changes) -> Run:
@@ -197,27 +231,44 @@ def same(a: runs.Result, b: runs.Result, tensors: bool = True) -> bool:
     return chosen and arrays and (not tensors or all(torch.equal(a.tensors[k], b.tensors[k]) for k in a.tensors))
 
 
-def test_what_is_read_is_what_was_computed_and_a_cut_off_doubling_goes_on(setting, monkeypatch):
-    never = lambda *_: False  # noqa: E731 - every attempt is made
-    monkeypatch.setattr(runs, "converged", never)
+def test_what_is_read_is_what_was_computed_and_a_run_that_was_cut_off_goes_on(setting, monkeypatch):
     (first,) = get([small(setting)], scheduler="none", progress=False)
-    assert first.steps == 32 and same(first, get([small(setting)], scheduler="none")[0])
+    assert same(first, get([small(setting)], scheduler="none")[0])
     assert np.array_equal(first.test, first.test.astype(np.float16))
     path = setting.cache / "runs" / f"{small(setting).key}.safetensors"
     path.unlink()
-    steps, whole = [], runs.fit
+    whole = computing.fit
 
-    def cut(*args, **kwargs):
-        steps.append(kwargs["stretch"])
-        if steps == [2, 4, 8]:
-            raise KeyboardInterrupt
-        return whole(*args, **kwargs)
+    def cut(*args, validate, **kwargs):
+        seen = []
 
-    monkeypatch.setattr(runs, "fit", cut)
-    with pytest.raises(KeyboardInterrupt):
+        def stop(module):
+            seen.append(module)
+            if len(seen) == 4:  # before the first step, and after two stretches
+                raise KeyboardInterrupt
+            return validate(module)
+
+        return whole(*args, validate=stop, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(computing, "fit", cut)
         get([small(setting)], scheduler="none", progress=False)
+    assert path.with_suffix(".checkpoint").is_file() and not path.is_file()
     assert same(first, get([small(setting)], scheduler="none", progress=False)[0])
     assert not list(path.parent.glob(f"{small(setting).key}*checkpoint"))
+
+
+def test_masks_have_a_standard_error_by_the_jackknife(tmp_path):
+    sizes = {"n_train": 8, "n_val": 6, "n_test": 6, "batch_size": 6}
+    setting = Setting(**sizes, seeds=(0,), text_steps=20, text_noise=(0.0,), cache=tmp_path)
+    until = Convergence(2, (1e-3,), 0, checks=1, decay="poly")
+    run = Run("one decoder, last layer", "inductive", 0, setting, until=until, **{**sizes, "batch_size": 4})
+    (found,) = get([run], scheduler="none", progress=False)
+    scenes = opened_masks(setting)
+    unseen = np.isin(scenes.mask_classes, mask_split(None, scenes).unseen)
+    left_out = [scores(np.delete(found.val, i, axis=0).sum(axis=0), unseen)["seen"] for i in range(6)]
+    assert found.error == pytest.approx(np.sqrt(5 / 6 * np.sum((left_out - np.mean(left_out)) ** 2)))
+    assert found.score == scores(found.val.sum(axis=0), unseen)["seen"] and len(found.arrays["counts"]) == 6
 
 
 def test_a_brief_run_keeps_what_it_says_and_how_far_it_went(setting):
@@ -248,7 +299,7 @@ def test_committed_runs_are_read_instead_of_computed(setting, tmp_path, monkeypa
 def test_a_run_under_other_code_takes_the_old_ones_place(setting, tmp_path, monkeypatch):
     made = get([small(setting)], scheduler="none", progress=False)
     reference.write(made, tmp_path)
-    monkeypatch.setattr(runs, "code_behind", lambda *modules: "another")
+    monkeypatch.setattr(kept, "code_behind", lambda *modules: "another")
     assert reference.adopt([replace(small(setting), setting=replace(setting, cache=tmp_path / "c"))], tmp_path) == 0
     reference.write(made, tmp_path)
     assert len(reference.read(tmp_path)) == 1
@@ -323,7 +374,7 @@ def test_a_damaged_file_is_named(tmp_path):
 def test_a_result_is_stale_when_the_code_behind_it_changes(tmp_path, monkeypatch, path, new, stale):
     package = shutil.copytree(Path(files.__file__).parent, tmp_path / "hc_lafter")
     monkeypatch.setattr(files, "__file__", str(package / "files.py"))
-    modules = "hc_lafter.tuning.runs", "hc_lafter.data.decode", "hc_lafter.systems.lafter"
+    modules = "hc_lafter.tuning.computing", "hc_lafter.data.decode", "hc_lafter.systems.lafter"
     before = files.code_behind.__wrapped__(*modules)
     with (package / path).open("a", encoding="utf-8") as file:
         file.write(new)
@@ -340,7 +391,7 @@ def test_the_curve_is_of_its_points_alone(setting, tmp_path):
     default = tmp_path / "results" / "default" / "runs"
     study = SimpleNamespace(resampling={"resamples": 200, "rng_seed": 0}, committed=default)
     curve = reference.curve_of(study, {})
-    material = runs.gather(setting)
+    material = gather(setting)
     truth = material.labels[material.part["test"]].numpy()
     by_hand = [np.mean([(r.test.argmax(1) == truth).mean() for r in made[i : i + 2]]) for i in (0, 2)]
     assert curve["n_train"].tolist() == [8, 24] and curve["value"].tolist() == pytest.approx(by_hand)

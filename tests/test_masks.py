@@ -18,10 +18,12 @@ from hc_lafter.data.world import grammar, painter
 from hc_lafter.suite.plans import untrained
 from hc_lafter.systems import find
 from hc_lafter.systems.masks import Protocol, decide, enlarge, of_classes, sliding
-from hc_lafter.tuning import runs
+from hc_lafter.tuning import computing, runs
+from hc_lafter.tuning import start as start_module
 from hc_lafter.tuning.masks import draw
 from hc_lafter.tuning.material import opened, opened_masks
 from hc_lafter.tuning.setting import Setting
+from hc_lafter.tuning.start import start_of
 
 
 @pytest.fixture
@@ -157,7 +159,8 @@ def test_voc21_is_scored_as_the_release_does_to_the_pixel(tmp_path, monkeypatch,
         made["words"], made["text"] = list(words), F.normalize(text, dim=1)
         return made["text"]
 
-    monkeypatch.setattr(runs, "class_embeddings", embedded)
+    for module in (computing, start_module):
+        monkeypatch.setattr(module, "class_embeddings", embedded)
     root = next(voc(tmp_path).rglob("JPEGImages")).parent
     for i, stem in enumerate((root / "ImageSets/Segmentation/val.txt").read_text().split()):
         size = ((11, 7), (9, 13), (8, 8))[i % 3]
@@ -167,11 +170,11 @@ def test_voc21_is_scored_as_the_release_does_to_the_pixel(tmp_path, monkeypatch,
     setting = Setting(mask_data=f"voc21:{root}", cache=tmp_path / "cache", **sizes)
     run = runs.Run(name, "no training", 0, setting, n_test=3)
     assert run.settings.logit_scale == scale
-    counts = runs.compute(run).arrays["counts"]
+    counts = computing.compute(run).arrays["counts"]
     words, text = made["words"], made["text"]
     assert words[behind:][:4] == ["aeroplane", "bicycle", "bird", "ship"]
     scenes, clip = opened_masks(setting), opened(setting)[0]
-    start = replace(runs.start_of(run), text=text)
+    start = replace(start_of(run), text=text)
     system = run.entry.build(start, run.settings, 0)
     owner = [0] * behind + [c for c, of in enumerate(names_of(scenes, run.entry.protocols["voc21"].words).values())
                             for _ in of if c]  # fmt: skip

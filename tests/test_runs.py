@@ -24,10 +24,14 @@ from hc_lafter.systems.lafter import LaFTerConfig
 from hc_lafter.systems.losses import distillation
 from hc_lafter.systems.mean_of_layers import MeanOfLayersConfig
 from hc_lafter.systems.regimes import regime_terms
-from hc_lafter.tuning import runs
+from hc_lafter.tuning import computing, runs, start
+from hc_lafter.tuning import run as kept
+from hc_lafter.tuning.computing import compute
 from hc_lafter.tuning.material import Material, gather
-from hc_lafter.tuning.runs import Run, compute, get
+from hc_lafter.tuning.runs import Run, get
 from hc_lafter.tuning.setting import Setting
+from hc_lafter.tuning.start import start_of
+from hc_lafter.tuning.tune import tune
 
 LAYERS = (5, 6, 9, 12)
 SIZES = {"n_train": 24, "n_val": 24, "epochs": 3, "batch_size": 8}
@@ -98,8 +102,8 @@ class Turn:
 
 @pytest.fixture
 def dial(monkeypatch):
-    monkeypatch.setattr(runs, "find", lambda name: DIAL if name == "dial" else systems.find(name))
-    monkeypatch.setattr(runs, "regime_terms", lambda *_, **__: Turn())
+    monkeypatch.setattr(kept, "find", lambda name: DIAL if name == "dial" else systems.find(name))
+    monkeypatch.setattr(computing, "regime_terms", lambda *_, **__: Turn())
 
 
 @pytest.mark.parametrize("watched", [0, 24])
@@ -152,7 +156,7 @@ def test_taps_and_plain_images_tune_alike(setting, material, monkeypatch):
     """A frozen tower: cached features are a shortcut and nothing else. Test logits are in the order of the split."""
     tapped = compute(hybrid(setting, seed=1), material=material)
     images = replace(systems.find("HybridCascade-LaFTer"), reads="images")
-    monkeypatch.setattr(runs, "find", lambda name: images)
+    monkeypatch.setattr(kept, "find", lambda name: images)
     walked = compute(hybrid(setting, seed=1), material=material)
     assert np.abs(tapped.test - tapped.arrays["test before"]).max() > 0.01  # there was something to learn
     for a, b in zip(tapped.history.steps, walked.history.steps, strict=True):
@@ -189,7 +193,7 @@ def test_a_systems_own_settings_reach_its_loss(setting, material):
     assert losses[0].history.steps[0]["task"] != losses[1].history.steps[0]["task"]
     for change in ({"present_only": False}, {"ignored_negative": False}):
         run = Run("Cascade-CLIP", "inductive", 0, setting, CascadeCLIPConfig(tokens=2, **change))
-        terms = regime_terms("inductive", run.entry.build(runs.start_of(run), run.settings, 0))
+        terms = regime_terms("inductive", run.entry.build(start_of(run), run.settings, 0))
         assert {"present_only": terms.present_only, "ignored_negative": terms.ignored_negative} == {
             "present_only": True, "ignored_negative": True, **change
         }  # fmt: skip
@@ -197,7 +201,7 @@ def test_a_systems_own_settings_reach_its_loss(setting, material):
 
 def test_the_frozen_feature_is_there_for_distillation(setting, material):
     run = hybrid(setting, config=replace(HYBRID, distillation=0.5), n_train=8)
-    start = runs.start_of(run, material=material)
+    start = start_of(run, material=material)
     images = material.draw(8, 0)
     with torch.no_grad():
         says = run.entry.build(start, run.settings, 0)(material.taps(LAYERS, images)).features
@@ -276,7 +280,7 @@ def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint(setting, tmp_path, m
     run = mean_of_layers(replace(setting, cache=tmp_path / "whole"))
     whole = get([run], scheduler="none", progress=False)[0]
     cut = mean_of_layers(replace(setting, cache=tmp_path / "cut"))
-    fit, steps = runs.fit, []
+    fit, steps = computing.fit, []
 
     def counted(*args, **kwargs):
         history = fit(*args, **kwargs)
@@ -296,11 +300,11 @@ def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint(setting, tmp_path, m
                 raise KeyboardInterrupt
             return self.validate(module)
 
-    monkeypatch.setattr(runs, "fit", stopped)
+    monkeypatch.setattr(computing, "fit", stopped)
     with pytest.raises(KeyboardInterrupt):
         get([cut], scheduler="none", progress=False)
     assert [p.suffix for p in sorted((tmp_path / "cut" / "runs").iterdir())] == [".checkpoint", ".lock"]
-    monkeypatch.setattr(runs, "fit", counted)
+    monkeypatch.setattr(computing, "fit", counted)
     assert same(get([cut], scheduler="none", progress=False)[0], whole)
 
 
@@ -385,8 +389,8 @@ def test_a_failed_run_is_a_row_that_says_why_until_it_succeeds(planned, monkeypa
     *_, failed, last = capsys.readouterr().out.splitlines()
     assert re.search(r"failed: ValueError: classifier 'nonsense' is unknown: choose one of", failed)
     assert last.startswith("3 of 4 runs are there")
-    classifier_for = runs.classifier_for
-    monkeypatch.setattr(runs, "classifier_for", lambda material, kind, seed: classifier_for(material, "chosen", seed))
+    classifier_for = start.classifier_for
+    monkeypatch.setattr(start, "classifier_for", lambda material, kind, seed: classifier_for(material, "chosen", seed))
     assert plans.main(["--profile", "smoke", "--scheduler", "none"]) == 0
     assert not list(planned["smoke"][0].setting.cache.glob("runs/*.failed"))
 
@@ -467,7 +471,7 @@ def pictures(tmp_path_factory) -> Path:
     [("LaFTer", {"tokens": 2}), ("HybridCascade-LaFTer", {}), ("linear probe", {}), ("zero-shot", {})],
 )
 def test_a_trained_system_is_a_file_that_names_pictures(tmp_path, material, pictures, name, settings):
-    trained = runs.tune(
+    trained = tune(
         name, material.clip, material.dataset, epochs=3, batch_size=20, progress=False, cache=tmp_path, **settings
     )
     path = systems.save(trained, tmp_path / "mine.safetensors")
@@ -487,7 +491,7 @@ def test_a_trained_system_is_a_file_that_names_pictures(tmp_path, material, pict
 
 
 def test_masks_of_pictures_are_png_files(tmp_path, material, pictures):
-    trained = runs.tune("value path", material.clip, material.dataset, progress=False, cache=tmp_path)
+    trained = tune("value path", material.clip, material.dataset, progress=False, cache=tmp_path)
     path = systems.save(trained, tmp_path / "masks.safetensors")
     with pytest.raises(ValueError, match="value path predicts masks: give a folder for them"):
         systems.load(path).predict(pictures, progress=False)
@@ -503,7 +507,7 @@ def test_masks_of_pictures_are_png_files(tmp_path, material, pictures):
 def test_what_cannot_be_used_is_refused(tmp_path, material, pictures):
     from hc_lafter.clip.load import build_embedded
 
-    trained = runs.tune("zero-shot", material.clip, material.dataset, progress=False, cache=tmp_path)
+    trained = tune("zero-shot", material.clip, material.dataset, progress=False, cache=tmp_path)
     path = systems.save(trained, tmp_path / "mine.safetensors")
     with pytest.raises(ValueError, match=r"mine.safetensors was tuned on the CLIP embedded .*, and this one"):
         systems.load(path, build_embedded(seed=3))
@@ -511,7 +515,7 @@ def test_what_cannot_be_used_is_refused(tmp_path, material, pictures):
     with pytest.raises(ValueError, match="nothing holds no images: give a folder with some"):
         systems.load(path).predict(tmp_path / "nothing", progress=False)
     with pytest.raises(ValueError, match=r"LaFTer has no setting 'token' .did you mean 'tokens'"):
-        runs.tune("LaFTer", material.clip, material.dataset, token=3)
+        tune("LaFTer", material.clip, material.dataset, token=3)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"mine.safetensors is damaged"):
         systems.load(path)

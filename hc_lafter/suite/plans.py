@@ -33,7 +33,8 @@ from hc_lafter.systems.sc_clip import SCClipConfig
 from hc_lafter.tuning import masks
 from hc_lafter.tuning.convergence import Convergence
 from hc_lafter.tuning.material import Material, gather, opened, opened_masks
-from hc_lafter.tuning.runs import Result, Run, discard, failure, get, missing, settings_for, surplus
+from hc_lafter.tuning.runs import Result, Run, discard, failure, get, missing, surplus
+from hc_lafter.tuning.start import settings_for
 
 Rows = dict[str, list[Run]]
 Key = TypeVar("Key", bound=Hashable)
@@ -334,7 +335,8 @@ def compute(profile: str, overrides: Mapping[str, Any], notebooks: Sequence[str]
 
 
 def _with_trials(runs: Sequence[Run]) -> list[Run]:
-    return list(dict.fromkeys([*runs, *(trial for run in runs for trial in run.trials)]))
+    trials = (run.trial(*pair) for run in runs if run.to_choose for pair in run.to_choose.trials)
+    return list(dict.fromkeys([*runs, *trials]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

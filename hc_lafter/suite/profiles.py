@@ -73,13 +73,13 @@ class Profile(BaseModel):
     rate: Positive = Field(description="a factor, above 0, on the designs' learning rates of 1e-4 and 1e-5")
     steps: Size | None = Field(
         None,
-        description="the number of steps after which convergence is asked for, or none: 'epochs' epochs, no question",
+        description="the fewest training steps of which validation chooses, or none: 'epochs' epochs, no choice",
     )
     mask_steps: Size | None = Field(None, description="the same of training on masks")
     rates: Grid | None = Field(
         None, description="learning rates of which validation chooses one for each system, or none for the designs' own"
     )
-    doublings: int = Field(0, ge=0, description="how often a run that has not converged goes on with twice the steps")
+    doublings: int = Field(0, ge=0, description="how often twice as many steps are tried while that helps")
     label_counts: Counts | None = Field(
         None, description="labels per class at which accuracy is measured, e.g. 4,16,64, or none for no such curve"
     )

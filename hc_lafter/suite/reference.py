@@ -23,7 +23,8 @@ from hc_lafter.files import write_whole
 from hc_lafter.suite.study import Study
 from hc_lafter.systems import registry
 from hc_lafter.tuning.material import opened
-from hc_lafter.tuning.runs import Result, Run, get, keep, missing
+from hc_lafter.tuning.run import Result, Run, keep, missing
+from hc_lafter.tuning.runs import get
 from hc_lafter.tuning.training import History
 
 FIELDS = ("system", "regime", "n_train", "seed", "batch_size", "view", "classifier", "target", "lam")
@@ -58,7 +59,8 @@ def _row(result: Result, point: bool) -> dict[str, object]:
     run, history = result.run, vars(result.history)
     placeless = replace(run, setting=replace(run.setting, cache=None))  # the same on every machine
     row = {name: getattr(run, name) for name in FIELDS} | {"key": run.key, "run": repr(placeless), "point": point}
-    row |= {"rate": result.rate, "steps": result.steps, "converged": result.converged, "seconds": result.seconds}
+    row |= {"rate": result.rate, "steps": result.steps, "converged": result.converged, "error": result.error}
+    row |= {"seconds": result.seconds}
     row |= {"history": json.dumps(history)}
     if run.entry.reads != "masks":
         data = opened(run.setting)[1]
@@ -101,7 +103,7 @@ def adopt(runs: Sequence[Run], folder: Path) -> int:
         shapes = {name: row[name] for name in row if name.endswith(", shape") and isinstance(row[name], np.ndarray)}
         arrays = {name.removesuffix(", shape"): shape for name, shape in shapes.items()}
         arrays = {name: np.array(row[name]).reshape(shape) for name, shape in arrays.items()}
-        given = {name: None if pd.isna(row[name]) else row[name] for name in ("rate", "converged")}
+        given = {name: None if pd.isna(row[name]) else row[name] for name in ("rate", "converged", "error")}
         history = History(**json.loads(row["history"]))
         run = lacking[row["key"]]
         with store.locked(place := run.setting.cache / "runs" / f"{run.key}.safetensors"):

@@ -24,7 +24,7 @@ from hc_lafter.data import open_data
 from hc_lafter.files import write_whole
 from hc_lafter.refusals import nearest
 from hc_lafter.systems import System, find, save
-from hc_lafter.tuning.runs import tune
+from hc_lafter.tuning.tune import tune
 
 _NOT_THE_RUN = ("out", "accumulate", "checkpointing", "tracker", "cache", "device")  # change where it is done
 

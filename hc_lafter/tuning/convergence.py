@@ -1,19 +1,22 @@
-"""Training until it no longer gains: the rate chosen on validation, the steps doubled while they still help.
+"""Training until it no longer gains: learning rate and number of steps chosen on validation, for every system alike.
 
 What a comparison of trained systems needs: each gets the same grid of learning rates, the same schedule and the same
-rule for when to stop.
+rule for how long to train.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from hc_lafter.tuning.training import History
 
 RATES = ("lr", "nga_lr")  # fields of a configuration that are learning rates, the one that is chosen first
+_ENOUGH = 0.5  # standard errors of the validation score: no larger gain is one
+
+Trial = tuple[float | None, int]  # a learning rate, None for the configuration's own, and a number of steps
 
 
 @dataclass(frozen=True)
@@ -21,14 +24,14 @@ class Convergence:
     """How a run is trained to the end.
 
     Attributes:
-        steps: optimiser steps of the first attempt.
+        steps: the fewest optimiser steps to choose from.
         rates: learning rates to choose from; one seed, `seed`, is kept for that and reports nothing. A configuration
             without a rate has nothing to choose.
-        doublings: how often an attempt that has not converged is made again, from the start, with twice the steps.
-        checks: validations per attempt, evenly spaced.
+        doublings: how often twice the steps are tried, each time from the start, while that still helps.
+        checks: validations per run, evenly spaced.
         warmup: share of the steps over which the rate rises. decay: what it does then, ``constant``, ``cosine`` or
             ``poly``, see `hc_lafter.tuning.training.fit`.
-        seed: the one that chooses the rate.
+        seed: the one that chooses.
     """
 
     steps: int = 400
@@ -39,14 +42,57 @@ class Convergence:
     decay: str = "cosine"
     seed: int = 10_000
 
-    def attempt(self, number: int) -> Convergence:
-        """What the attempt with this number, from 0, does: so many steps and no more."""
-        return replace(self, steps=self.steps * 2**number, doublings=0)
-
     @property
     def stretch(self) -> int:
         """Steps between two validations."""
         return max(1, round(self.steps / self.checks))
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Whatever `search` could ask for."""
+        rates, doublings = self.rates or (None,), range(1 + self.doublings)
+        return [(rate, self.steps * 2**number) for number in doublings for rate in rates]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `search` found.
+
+    Attributes:
+        rate: None: the configuration's own. steps: of training.
+        enough: whether twice the steps gained at most half a standard error; None: nobody tried.
+    """
+
+    rate: float | None
+    steps: int
+    enough: bool | None = None
+
+
+def search(until: Convergence, scores: Mapping[Trial, tuple[float, float]]) -> Choice | list[Trial]:
+    """The rate and the steps that validation chooses, or the trials that have to be made before it can.
+
+    First every rate is tried with the fewest steps, then with twice as many the best one and those beside it, since
+    longer training may want a smaller one; and so on, until the best score gains at most half a standard error: then
+    the steps before were enough, and of these the best rate, the first of equals, is the choice.
+
+    Args:
+        scores: of the trials so far: the best validation score and its standard error.
+    """
+    rates, doublings = until.rates or (None,), range(1 + until.doublings)
+    if len(rates) == 1 and not until.doublings:
+        return Choice(rates[0], until.steps)
+    tried, before = range(len(rates)), None
+    for number in doublings:
+        steps = until.steps * 2**number
+        pairs = [(rates[i], steps) for i in tried]
+        if lacking := [pair for pair in pairs if pair not in scores]:
+            return lacking
+        best = max(pairs, key=lambda pair: scores[pair][0])
+        if before and scores[best][0] - scores[before][0] <= _ENOUGH * scores[best][1]:
+            return Choice(*before, enough=True)
+        before, at = best, rates.index(best[0])
+        tried = range(max(0, at - 1), min(len(rates), at + 2))
+    return Choice(*before, enough=False if until.doublings else None)
 
 
 def at_rate(config: Any, rate: float) -> Any:
@@ -58,24 +104,22 @@ def at_rate(config: Any, rate: float) -> Any:
     return replace(config, **{name: rate * getattr(config, name) / first for name in names})
 
 
-def converged(start: float, scores: Sequence[float], n: int | None = None) -> bool:
-    """Whether more steps would not have helped, from the validation scores of a run.
+def converged(start: float, scores: Sequence[float], error: float) -> bool:
+    """Whether a run had ceased to gain before it ended, from its validation scores.
 
-    They would not where the best one is not among the last tenth, or where the last fifth gained less than half a
-    standard error.
+    It had where the best one is not among the last tenth, or where the last fifth gained at most half a standard
+    error. A rate that decays to zero ends every run so, whence `search` asks for twice the steps as well.
 
     Args:
         start: the score before the first step.
         scores: after each stretch of training, evenly spaced.
-        n: validation images, where the score is a share of them, whose standard error is binomial; None: there is no
-            standard error, and the first rule alone decides.
+        error: the standard error of the best one.
     """
     every = [start, *scores]
     best = max(range(len(every)), key=every.__getitem__)  # the first of equals
     if best <= 0.9 * len(scores):
         return True
-    gain = every[best] - max(every[: 1 + math.floor(0.8 * len(scores))])
-    return n is not None and gain < 0.5 * math.sqrt(every[best] * (1 - every[best]) / n)
+    return every[best] - max(every[: 1 + math.floor(0.8 * len(scores))]) <= _ENOUGH * error
 
 
 def best_score(history: History, select: str) -> float:

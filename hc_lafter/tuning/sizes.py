@@ -11,7 +11,8 @@ from hc_lafter.systems import find
 from hc_lafter.systems.base import Start
 from hc_lafter.systems.regimes import Supervised
 from hc_lafter.tuning.material import gather
-from hc_lafter.tuning.runs import Run, start_of
+from hc_lafter.tuning.run import Run
+from hc_lafter.tuning.start import start_of
 
 
 def built(run: Run) -> nn.Module:
