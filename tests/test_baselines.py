@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import open_clip
 import pytest
@@ -15,6 +16,7 @@ from hc_lafter.clip.text import class_embeddings, encode_tokens, templates_for
 from hc_lafter.clip.vit import walk
 from hc_lafter.suite import plans
 from hc_lafter.suite.study import Study
+from hc_lafter.systems import tip_adapter
 from hc_lafter.systems.base import Start
 from hc_lafter.systems.clip_adapter import ClipAdapter, ClipAdapterConfig
 from hc_lafter.systems.clip_lora import ClipLora, ClipLoraConfig
@@ -125,7 +127,7 @@ def test_tip_adapter_weighs_a_large_cache_as_sixteen_images(start):
 
 def test_tip_adapter_chooses_alpha_and_beta_on_validation(start):
     taps, labels = pair(60, 5, noise=1.0)
-    system = tip(start, alpha=0.0)
+    system = tip(start, alpha=0.0).eval()
 
     def accuracy() -> float:
         return (system(taps).logits.argmax(dim=1) == labels).float().mean().item()
@@ -133,9 +135,29 @@ def test_tip_adapter_chooses_alpha_and_beta_on_validation(start):
     before = accuracy()
     system.settle(taps, labels)
     assert system.alpha in torch.tensor(system.config.alphas) and accuracy() > before + 0.3
+    trained = system.train()(taps).logits  # alpha is still 0 there
+    assert torch.equal(trained, zero_shot(start, taps))
     stays = tip(start, alpha=13.0, beta=13.0, alphas=(0.1,), betas=(0.1,))
     stays.settle(taps, labels)
     assert (stays.alpha.item(), stays.beta.item()) == (13.0, 13.0)  # the cache alone is right
+
+
+def test_tip_adapter_chooses_for_its_keys_whatever_it_chose_before_and_in_parts(start, monkeypatch):
+    (taps, labels), other = pair(60, 5, noise=1.0), pair(60, 11, noise=3.0)
+    choices = []
+    for earlier, held in ((None, 2**22), (other, 2**22), (None, 7 * 9), (None, 1)):  # 1: less than one image's
+        monkeypatch.setattr(tip_adapter, "_AFFINITIES", held)
+        system = tip(start, alpha=0.3).eval()
+        if earlier is not None:
+            system.settle(*earlier)
+        system.settle(taps, labels)
+        choices.append((system.alpha.item(), system.beta.item()))
+    assert len(set(choices)) == 1
+    scores = {}
+    for alpha, beta in ((0.3, 1.0), *product(system.config.alphas, system.config.betas)):
+        one = tip(start, alpha=alpha, beta=beta)
+        scores[alpha, beta] = (one(taps).logits.argmax(dim=1) == labels).sum().item()
+    assert choices[0] == pytest.approx(max(scores, key=scores.get))
 
 
 # --- CLIP-Adapter ---

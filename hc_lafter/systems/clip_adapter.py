@@ -3,7 +3,8 @@
 ratio * A(x) + (1 - ratio) * x, then zero-shot's cosine; A is two matrices, D to D / 4 and back, a ReLU behind each and
 no bias. As in the release (gaopengcuhk/CLIP-Adapter, commit 9ac913a) there is an adapter for images only and one ratio,
 0.2; the paper also describes one for texts, and searches the ratio per data set. The release augments its images and
-trains with its framework's SGD; here the features are computed once and the suite's AdamW trains.
+trains with its framework's SGD; here the features are computed once, the suite's AdamW trains, and the loss has the
+votes' shares, as of every trained system here, beside the labels, which are all that the release has.
 """
 
 from __future__ import annotations

@@ -3,9 +3,10 @@
 A low-rank matrix is added to the query, key and value projections of every block of both towers (LoRA: Hu et al., ICLR
 2022); nothing else learns. Rank 2, as in the paper and in its release (MaxZanella/CLIP-LoRA, commit a0d32de, run_utils
 5f32cce), and the release's rate, decay and dropout. *As in the release and not in the paper,* the product is scaled by
-alpha / sqrt(rank). Four things differ from it: dropout draws one mask per matrix and step, which a weight can have,
+alpha / sqrt(rank). Five things differ from it: dropout draws one mask per matrix and step, which a weight can have,
 where the release draws one per token; a class's vector is the mean over all of the suite's templates and so starts as
-zero-shot's, where the release has one template; images are not augmented; validation chooses the epoch, where the
+zero-shot's, where the release has one template; images are not augmented; the loss has the votes' shares, as of every
+trained system here, beside the labels, which are all that the release has; validation chooses the epoch, where the
 release takes the last.
 """
 

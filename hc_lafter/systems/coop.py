@@ -4,7 +4,8 @@ M context vectors, the same for all classes, stand in the place of words before 
 vector of them at each step, and images are read as by zero-shot CLIP. Both towers are frozen. As in the release
 (KaiyangZhou/CoOp, commit 1e5ec09) contexts are drawn with a standard deviation of 0.02, or begin as given words, and
 the name stands at the end. The release also puts a full stop behind the name, augments its images and trains with SGD;
-here there is no full stop (as in the suite's templates), the features are computed once and the suite's AdamW trains.
+here there is no full stop (as in the suite's templates), the features are computed once, the suite's AdamW trains, and
+the loss has the votes' shares, as of every trained system here, beside the labels, which are all that the release has.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 gamma * sum_l s_l h_l with s a softmax over layers and gamma a gain: a number per layer and one more, and so the natural
 rival of every other way to weigh layers. Tenney et al. (ACL 2019, section 3.1) read from s where in a network something
-is known. AllenNLP's release can normalise each layer first; here LN_post has done so.
+is known. AllenNLP's release can normalise each layer first; here LN_post has done so. It is trained as every system
+here is, on labels and the votes' shares.
 """
 
 from __future__ import annotations

@@ -4,9 +4,10 @@ Keys are the training images' unit features, values their one-hot labels; an ima
 into class scores, which are added to zero-shot's logits. Before any step this is the training-free Tip-Adapter; the F
 tunes the keys. *The release* (gaopengcuhk/Tip-Adapter, commit 327763e) keeps the epoch that is best on the *test*
 images, then searches alpha and beta on validation (200 x 20 values from 0.1 to, for DTD, 13), and reports the better of
-the two test accuracies. Here validation chooses both, in that order. Two more things differ: the release's keys are
-means over ten augmented views, and its AdamW has an epsilon of 1e-4. Beyond `TipAdapterConfig.shots` images per class
-the values shrink, since alpha would otherwise have to; the paper stops at 16.
+the two test accuracies. Here validation chooses both. Three more things differ: the release's keys are means over ten
+augmented views, its AdamW has an epsilon of 1e-4, and its loss knows labels alone, where this one has the votes' shares
+as every other trained system here. Beyond `TipAdapterConfig.shots` images per class the values shrink, since alpha
+would otherwise have to; the paper stops at 16.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from hc_lafter.systems.base import Group, Output, Phase, Start, System, frozen, parameter_groups, taps_of
 
 GRID = (0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0)
+_AFFINITIES = 2**22  # held at once while alpha and beta are chosen
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class TipAdapterConfig:
     Attributes:
         layers: the last alone.
         alpha: the cache's weight; 0 is zero-shot. beta: how sharply affinity counts. Both as in training.
-        alphas, betas: from which validation chooses once the keys are tuned; nothing to choose from leaves both.
+        alphas, betas: from which validation chooses for given keys; nothing to choose from leaves both.
         shots: images per class from which on a class's values sum to this.
         lr, weight_decay: AdamW's, of the keys.
     """
@@ -53,7 +55,8 @@ class TipAdapterF(nn.Module):
     Args:
         start: whose ``support`` holds the training images; without it the cache is empty until tensors are loaded.
 
-    ``forward`` takes images [B, 3, H, W] or projected CLS [B, 1, D].
+    ``forward`` takes images [B, 3, H, W] or projected CLS [B, 1, D]. In training mode alpha and beta are the
+    configuration's, whatever `settle` chose in between: the keys' gradient does not depend on when that was called.
     """
 
     def __init__(self, start: Start, config: TipAdapterConfig = TipAdapterConfig()):
@@ -72,22 +75,31 @@ class TipAdapterF(nn.Module):
 
     def forward(self, x: Tensor) -> Output:
         unit = F.normalize(taps_of(self.visual, x, self.config.layers)[:, -1], dim=-1)
-        return Output(self._logits(unit, self.alpha, self.beta))
+        alpha, beta = (self.config.alpha, self.config.beta) if self.training else (self.alpha, self.beta)
+        return Output(self._zero_shot(unit) + alpha * self._cached(unit @ self.keys.T, beta))
 
-    def _logits(self, unit: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
-        cached = torch.exp(beta * (unit @ self.keys.T - 1)) @ self.values
-        return self.logit_scale * unit @ self.class_text.T + alpha * cached
+    def _zero_shot(self, unit: Tensor) -> Tensor:
+        return self.logit_scale * unit @ self.class_text.T
+
+    def _cached(self, affinity: Tensor, beta: Tensor | float) -> Tensor:
+        return torch.exp(beta * (affinity - 1)) @ self.values
 
     @torch.no_grad()
     def settle(self, taps: Tensor, labels: Tensor) -> None:
         """Choose alpha and beta by accuracy on validation images, taps [B, 1, D] and labels [B].
 
-        The values of training stay unless others are better; of equals the first.
+        The values of training stay unless others are better; of equals the first. It depends on the keys alone, not on
+        an earlier choice, and takes some images at a time, so that their affinities to any cache fit the memory.
         """
-        unit = F.normalize(taps[:, -1], dim=-1)
-        pairs = [(self.alpha.item(), self.beta.item()), *product(self.config.alphas, self.config.betas)]
-        right = [(self._logits(unit, *pair).argmax(dim=1) == labels).sum().item() for pair in pairs]
-        alpha, beta = pairs[right.index(max(right))]
+        unit, config = F.normalize(taps[:, -1], dim=-1), self.config
+        right = dict.fromkeys([(config.alpha, config.beta), *product(config.alphas, config.betas)], 0)
+        rows = max(1, _AFFINITIES // max(1, len(self.keys)))
+        for some, truth in zip(unit.split(rows), labels.split(rows), strict=True):
+            affinity, plain = some @ self.keys.T, self._zero_shot(some)
+            cached = {beta: self._cached(affinity, beta) for beta in {beta for _, beta in right}}
+            for alpha, beta in right:
+                right[alpha, beta] += ((plain + alpha * cached[beta]).argmax(dim=1) == truth).sum().item()
+        alpha, beta = max(right, key=right.get)
         self.alpha.fill_(alpha)
         self.beta.fill_(beta)
 
