@@ -203,12 +203,16 @@ def _fit_classes(
         said = material.logits(module, at, run.layers).argmax(dim=1)
         return float((said == material.labels[at]).float().mean())
 
+    settles, device = hasattr(system, "settle"), run.setting.device
+
     def validate(module: nn.Module) -> dict[str, float]:
+        if settles:  # epochs and rates are judged as the system that comes of them
+            module.settle(material.taps(run.layers, chosen).to(device), material.labels[chosen].to(device))
         found = {"accuracy": accuracy(module, chosen)}
         return found if watched is None else found | {"test accuracy": accuracy(module, watched)}
 
-    phases, dropout = system.schedule(_epochs(run)), getattr(run.settings, "dropout", 0) > 0
-    return _fit(run, system, data, terms, phases, validate, training, train_mode=dropout)
+    train_mode = settles or getattr(run.settings, "dropout", 0) > 0  # what was settled takes no part in training
+    return _fit(run, system, data, terms, system.schedule(_epochs(run)), validate, training, train_mode=train_mode)
 
 
 def _epochs(run: Run) -> int:
