@@ -390,11 +390,38 @@ def test_the_curve_is_of_its_points_alone(setting, tmp_path):
 
     default = tmp_path / "results" / "default" / "runs"
     study = SimpleNamespace(resampling={"resamples": 200, "rng_seed": 0}, committed=default)
-    curve = reference.curve_of(study, {})
+    found = reference.points_of(study, {})
+    curve = reference.curve_of(study, found)
     material = gather(setting)
     truth = material.labels[material.part["test"]].numpy()
     by_hand = [np.mean([(r.test.argmax(1) == truth).mean() for r in made[i : i + 2]]) for i in (0, 2)]
     assert curve["n_train"].tolist() == [8, 24] and curve["value"].tolist() == pytest.approx(by_hand)
     assert set(curve["seeds"]) == {2} and set(curve["n"]) == {24}
     assert curve["converged"].tolist() == [all(r.converged for r in made[i : i + 2]) for i in (0, 2)]
-    assert reference.curve_of(study, {i: [run] for i, run in enumerate(points)}).equals(curve)
+    asked = reference.points_of(study, {i: [run] for i, run in enumerate(points)})
+    assert reference.curve_of(study, asked).equals(curve)
+    judged = material.labels[material.draw(24, 0, "val")].numpy()
+    by_hand = [np.mean([(r.val.argmax(1) == judged).mean() for r in made[i : i + 2]]) for i in (0, 2)]
+    assert found["validation"].tolist() == pytest.approx(by_hand)
+
+
+def test_the_choice_is_made_on_validation_and_reported_on_test():
+    """By hand, with 400 images; `level` is right on others than `best`, and on two more."""
+    hits = {"zero-shot": np.arange(400)[None] < 160, "probe": np.tile(np.arange(400) < 150, (6, 1))}
+    hits |= {"best": np.tile(np.arange(400) < 300, (6, 1)), "level": np.tile(np.arange(400) % 400 >= 98, (6, 1))}
+    hits |= {"short": np.tile(np.arange(400) < 390, (6, 1)), "free": np.tile(np.arange(400) < 200, (6, 1))}
+    about = [
+        ("zero-shot", "no training", 0, 0.40, None), ("free", "label-free", 2000, 0.50, True),
+        ("probe", "supervised", 32, 0.38, True), ("best", "supervised", 512, 0.76, True),
+        ("level", "supervised", 512, 0.75, True), ("short", "supervised", 512, 0.97, False),
+    ]  # fmt: skip
+    points = pd.DataFrame(about, columns=["system", "regime", "n_train", "validation", "converged"])
+    points["hits"], points["seeds"] = [hits[name] for name in points["system"]], 6
+    study = SimpleNamespace(resampling={"resamples": 2000, "rng_seed": 0})
+    found = reference.answers(study, points, 8)
+    chosen = found[found["minus"].isna()]
+    assert chosen["metric"].tolist() == [f"choice with {n} labels per class" for n in (0, 4, 64)]
+    assert chosen["system"].tolist() == ["free", "free", "best"] and chosen["value"].tolist() == [0.5, 0.5, 0.75]
+    verdicts = found[found["metric"] == "choice with 64 labels per class"].set_index("minus")["verdict"].dropna()
+    assert verdicts.to_dict() == {"zero-shot": "better", "free, label-free": "better", "level": "no difference"}
+    assert "short" not in set(found["minus"])  # it has not converged, and judges nothing

@@ -17,6 +17,7 @@ from hc_lafter.suite.words import name, number, span
 ZERO_SHOT = "zero-shot"
 FULL, MASKS, SC_CLIP = "04-full-training", "05-cascade-vs-hybrid", "07-sc-clip-diagnostics"
 NAMES = ("system", "minus", "regime", "dataset", "split", "metric", "verdict")  # "" where a record has none
+CHOICE = "choice with "  # so many labels per class
 TRAINED_HERE = "trainable parameters here, classifier aside"
 COSTS = {  # first word of a metric of notebook 05 -> heading, factor, digits
     "beside the tower": ("parameters added, {}", 1, 0),
@@ -87,6 +88,25 @@ def classification(results: Results) -> pd.DataFrame:
         table = table.merge(beside, "left", key) if len(beside) else table
     heads = {"regime": "learns from", "text": "top-1 accuracy, %", "minus zero-shot": "minus zero-shot, points"}
     return table.drop(columns="name").rename(columns=heads).fillna("")
+
+
+def choices(results: Results) -> pd.DataFrame:
+    """Which system to take with how many labels (notebook 04, trained to convergence); none where it is unknown."""
+    found = rows(results, FULL)
+    found = found[found["metric"].str.startswith(CHOICE)]
+    if found.empty:
+        return pd.DataFrame()
+    duels, lines = found[found["minus"] != ""], []
+    for row in found[found["minus"] == ""].to_dict("records"):
+        of = duels[duels["metric"] == row["metric"]]
+        level = of.loc[of["verdict"] == "no difference", "minus"]
+        gain = of.loc[of["minus"] == ZERO_SHOT, "text"]
+        lines.append({
+            "labels per class": row["metric"].removeprefix(CHOICE).split()[0], "take": row["name"],
+            "top-1 accuracy, %": row["text"], "minus zero-shot, points": "".join(gain),
+            "not told from it": ", ".join(level) or "none", "costs": _cost(results, row),
+        })  # fmt: skip
+    return pd.DataFrame(lines)
 
 
 def masks(results: Results) -> pd.DataFrame:

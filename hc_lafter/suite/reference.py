@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 
 from hc_lafter import store
-from hc_lafter.analysis.statistics import interval
+from hc_lafter.analysis.statistics import compare_all, interval
+from hc_lafter.data import stratified
 from hc_lafter.files import write_whole
 from hc_lafter.suite.study import Study
 from hc_lafter.systems import registry
@@ -67,6 +68,10 @@ def _row(result: Result, point: bool) -> dict[str, object]:
         at = np.flatnonzero(data.splits == "test")
         if run.n_test is None:
             row["hits"] = result.test.argmax(axis=1) == data.labels[at]
+        judged = np.flatnonzero(data.splits == "val")
+        if run.n_val:
+            judged = stratified(judged, data.labels, run.n_val, np.random.default_rng(0))  # as `Material.draw` does
+        row["validation"] = float((result.val.argmax(axis=1) == data.labels[judged]).mean())
     for name, values in result.arrays.items():
         half = name in _LOGITS and run.until is not None  # as in the store, to the bit
         row[name] = values.astype(np.float16 if half else values.dtype).ravel()
@@ -112,35 +117,74 @@ def adopt(runs: Sequence[Run], folder: Path) -> int:
     return len(rows)
 
 
-def curve_of(study: Study, plan: Mapping[Any, Sequence[Run]]) -> pd.DataFrame:
-    """Accuracy on the test images against training images, trained to convergence.
+def points_of(study: Study, plan: Mapping[Any, Sequence[Run]]) -> pd.DataFrame:
+    """What is known of accuracy against training images, trained to convergence.
 
     Args:
-        study: whose resampling makes the intervals.
         plan: the points of a curve; where the profile has none, what is committed of the profile ``reference``.
 
     Returns:
-        A row per system, regime and number of training images: system, regime, n_train, value, low, high, n, seeds,
-        converged (all of the seeds are), rate (the chosen one), steps (the most that a seed took).
+        A row per system, regime and number of training images: system, regime, n_train, ``hits`` [S, n] of the test
+        images (one seed where all say the same), ``validation`` accuracy, seeds, converged (all of the seeds are), rate
+        (the chosen one), steps (the most that a seed took).
     """
     if plan:
         found = get([run for runs in plan.values() for run in runs])
         table = pd.DataFrame([_row(result, True) for result in found])
     else:
         table = read(study.committed.parents[1] / "reference" / "runs")
-    rows = []
     if table.empty:
         return table
-    table = table[table["point"]]
     place = {name: i for i, name in enumerate(registry())}
-    table = table.sort_values("system", key=lambda names: names.map(place), kind="stable")
+    table = table[table["point"]].sort_values("system", key=lambda names: names.map(place), kind="stable")
+    rows = []
     for (system, regime, images), runs in table.groupby(["system", "regime", "n_train"], sort=False):
         runs = runs.sort_values("seed")
         hits = np.stack(runs["hits"])
         if regime == "no training" and (hits == hits[0]).all():
-            hits = hits[0]
+            hits = hits[:1]
         flags = runs["converged"].dropna()
-        row = {"system": system, "regime": regime, "n_train": images, **vars(interval(hits, **study.resampling))}
-        row |= {"converged": bool(flags.all()) if len(flags) else None, "rate": runs["rate"].iloc[0]}
-        rows.append(row | {"steps": int(runs["steps"].max())})
+        row = {"system": system, "regime": regime, "n_train": images, "hits": hits, "seeds": len(hits)}
+        row |= {"validation": runs["validation"].mean(), "converged": bool(flags.all()) if len(flags) else None}
+        rows.append(row | {"rate": runs["rate"].iloc[0], "steps": int(runs["steps"].max())})
     return pd.DataFrame(rows)
+
+
+def curve_of(study: Study, points: pd.DataFrame) -> pd.DataFrame:
+    """`points_of` with the intervals of accuracy: value, low, high and n in the place of hits."""
+    if points.empty:
+        return points
+    spans = [vars(interval(hits[0] if len(hits) == 1 else hits, **study.resampling)) for hits in points["hits"]]
+    return points.drop(columns=["hits", "seeds"]).join(pd.DataFrame(spans))
+
+
+def answers(study: Study, points: pd.DataFrame, classes: int) -> pd.DataFrame:
+    """Which system to take, by the number of labels: chosen on validation, reported on test.
+
+    With some labels whoever needs fewer may be chosen, too; what has not converged may not.
+
+    Returns:
+        Records, whose ``metric`` is ``choice with n labels per class``: of each number of labels the system with the
+        highest validation accuracy, and its paired differences to the others, of which all are one family.
+    """
+    points = points[points["converged"].ne(False)].reset_index(drop=True)
+    needed = points["n_train"].where(points["regime"] == "supervised", 0)
+    chosen, pairs = [], {}
+    for images in sorted(needed.unique()):
+        open_to = points[needed.isin([0, images])]
+        first = open_to.loc[open_to["validation"].idxmax()]
+        about = {"metric": f"choice with {images // classes:,} labels per class", "regime": first["regime"]}
+        about |= {"system": first["system"], "n_train": first["n_train"]}
+        chosen.append({**about, "hits": first["hits"], "seeds": first["seeds"]})
+        for other in open_to.drop(first.name).itertuples():
+            minus = other.system + (", label-free" if other.regime == "label-free" else "")
+            pairs[minus, *about.items()] = _alike(first["hits"], other.hits)
+    found = compare_all({str(key): pair for key, pair in pairs.items()}, **study.resampling)
+    duels = [{"minus": key[0], **dict(key[1:]), **vars(found[str(key)])} for key in pairs]
+    return pd.concat([curve_of(study, pd.DataFrame(chosen)), pd.DataFrame(duels)], ignore_index=True)
+
+
+def _alike(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[S, n] each, with the seeds that both have; one seed that stands for all is repeated."""
+    seeds = max(len(a), len(b)) if 1 in (len(a), len(b)) else min(len(a), len(b))
+    return tuple(np.repeat(x, seeds, axis=0) if len(x) == 1 else x[:seeds] for x in (a, b))
