@@ -39,6 +39,7 @@ def headline(folder: Path) -> str:
     records = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
     top, masks_of = _sample(results, comparing.FULL, "top-1 accuracy"), _sample(results, comparing.MASKS, "mIoU")
     return f"""\
+{_choices(results)}
 Top-1 accuracy in per cent, {top}; differences paired on images and seeds, verdicts after Holm's correction.
 Few seeds and short training: the verdicts are of these runs and judge no design (see the profile `reference`).
 
@@ -63,6 +64,22 @@ The {len(records)} are no family: each is judged by itself, at 95%, and a findin
 {_markdown(comparing.layers(results))}
 
 </details>"""
+
+
+def _choices(results: claims.Results) -> str:
+    """Which system with how many labels, as the reference runs say; "" where none is committed."""
+    table = comparing.choices(results)
+    if table.empty:
+        return ""
+    found = comparing.rows(results, comparing.FULL)
+    found = found[found["metric"].str.startswith(comparing.CHOICE) & (found["minus"] == "")].iloc[-1]
+    return f"""\
+**Which system, with how many labels?** Each is trained until it no longer gains; rate, steps and the system of a row
+are chosen on validation, accuracy is on {found["n"]:,} test images of the drawn world, {found["seeds"]} seeds, 95%
+intervals. What is *not told from it* differs from it on test by less than these seeds and images can show.
+
+{_markdown(table)}
+"""
 
 
 def _markdown(frame: pd.DataFrame) -> str:
