@@ -17,7 +17,7 @@ NOTEBOOK = "08-ablations"
 ROW = {"notebook": NOTEBOOK, "system": "ours", "split": "test", "metric": "accuracy", "unit": "fraction"}
 
 
-def number(value, low=None, high=None, n=500, seeds=3, system="ours", **named):
+def number(value, low=None, high=None, n=500, seeds=10, system="ours", **named):
     """One record as a notebook saves it."""
     names = {"dataset": "world", "split": "test", "metric": "accuracy", "unit": "fraction"} | named
     return {"system": system, **names, "value": value, "low": low, "high": high, "n": n, "seeds": seeds}
@@ -117,11 +117,12 @@ def test_verdict_of_parts(tmp_path, kind, first, second, verdict, decides):
     assert record["evidence"]["read"][decides]["check"] == {"kind": "above", "bounds": [0.0]}
 
 
-def test_widening_is_dunns(tmp_path):
-    """Two attempts: 95% becomes 97.5%, 2.2414 / 1.9600 times as wide on either side."""
-    edge = 0.1 * 2.241403 / 1.959964
+@pytest.mark.parametrize(("seeds", "ratio"), [(None, 2.241403 / 1.959964), (6, 3.163382 / 2.570582)])
+def test_widening_is_dunns(tmp_path, seeds, ratio):
+    """Two attempts: 95% becomes 97.5%, 2.2414 / 1.9600 times as wide on either side; of six seeds by Student's t."""
+    edge = 0.1 * ratio
     for value, verdict in ((-edge - 1e-5, CONTRADICTED), (-edge + 1e-5, INCONCLUSIVE)):
-        rows = [number(*YES, system="a"), number(value, value - 0.3, value + 0.1, system="b")]
+        rows = [number(*YES, system="a"), number(value, value - 0.3, value + 0.1, seeds=seeds, system="b")]
         rule = {"kind": "all", "of": [part("above", 0, "a"), part("above", 0, "b")]}
         assert said(tmp_path, rule, rows)["verdict"] == verdict
     assert said(tmp_path, part("above", 0, "b"), [number(-0.101, -0.2, -0.001, system="b")])["verdict"] == CONTRADICTED
@@ -146,6 +147,8 @@ def test_too_few_images_or_seeds_decide_nothing(tmp_path):
         assert record["verdict"] == NOT_TESTABLE and words in record["evidence"]["why"]
         assert record["value"] == 0.2 and record["evidence"]["why"].startswith("20.0 [10.0, 30.0] %; ")
         assert record["requires"] == requires
+    five = said(tmp_path, rule, [number(*YES, seeds=5)], requires=requires, domain="masks")
+    assert five["verdict"] == NOT_TESTABLE and "it cannot be told from 5 seeds" in five["evidence"]["why"]
 
 
 # What a claim requires.

@@ -417,7 +417,8 @@ def test_the_choice_is_made_on_validation_and_reported_on_test():
     ]  # fmt: skip
     points = pd.DataFrame(about, columns=["system", "regime", "n_train", "validation", "converged"])
     points["hits"], points["seeds"] = [hits[name] for name in points["system"]], 6
-    study = SimpleNamespace(resampling={"resamples": 2000, "rng_seed": 0})
+    resampling = {"resamples": 2000, "rng_seed": 0}
+    study = SimpleNamespace(resampling=resampling, comparing={**resampling, "tables": 2})
     found = reference.answers(study, points, 8)
     chosen = found[found["minus"].isna()]
     assert chosen["metric"].tolist() == [f"choice with {n} labels per class" for n in (0, 4, 64)]

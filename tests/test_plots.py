@@ -219,10 +219,11 @@ def test_figures_of_tables():
 
 
 def test_forest(ax):
-    # The last interval leaves out zero, but its corrected verdict does not follow it.
+    # The last interval leaves out zero, but its corrected verdict does not follow it: a thin line shows why.
     verdicts = ["worse", "better", "no difference"]
     table = pd.DataFrame({"system": ["no NGA", "no adapter", "other"], "value": [-0.05, 0.03, 0.02]})
     table = table.assign(low=[-0.08, 0.01, 0.001], high=[-0.02, 0.05, 0.04], verdict=verdicts)
+    table = table.assign(low_all=[np.nan, np.nan, -0.01], high_all=[np.nan, np.nan, 0.05])
     plots.forest(ax, table.assign(group=["Parts", "Parts", "Grouping"]), "group")
     spans, marks = ax.lines[0:6:2], ax.lines[1:6:2]
     assert [list(s.get_xdata()) for s in spans] == [[-0.08, -0.02], [0.01, 0.05], [0.001, 0.04]]
@@ -237,6 +238,18 @@ def test_forest(ax):
     assert bold == {"Parts", "Grouping"}
     assert words["-5.0 [-8.0, -2.0]"] == at["no NGA"]
     assert list(ax.lines[6].get_xdata()) == [0, 0]
+    (thin,) = ax.collections
+    np.testing.assert_array_equal(thin.get_segments(), [[[-0.01, at["other"]], [0.05, at["other"]]]])
+
+
+def test_a_verdict_of_too_few_seeds_has_a_mark_of_its_own():
+    few = "cannot be told from 3 seeds"
+    table = tidy(["a", "b", "c"], minus="x", verdict=["no difference", few, "better"], low_all=[-0.1, np.nan, np.nan])
+    figure = plots.differences(table.assign(high_all=[0.2, np.nan, np.nan]))
+    marks = [line.get_marker() for line in figure.axes[0].lines[1:6:2]]
+    assert marks == ["o", "s", "^"]
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert words == ["better", "no difference", few, "all comparisons together"]
 
 
 def test_confusion_shades_by_row_and_writes_counts(ax):

@@ -193,6 +193,21 @@ def test_advice_follows_the_verdicts_not_the_highest_number(tmp_path):
     assert list(others["points"]) == ["+5.0 [+4.0, +6.0]", "+10.0 [+9.0, +11.0]"]
 
 
+def test_advice_and_tables_say_what_few_seeds_and_many_comparisons_leave_open(tmp_path):
+    taught, free, few = {"regime": "supervised"}, {"regime": "label-free"}, "cannot be told from 3 seeds"
+    wide = {"verdict": "no difference", "low_all": -0.01, "high_all": 0.05}
+    rows = [accuracy("zero-shot", 0.5), accuracy("LaFTer", 0.6, **taught), accuracy("LaFTer", 0.52, **free)]
+    rows += [accuracy("LaFTer", 0.1, minus="zero-shot", verdict=few, **taught)]
+    rows += [accuracy("LaFTer", 0.02, minus="zero-shot", **wide, **free)]
+    results = keep(tmp_path, FULL, rows)
+    advice = comparing.advice(results).set_index("task").loc["Name an image, a few labels"]
+    assert advice["use"] == "zero-shot"
+    assert advice["why"] == f"of 2 tuned systems none better than zero-shot, 1 no different, 1 {few}"
+    table = comparing.classification(results).set_index("learns from")
+    assert table.loc["label-free", "minus zero-shot, points"] == "+2.0 [+1.0, +3.0], all together [−1.0, +5.0]"
+    assert table.loc["supervised", "minus zero-shot, points"] == "+10.0 [+9.0, +11.0]"
+
+
 def test_each_number_of_labels_has_a_row_of_its_own(tmp_path):
     rows = [accuracy("zero-shot", 0.5)]
     for n, gain in ((32, 0.1), (2000, 0.3)):

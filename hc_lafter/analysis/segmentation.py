@@ -239,15 +239,20 @@ def differences(
     unseen=None,
     **options,
 ) -> pd.DataFrame:
-    """A row per score and pair (a, b), for a - b: metric, system, minus, value, low, high, ..., verdict, p, p_holm.
+    """A row per score and pair (a, b), for a - b: metric, and the columns of `statistics.differences`.
 
     Each score is a table of its own: Holm's correction is over the pairs (`compare_all_of`).
+
+    Args:
+        counts, unseen: as for `estimates`. scores: what a score is called in the table -> one of `SCORES`.
+        options: resamples, rng_seed and, where the scores are not the whole family, its number of tables.
     """
     both, found = {pair: np.broadcast_arrays(*(counts[name] for name in pair)) for pair in pairs}, []
     for metric, score in scores.items():
-        compared = compare_all_of(both, measure(score, unseen), **options)
-        found += [{"metric": metric, "system": a, "minus": b, **vars(c)} for (a, b), c in compared.items()]
-    return pd.DataFrame(found)
+        table = statistics.tabled(compare_all_of(both, measure(score, unseen), **options))
+        table.insert(0, "metric", metric)
+        found.append(table)
+    return pd.concat(found, ignore_index=True)
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

@@ -1,8 +1,9 @@
 """How sure a number is: intervals over test images and over seeds, and paired comparisons. Arrays in, numbers out.
 
 Two sources of chance stand behind every accuracy of the suite: which test images there happen to be, and which seed
-trained the system. With one row of values only the first can be seen; with a row per seed both are. What is no mean
-over images, such as an intersection over union, comes in as ``score``: a function of sums over the images.
+trained the system. With one row of values only the first can be seen, and images are resampled; with a row per seed
+both are, and intervals are Student's, since few seeds say little of how much seeds differ (``_spread``). What is no
+mean over images, such as an intersection over union, comes in as ``score``: a function of sums over the images.
 S seeds, n images, K numbers per image, R resamples.
 """
 
@@ -16,10 +17,11 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special, stats
 
 Score = Callable[[np.ndarray], np.ndarray]  # [..., K] sums over images -> [...]
 
+NO_DIFFERENCE = "no difference"
 MIN_IMAGES = 10  # below this the bootstrap's own approximation fails, whatever the data
 MIN_SEEDS = 2
 _BCA_LIMIT = 2000  # BCa's jackknife costs n^2; above this size it and the plain percentiles agree
@@ -49,14 +51,34 @@ class Comparison(Estimate):
     """The mean (or score) of a less that of b, and its interval.
 
     Attributes:
-        verdict: ``better`` (a above b), ``worse`` or ``no difference`` (none shown).
+        verdict: ``better`` (a above b), ``worse``, ``no difference`` (none shown), or ``cannot be told from S seeds``:
+            so few that no numbers could have shown one.
         p: two-sided p value of "a - b is 0 on average", see ``paired``; never 0.
-        p_holm: p corrected for all comparisons of one table (``compare_all``), where the verdict then rests on it.
+        p_holm: p corrected for all comparisons of one family (``compare_all``), where the verdict then rests on it.
+        low_all, high_all: the interval that holds for all comparisons of the family together; given where low and high
+            leave out zero, and the family's verdict is ``no difference``.
+        p_bare: p without the floor that the number of seeds sets, for corrections.
     """
 
     verdict: str
     p: float
     p_holm: float | None = None
+    low_all: float | None = None
+    high_all: float | None = None
+    p_bare: float = 1.0
+
+
+def floor(seeds: int) -> float:
+    """The least two-sided p value that a sign test over so many seeds can give; 0 for one, which is no test of seeds.
+
+    Two to the 1 - S: the chance that S fair coins agree.
+    """
+    return 2.0 ** (1 - seeds) if seeds > 1 else 0.0
+
+
+def undecided(seeds: int, alpha: float) -> str | None:
+    """The verdict where so few seeds can show nothing at the level alpha, whatever the numbers; else None."""
+    return f"cannot be told from {seeds} seeds" if floor(seeds) > alpha else None
 
 
 def interval(
@@ -66,12 +88,10 @@ def interval(
 
     [n] 0/1 values: Wilson's score interval, which stays open where all images are right or all wrong and a bootstrap
     would collapse to a point (Wilson, JASA 22, 1927). Other [n] values: bias-corrected accelerated bootstrap (Efron,
-    JASA 82, 1987), plain percentiles above 2,000 images. [S, n] values: the two-level percentile bootstrap of
-    ``_crossed``. A resample of a score draws images with replacement and takes the score of their sums. Where every
-    value is 0, or every one 1 (or the score is, in every draw), it is Wilson's interval over the n images.
-
-    With few seeds the seeds' part of the interval cannot be trusted to its nominal level: three seeds whose spread
-    outweighs that of the images are covered in about 75% of cases, not 95%.
+    JASA 82, 1987), plain percentiles above 2,000 images. [S, n] values: Student's interval over seeds and images, see
+    ``_spread``; where all values (all draws of a score) lie in 0..1, on the logit scale, so that it stays inside. Where
+    every value is 0, or every one 1 (or the score is, in every draw), it is Wilson's interval over the n images. A
+    resample of a score draws images with replacement and takes the score of their sums.
 
     Args:
         values: [n] or [S, n], real or boolean; column i of every row is the same image. With a score one axis more, K.
@@ -89,6 +109,14 @@ def interval(
     certain = values.min() == values.max() and value in (0.0, 1.0)
     if score is None and (certain or (values.ndim == 1 and np.isin(values, (0.0, 1.0)).all())):
         low, high = _wilson(value, n, confidence)
+    elif _has_seeds(values, score):
+        error, df, inside = _spread((values,), score, resamples, rng_seed)
+        if score is not None and value in (0.0, 1.0) and error == 0:
+            low, high = _wilson(value, n, confidence)
+        elif inside and 0 < value < 1:
+            low, high = special.expit(_student(special.logit(value), error / (value * (1 - value)), df, confidence))
+        else:
+            low, high = _student(value, error, df, confidence)
     else:
         low, high, draws = _bootstrap((values,), score, resamples, confidence, rng_seed, "BCa")
         if score is not None and value in (0.0, 1.0) and (draws == value).all():
@@ -99,17 +127,17 @@ def interval(
 def paired(a, b, *, score: Score | None = None, resamples: int, confidence: float = 0.95, rng_seed: int) -> Comparison:
     """System a against system b on the same images (and the same seeds): the mean of a - b and its verdict.
 
-    The interval is the percentile bootstrap of the differences, over images ([n]) or over seeds and images
-    ([S, n]), every draw taking the same images and seeds for both; larger values are taken as better. The verdict is
-    ``better`` or ``worse`` where the interval leaves out zero AND so many images differ that the exact two-sided sign
-    test could decide at all (6 images at 95%): the percentiles of a handful of differences that happen to agree in
-    sign would decide earlier. A score has no differences per image, so an image differs there where exchanging a's
-    numbers of it for b's changes the score.
+    Larger values are taken as better. Of [n] values the interval is the percentile bootstrap of the differences over
+    images, every draw taking the same images for both. Its p belongs to the same resamples: twice the share of their
+    means on the rarer side of zero (Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, section 15.4), each
+    count raised by one since the data are a resample, too (Davison & Hinkley, "Bootstrap Methods and their
+    Application", 1997, section 4.2). Of [S, n] values interval and p are Student's over seeds and images (``_spread``).
 
-    p belongs to the same resamples: twice the share of their means on the rarer side of zero (Efron & Tibshirani, "An
-    Introduction to the Bootstrap", 1993, section 15.4), each count raised by one since the data are a resample, too
-    (Davison & Hinkley, "Bootstrap Methods and their Application", 1997, section 4.2), and not below the least p that
-    the sign test could give. What is said of few seeds under ``interval`` goes for p as well.
+    p is not below the least one that exact two-sided sign tests could give, over the images that differ and over the
+    seeds; for 5% either takes six. The verdict is ``better`` or ``worse`` where the interval leaves out zero AND these
+    tests could decide at all: a handful of differences that happen to agree in sign would decide earlier. Where it is
+    the seeds that are too few, it says so. A score has no differences per image, so an image differs there where
+    exchanging a's numbers of it for b's changes the score.
 
     Args:
         a, b: as ``values`` in ``interval``, of one shape; entry by entry the same image and seed.
@@ -132,18 +160,25 @@ def paired(a, b, *, score: Score | None = None, resamples: int, confidence: floa
         total = a.sum(axis=-2, keepdims=True)
         differing, scale, fraction = score(total - a + b) != score(total), 1.0, True
     differing = int(np.atleast_2d(differing).any(axis=0).sum())
-    low, high, draws = _bootstrap(systems, score, resamples, confidence, rng_seed, "percentile")
+    if _has_seeds(a, score):
+        error, df, _ = _spread(systems, score, resamples, rng_seed)
+        low, high = _student(value, error, df, confidence)
+        p = 2 * stats.t.sf(abs(value) / error, df) if error > 0 else float(value == 0)
+    else:
+        low, high, draws = _bootstrap(systems, score, resamples, confidence, rng_seed, "percentile")
+        draws = np.where(np.abs(draws) > 1e-12 * scale, draws, 0.0)  # a tie but for its rounding
+        rarer = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0))
+        p = min(1.0, 2 * (rarer + 1) / (len(draws) + 1))
     if not differing and fraction:
         # No image differs: that still leaves room for a share that n images would miss with 5% chance (rule of three).
         high = 1 - (1 - confidence) ** (1 / n)
         low = -high
     least_p = min(1.0, 2 * 0.5**differing)  # of the sign test, had all differing images the same sign
-    decidable = least_p < 1 - confidence
-    verdict = "better" if decidable and low > 0 else "worse" if decidable and high < 0 else "no difference"
-    draws = np.where(np.abs(draws) > 1e-12 * scale, draws, 0.0)  # a tie but for its rounding
-    rarer = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0))
-    p = max(least_p, min(1.0, 2 * (rarer + 1) / (len(draws) + 1)))
-    return Comparison(value, float(low), float(high), n, seeds, verdict, float(p))
+    p_bare = float(max(least_p, p))
+    shown = least_p < 1 - confidence and (low > 0 or high < 0)
+    verdict = undecided(seeds, 1 - confidence) or (NO_DIFFERENCE if not shown else "better" if low > 0 else "worse")
+    p = max(p_bare, floor(seeds))
+    return Comparison(value, float(low), float(high), n, seeds, verdict, p, p_bare=p_bare)
 
 
 def ratio_over_seeds(a, b, *, confidence: float = 0.95) -> dict[str, float]:
@@ -184,6 +219,7 @@ def gap(a: Estimate, b: Estimate) -> dict[str, float]:
 def compare_all(
     pairs: Mapping[str, tuple],
     *,
+    tables: int = 1,
     resamples: int,
     confidence: float = 0.95,
     rng_seed: int,
@@ -193,13 +229,23 @@ def compare_all(
 
     Of twenty comparisons in which nothing differs one comes out at 95% by chance. A verdict here is that of ``paired``
     where its Holm-corrected p is at most 1 - confidence, too, and ``no difference`` elsewhere: the chance of any wrong
-    verdict in the whole table is then about 1 - confidence. The intervals are ``paired``'s own, each for itself, so one
-    may leave out zero where the corrected verdict is ``no difference``.
+    verdict in the whole family is then about 1 - confidence. A family that is spread over several tables is all of
+    them: each gets the same part of that chance (Bonferroni over the tables, Holm within each).
+
+    p_holm, too, is not below the least p that a sign test over the seeds could give. That floor is not multiplied: all
+    comparisons share their seeds, and a test that turns the signs of whole seeds in all comparisons at once can give
+    corrected p values down to just this floor (Westfall & Young, "Resampling-Based Multiple Testing", 1993).
+
+    ``paired``'s own intervals hold each for itself, so one may leave out zero where the corrected verdict is ``no
+    difference``. It then carries the interval that belongs to this verdict: of the level at which Holm stopped, which
+    holds for all undecided comparisons together, and with zero inside, which no test has ruled out (Strassburger &
+    Bretz, "Compatible simultaneous lower confidence bounds for the Holm procedure", Statistics in Medicine 27, 2008).
 
     Args:
         pairs: name -> (a, b), each as in ``paired``; the images may differ from pair to pair.
+        tables: of how many tables the family consists; this is one of them.
         resamples: as in ``interval``; where so few could not carry a verdict through the correction of this many
-            comparisons, 4 * len(pairs) / (1 - confidence) are drawn.
+            comparisons, 4 * tables * len(pairs) / (1 - confidence) are drawn.
         confidence, rng_seed: as in ``interval``.
         compare: takes the place of ``paired``, with its arguments, for what is not a mean over images.
 
@@ -208,19 +254,27 @@ def compare_all(
     """
     if not pairs:
         raise ValueError("there is nothing to compare: give at least one pair.")
+    alpha = 1 - confidence
     if resamples >= 100 and 0 < confidence < 1:  # else ``paired`` refuses them
-        resamples = max(resamples, math.ceil(4 * len(pairs) / (1 - confidence)))
+        resamples = max(resamples, math.ceil(4 * tables * len(pairs) / alpha))
     found = {}
     for name, (a, b) in pairs.items():
         try:
             found[name] = compare(a, b, resamples=resamples, confidence=confidence, rng_seed=rng_seed)
         except ValueError as error:
             raise ValueError(f"comparison {name!r}: {error}") from None
-    corrected = holm([c.p for c in found.values()])
-    return {
-        name: replace(c, p_holm=float(p), verdict=c.verdict if p <= 1 - confidence else "no difference")
-        for (name, c), p in zip(found.items(), corrected, strict=True)
-    }
+    corrected = dict(zip(found, np.minimum(1.0, tables * holm([c.p_bare for c in found.values()])), strict=True))
+    together = 1 - alpha / (tables * max(1, sum(p > alpha for p in corrected.values())))
+    for name, one in found.items():
+        p = float(max(corrected[name], floor(one.seeds)))
+        found[name] = replace(one, p_holm=p)
+        if p > alpha and not undecided(one.seeds, alpha):
+            found[name] = replace(found[name], verdict=NO_DIFFERENCE)
+            if one.low > 0 or one.high < 0:
+                a, b = pairs[name]
+                wide = compare(a, b, resamples=resamples, confidence=together, rng_seed=rng_seed)
+                found[name] = replace(found[name], low_all=min(wide.low, 0.0), high_all=max(wide.high, 0.0))
+    return found
 
 
 def estimates(
@@ -240,26 +294,35 @@ def differences(
     values: Mapping[str, np.ndarray],
     pairs: str | Iterable[tuple[str, str]],
     *,
+    tables: int = 1,
     resamples: int,
     rng_seed: int,
     compare: Callable[..., Comparison] = paired,
 ) -> pd.DataFrame:
-    """A row per comparison: system, minus, value, low, high, n, seeds, verdict, p, p_holm (`compare_all`).
+    """A row per comparison: system, minus, value, low, high, n, seeds, verdict, p, p_holm, low_all, high_all.
+
+    Of `compare_all`; the last two are NaN where the interval needs no correction beside its verdict.
 
     Args:
         values: system -> per-image values; a row [n] without seeds stands beside [S, n] as often as it is asked to.
         pairs: (a, b) for a - b; or a name: every other system minus that one.
-        compare: as in `compare_all`.
+        tables, compare: as in `compare_all`.
     """
     pairs = [(name, pairs) for name in values if name != pairs] if isinstance(pairs, str) else list(pairs)
     both = {pair: np.broadcast_arrays(*(values[name] for name in pair)) for pair in pairs}
-    found = compare_all(both, resamples=resamples, rng_seed=rng_seed, compare=compare)
-    return pd.DataFrame([{"system": a, "minus": b, **vars(c)} for (a, b), c in found.items()])
+    return tabled(compare_all(both, tables=tables, resamples=resamples, rng_seed=rng_seed, compare=compare))
+
+
+def tabled(found: Mapping[tuple[str, str], Comparison]) -> pd.DataFrame:
+    """What `compare_all` found of pairs of names, as the rows of `differences`."""
+    table = pd.DataFrame([{"system": a, "minus": b, **vars(c)} for (a, b), c in found.items()])
+    return table.drop(columns="p_bare").astype({"low_all": float, "high_all": float})
 
 
 def flipped(table: pd.DataFrame) -> pd.DataFrame:
     """`differences` of -x as those of x, for what is better when it is smaller; verdicts and p values stay."""
-    return table.assign(value=-table["value"], low=-table["high"], high=-table["low"])
+    ends = {"low": -table["high"], "high": -table["low"], "low_all": -table["high_all"], "high_all": -table["low_all"]}
+    return table.assign(value=-table["value"], **ends)
 
 
 def spans(value, draws) -> pd.DataFrame:
@@ -279,8 +342,10 @@ def spans(value, draws) -> pd.DataFrame:
 def crossed_draws(values: np.ndarray, *, resamples: int, rng_seed: int) -> np.ndarray:
     """[resamples, K] means of K quantities [K, S, n]: S - 1 seeds and n images drawn, crossed, the same for all K.
 
-    As ``interval`` draws for one of them, where the reasons stand; here their draws stay together, for what follows of
-    several at once.
+    For what follows of several at once. Every seed saw the same images, so images are not nested in seeds; drawing
+    single entries would treat S looks at one image as S images (Owen, "The pigeonhole bootstrap", Annals of Applied
+    Statistics 1, 2007). S - 1 rows are drawn, not S: the resampled variance of the seeds' mean is then unbiased
+    (McCarthy & Snowden, "The bootstrap and finite population sampling", 1985), which counts where S is 3.
     """
     _, seeds, n = values.shape
     rng, found = np.random.default_rng(rng_seed), []
@@ -326,6 +391,10 @@ def _sizes(values: np.ndarray, score: Score | None) -> tuple[int, int]:
     return shape[-1], shape[0] if len(shape) == 2 else 1
 
 
+def _has_seeds(values: np.ndarray, score: Score | None) -> bool:
+    return values.ndim == (2 if score is None else 3)
+
+
 def _value(values: np.ndarray, score: Score | None) -> float:
     value = float(values.mean() if score is None else np.mean(score(values.sum(axis=-2))))
     if not np.isfinite(value):
@@ -341,14 +410,11 @@ def _bootstrap(
     rng_seed: int,
     method: str,
 ) -> tuple:
-    """(low, high, [R] draws) of the mean or score of one system, or of the first's score less the second's."""
+    """(low, high, [R] draws) over images of one system's mean or score, or of the first's score less the second's."""
     first, tail = systems[0], (1 - confidence) / 2
     n = _sizes(first, score)[0]
     if score is None and first.min() == first.max():
         return first.flat[0], first.flat[0], np.full(resamples, first.flat[0])
-    if first.ndim == (2 if score is None else 3):
-        draws = _crossed(systems, score, resamples, rng_seed)
-        return *np.quantile(draws, (tail, 1 - tail)), draws
 
     def at(images: np.ndarray, axis: int = -1) -> np.ndarray:
         """[R] values of [R, m] positions of images (one value of [m])."""
@@ -375,36 +441,46 @@ def _bootstrap(
     return low, high, draws
 
 
-def _crossed(systems: Sequence[np.ndarray], score: Score | None, resamples: int, rng_seed: int) -> np.ndarray:
-    """[R] draws of [S, n] values or [S, n, K] numbers: rows and columns drawn independently, with replacement.
+def _spread(
+    systems: Sequence[np.ndarray], score: Score | None, resamples: int, rng_seed: int
+) -> tuple[float, float, bool]:
+    """Standard error of the mean over seeds and images, its degrees of freedom, and whether all values lie in 0..1.
 
-    Every seed saw the same images, so images are not nested in seeds; drawing single entries would treat S looks at
-    one image as S images and give intervals too narrow by up to sqrt(S) (Owen, "The pigeonhole bootstrap", Annals of
-    Applied Statistics 1, 2007). S - 1 rows are drawn, not S: the resampled variance of the seeds' mean is then unbiased
-    (McCarthy & Snowden, "The bootstrap and finite population sampling", 1985), which counts where S is 3.
+    Every seed saw the same images: rows and columns of [S, n] values are crossed, and the variance of their mean is
+    what the seeds add, var(means of the seeds) / S, and what the images add, var(means of the images) / n. What belongs
+    to neither alone is in both, so that the sum errs on the side of width (Owen, "The pigeonhole bootstrap", Annals of
+    Applied Statistics 1, 2007, has the same bias). Few seeds know their variance badly, which a normal or percentile
+    interval leaves out: the degrees of freedom of such a sum are Satterthwaite's (Biometrics Bulletin 2, 1946), S - 1
+    where seeds are all of it and n - 1 where images are. Of a score the images' part is its variance over resamples.
     """
-    seeds, n = systems[0].shape[:2]
-    step = max(1, _CHUNK // n)
-    draw = _drawn if resamples <= step else _drawn.__wrapped__  # one that fits at once is kept for the next table row
-    draws, rng = [], np.random.default_rng(rng_seed)
-    for start in range(0, resamples, step):
-        rows, counts = draw(seeds, n, min(step, resamples - start), rng_seed if draw is _drawn else rng)
-        if score is None:
-            # In BLAS: the sum of an image's value times how often it was drawn, per seed, then the seeds' shares.
-            shares = (rows[:, :, None] == np.arange(seeds)).mean(axis=1)
-            draws.append((counts.astype(np.float64) @ systems[0].T * shares).sum(axis=1) / n)
-        else:
-            values = _scored(systems, score, counts.astype(np.float64))  # [S, R]
-            draws.append(np.take_along_axis(values.T, rows, axis=1).mean(axis=1))
-    return np.concatenate(draws)
+    first = systems[0]
+    n, seeds = _sizes(first, score)
+    if score is None:
+        of_seeds, of_images = first.mean(axis=1), first.mean(axis=0).var(ddof=1) / n
+        least, most = first.min(), first.max()
+    else:
+        of_seeds, step = _scored(systems, score, np.ones((1, n)))[:, 0], max(1, _CHUNK // n)
+        draw = _drawn if resamples <= step else _drawn.__wrapped__  # what fits at once is kept for the next table row
+        rng = np.random.default_rng(rng_seed)
+        sizes = [min(step, resamples - start) for start in range(0, resamples, step)]
+        draws = [_scored(systems, score, draw(n, size, rng_seed if draw is _drawn else rng)) for size in sizes]
+        draws = np.concatenate(draws, axis=1)
+        of_images, least, most = draws.mean(axis=0).var(ddof=1), draws.min(), draws.max()
+    parts = of_seeds.var(ddof=1) / seeds, of_images
+    whole, inside = sum(parts), bool(least >= 0 and most <= 1)
+    df = whole**2 / (parts[0] ** 2 / (seeds - 1) + parts[1] ** 2 / (n - 1)) if whole else n - 1
+    return math.sqrt(whole), df, inside
+
+
+def _student(value: float, error: float, df: float, confidence: float) -> np.ndarray:
+    """[2]: both ends of Student's interval."""
+    return value + stats.t.ppf((1 + confidence) / 2, df) * error * np.array([-1.0, 1.0])
 
 
 @lru_cache(maxsize=8)
-def _drawn(seeds: int, n: int, resamples: int, rng: int | np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """[R, S - 1] seeds that were drawn, and [R, n] how often each image was."""
-    rng = np.random.default_rng(rng)
-    rows = rng.integers(seeds, size=(resamples, seeds - 1))
-    return rows, _counted(rng.integers(n, size=(resamples, n)), n).astype(np.uint16)
+def _drawn(n: int, resamples: int, rng: int | np.random.Generator) -> np.ndarray:
+    """[R, n]: how often each image was drawn."""
+    return _counted(np.random.default_rng(rng).integers(n, size=(resamples, n)), n).astype(np.uint16)
 
 
 def _counted(images: np.ndarray, n: int) -> np.ndarray:
@@ -434,7 +510,7 @@ def _checked(name: str, values, score: Score | None, resamples: int, confidence:
     n, seeds = _sizes(values, score)
     if n < MIN_IMAGES:
         raise ValueError(f"{name} holds {n} images, too few for an interval: give at least {MIN_IMAGES}.")
-    if values.ndim == (2 if score is None else 3) and seeds < MIN_SEEDS:
+    if _has_seeds(values, score) and seeds < MIN_SEEDS:
         raise ValueError(
             f"{name} holds {seeds} seed, too few for an interval over seeds: give at least {MIN_SEEDS}, "
             "or leave out the axis of seeds for an interval over images alone."

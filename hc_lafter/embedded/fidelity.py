@@ -453,7 +453,7 @@ def _difference(a, b, sizes: Sizes) -> Estimate:
 def _resample(n: int, draws: int, resamples: int) -> tuple[np.ndarray, np.ndarray]:
     """[R, S] shares of each draw and [R, n] how often each image comes, both drawn with replacement.
 
-    Of S draws S - 1 are taken, as `hc_lafter.analysis.statistics.interval` does for seeds and for its reason.
+    Of S draws S - 1 are taken, as `hc_lafter.analysis.statistics.crossed_draws` does for seeds and for its reason.
     """
     rng = np.random.default_rng(WORLD_SEED)
     images = rng.multinomial(n, np.full(n, 1 / n), size=resamples)

@@ -13,9 +13,10 @@ of masks of photographs it says nothing. A finding is judged only if its rule st
 
 A rule of several parts needs ``all`` of them or ``any``; under ``each`` every part has a verdict of its own, and the
 claim that of ``all``. Where one of m parts is enough for a verdict, chance has m attempts at it: these intervals are
-widened from 95% to 1 - 0.05 / m, on the scale of a normal distribution (Dunn, "Multiple comparisons among means", JASA
-56, 1961). Where every part has to agree no correction is needed (Berger, "Multiparameter hypothesis testing and
-acceptance sampling", Technometrics 24, 1982).
+widened from 95% to 1 - 0.05 / m, on the scale of a normal distribution, or where the number has S seeds of Student's
+with S - 1 degrees of freedom, the fewest it can have (Dunn, "Multiple comparisons among means", JASA 56, 1961). Where
+every part has to agree no correction is needed (Berger, "Multiparameter hypothesis testing and acceptance sampling",
+Technometrics 24, 1982). A number over so few seeds that their sign test could not decide judges no finding.
 
 Use: ``python -m hc_lafter claims [--profile default] [--check]``.
 """
@@ -33,8 +34,9 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from scipy.stats import norm
+from scipy.stats import norm, t
 
+from hc_lafter.analysis.statistics import undecided
 from hc_lafter.files import write_whole
 from hc_lafter.suite import provenance, words
 from hc_lafter.suite.paths import NOTEBOOK, Places, find_root
@@ -319,6 +321,8 @@ def _unmet(claim: Claim, found: Mapping[str, Any], results: Results) -> Iterator
     for key in ("n", "seeds"):
         if (found.get(key) or 0) < getattr(need, key):
             yield f"{key} is {found.get(key)} and the rule wants {getattr(need, key)}"
+    if finding and (seeds := found.get("seeds") or 0) >= need.seeds and (few := undecided(seeds, ALPHA)):
+        yield f"it {few}"  # as comparisons in notebooks say
     if need.headroom and found.get("minus") and found["unit"] == "fraction":
         room = results.headroom(found)
         if room is None or room < need.headroom:
@@ -332,7 +336,8 @@ def _judge(check: Check, found: dict[str, Any], supports: float, contradicts: fl
     if low is None:
         return {**found, "verdict": verdict, "why": "the row has no interval"}
     for wanted, rate in ((SUPPORTED, supports), (CONTRADICTED, contradicts)):
-        wider = norm.ppf(1 - rate / 2) / norm.ppf(1 - ALPHA / 2)
+        scale = t(found["seeds"] - 1) if (found.get("seeds") or 1) > 1 else norm
+        wider = scale.ppf(1 - rate / 2) / scale.ppf(1 - ALPHA / 2)
         if check.verdict(value - wider * (value - low), value + wider * (high - value)) == wanted:
             verdict = wanted
     bounds = words.required(check.kind, check.bounds, found["unit"])

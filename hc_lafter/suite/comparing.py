@@ -1,7 +1,7 @@
 """Systems side by side, and which to use for what: results of notebooks 01-08 in, tables out.
 
-Every number comes from ``results/<profile>``, every "better" and "worse" from the notebooks' own comparisons after
-Holm's correction; this only puts them into rows and words.
+Every number comes from ``results/<profile>``, every verdict from the notebooks' own comparisons, each notebook's being
+one family; this only puts them into rows and words.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from hc_lafter.analysis.statistics import NO_DIFFERENCE
 from hc_lafter.suite.claims import Missing, Results
 from hc_lafter.suite.words import name, number, span
 
@@ -183,8 +184,10 @@ def advice(results: Results) -> pd.DataFrame:
         best = tried[tried["verdict"] == "better"].nlargest(1, "value")
         best = (tried[tried["system"] == ZERO_SHOT] if best.empty else best).to_dict("records")[0]
         tuned = tried[tried["regime"] != ""]["verdict"]
-        won, tied = (tuned == "better").sum() or "none", (tuned == "no difference").sum()
+        won, tied = (tuned == "better").sum() or "none", (tuned == NO_DIFFERENCE).sum()
         why = f"of {len(tuned)} tuned systems {won} better than zero-shot, {tied} no different"
+        few = tuned[tuned.str.startswith("cannot")]
+        why += "".join(f", {n} {verdict}" for verdict, n in few.value_counts().items())
         lines.append(_line(results, f"Name an image, {task}", best, why))
     lines.append(_best(results, "Tell the mix of emotions", systems[systems["metric"] == "kl, tempered"], lowest=True))
     found = _systems(results, MASKS)

@@ -39,6 +39,7 @@ EMOTION_COLOURS = {  # warm for the four positive ones of Mikels' eight, cold an
     "anger": "#D55E00", "disgust": "#6B8E23", "fear": "#5E3C99", "sadness": "#0072B2",
 }  # fmt: skip
 VERDICTS = {"better": ("#01665E", "^"), "worse": ("#8C510A", "v"), "no difference": (NEUTRAL, "o")}  # colour, marker
+TOO_FEW = (NEUTRAL, "s")  # colour, marker of any other verdict: one that no numbers of so few seeds could have given
 BROKEN = (0, (4, 3))  # the line of a level
 
 WIDTHS = {"single": 3.5, "double": 7.2}  # inches: a column, and a page of two columns, of most journals
@@ -393,7 +394,7 @@ def forest(ax: Axes, table: pd.DataFrame, groups: str | None = None, *, tight: b
     Args:
         table: a row per difference (`Study.differences`): system, minus, value, low, high (fractions, shown as points
             of 100), verdict and, where rows are named otherwise, name. Colour and marker follow the verdict, which may
-            be stricter than the interval.
+            be stricter than the interval: a thin line from low_all to high_all is then that of all rows together.
         groups: the column whose values are the headings; by default "minus" and the opponent.
         tight: small names in one line each, and no numbers.
     """
@@ -405,20 +406,25 @@ def forest(ax: Axes, table: pd.DataFrame, groups: str | None = None, *, tight: b
         at += [y - i for i in range(len(rows))]
         y -= len(rows) + 0.3
     table = pd.concat(parts.values())
-    looks = pd.DataFrame([VERDICTS[v] for v in table["verdict"]], table.index, ["colour", "marker"])
+    looks = pd.DataFrame([VERDICTS.get(v, TOO_FEW) for v in table["verdict"]], table.index, ["colour", "marker"])
     looks["face"] = looks["colour"].replace(NEUTRAL, "white")
     _rows(ax, table.assign(**looks), at, "points", not tight, headings)
+    if "low_all" in table and (wide := table["low_all"].notna().to_numpy()).any():
+        ax.hlines(np.array(at)[wide], table["low_all"][wide], table["high_all"][wide], NEUTRAL, linewidth=0.8)
     if tight:
         ax.set_yticks([*at, *headings], [*_names(table), *headings.values()], fontsize=CELL - 0.5)
     return ax
 
 
-def _verdicts_below(figure: Figure) -> None:
-    look = {"markersize": 5.5, "linewidth": 2}
-    keys = [
-        Line2D([], [], color=c, marker=m, label=v, markerfacecolor="white" if c == NEUTRAL else c, **look)
-        for v, (c, m) in VERDICTS.items()
-    ]
+def _verdicts_below(figure: Figure, *tables: pd.DataFrame) -> None:
+    look, keys = {"markersize": 5.5, "linewidth": 2}, []
+    there = dict.fromkeys(v for table in tables for v in table["verdict"])
+    for verdict in [*(v for v in VERDICTS if v in there), *(v for v in there if v not in VERDICTS)]:
+        shade, marker = VERDICTS.get(verdict, TOO_FEW)
+        face = "white" if shade == NEUTRAL else shade
+        keys.append(Line2D([], [], color=shade, marker=marker, label=verdict, markerfacecolor=face, **look))
+    if any("low_all" in table and table["low_all"].notna().any() for table in tables):
+        keys.append(Line2D([], [], color=NEUTRAL, linewidth=0.8, label="all comparisons together"))
     legend_below(figure, keys)
 
 
@@ -486,7 +492,7 @@ def differences(
         forest(ax, table, groups, tight=tight).set_title(heading)
         ax.tick_params(labelleft=ax.get_subplotspec().is_first_col())
     label_outer(axes, xlabel)
-    _verdicts_below(figure)
+    _verdicts_below(figure, *tables.values())
     return figure
 
 
@@ -503,7 +509,7 @@ def compared(
     figure, (left, right) = panels(2, height=_high({"": table}, _grouped(against, groups), beside=2) + 0.2, title=title)
     bars(left, table, levels=levels).set_xlabel(xlabel)
     forest(right, against, groups).set_xlabel("difference, in points")
-    _verdicts_below(figure)
+    _verdicts_below(figure, against)
     return figure
 
 

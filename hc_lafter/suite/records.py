@@ -48,8 +48,12 @@ class Metric(BaseModel):
     n_train: int | None = Field(None, ge=0, description="the number of images that the system was trained on")
     converged: bool | None = Field(None, description="whether every run behind the value no longer gained")
     regime: Name | None = Field(None, description="how the system was tuned, e.g. 'supervised' or 'label-free'")
-    p_holm: Number | None = Field(None, description="the p value, corrected for all comparisons of its table")
-    verdict: Name | None = Field(None, description="'better', 'worse' or 'no difference', after that correction")
+    p_holm: Number | None = Field(None, description="the p value, corrected for all comparisons of its notebook")
+    verdict: Name | None = Field(
+        None, description="'better', 'worse', 'no difference' or 'cannot be told from S seeds', after that correction"
+    )
+    low_all: Number | None = Field(None, description="of low and high for all of them together, where verdict needs it")
+    high_all: Number | None = Field(None, description="the upper end of that interval")
 
     @model_validator(mode="after")
     def _fits(self) -> Metric:

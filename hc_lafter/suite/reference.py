@@ -179,7 +179,7 @@ def answers(study: Study, points: pd.DataFrame, classes: int) -> pd.DataFrame:
         for other in open_to.drop(first.name).itertuples():
             minus = other.system + (", label-free" if other.regime == "label-free" else "")
             pairs[minus, *about.items()] = _alike(first["hits"], other.hits)
-    found = compare_all({str(key): pair for key, pair in pairs.items()}, **study.resampling)
+    found = compare_all({str(key): pair for key, pair in pairs.items()}, **study.comparing)
     duels = [{"minus": key[0], **dict(key[1:]), **vars(found[str(key)])} for key in pairs]
     return pd.concat([curve_of(study, pd.DataFrame(chosen)), pd.DataFrame(duels)], ignore_index=True)
 

@@ -30,7 +30,7 @@ from threadpoolctl import threadpool_limits
 from hc_lafter import store
 from hc_lafter.analysis import statistics
 from hc_lafter.files import file_hash, own_code, processor, versions, write_whole
-from hc_lafter.suite import figures, plots, provenance
+from hc_lafter.suite import figures, plots, provenance, words
 from hc_lafter.suite.paths import Places
 from hc_lafter.suite.profiles import Profile, folder_name, load_profile
 from hc_lafter.suite.records import DIGITS, Metric, is_timing, key_of, metric
@@ -44,6 +44,8 @@ class Study:
         notebook: the notebook's name, e.g. ``01-feature-tapping``.
         profile: ``smoke``, ``default``, ``reference`` or ``full``.
         overrides: fields of `Profile` given again, by name.
+        tables: how many tables of comparisons the notebook makes: its comparisons are one family, in which a wrong
+            verdict has a chance of 5%, and each table gets the same part of it.
 
     Attributes:
         notebook: as given.
@@ -62,8 +64,10 @@ class Study:
         FileNotFoundError: there is no repository around.
     """
 
-    def __init__(self, notebook: str, profile: str = "default", overrides: Mapping[str, Any] | None = None):
-        self.notebook, self.name = notebook, profile
+    def __init__(
+        self, notebook: str, profile: str = "default", overrides: Mapping[str, Any] | None = None, *, tables: int = 1
+    ):
+        self.notebook, self.name, self.tables = notebook, profile, tables
         self._kept: dict[tuple, dict[str, Any]] = {}
         self._said: list[str] = []
         self._shown: Any = None
@@ -104,13 +108,18 @@ class Study:
         """What every interval of this notebook is made with: ``resamples`` and ``rng_seed``."""
         return {"resamples": self.profile.bootstrap, "rng_seed": self.seed}
 
+    @property
+    def comparing(self) -> dict[str, int]:
+        """What every table of comparisons of this notebook is made with: `resampling`, and ``tables``."""
+        return {**self.resampling, "tables": self.tables}
+
     def estimates(self, values: Mapping[str, np.ndarray]) -> pd.DataFrame:
         """See `hc_lafter.analysis.statistics.estimates`."""
         return statistics.estimates(values, **self.resampling)
 
     def differences(self, values: Mapping[str, np.ndarray], pairs: str | Iterable[tuple[str, str]]) -> pd.DataFrame:
         """See `hc_lafter.analysis.statistics.differences`."""
-        return statistics.differences(values, pairs, **self.resampling)
+        return statistics.differences(values, pairs, **self.comparing)
 
     def add(self, table: pd.DataFrame | Iterable[Mapping[str, Any]], **same: Any) -> None:
         """Keep the rows of a tidy table for `finish` to write; a second execution of a cell replaces its rows.
@@ -189,7 +198,7 @@ class Study:
         if not numbers:
             raise ValueError(f"{self.notebook} kept no numbers: give study.add at least one row.")
         types = {"value": "float64", "low": "float64", "high": "float64", "n": "Int64", "seeds": "Int64"}
-        types |= {"n_train": "Int64", "converged": "boolean"}
+        types |= {"low_all": "float64", "high_all": "float64", "n_train": "Int64", "converged": "boolean"}
         table = pd.DataFrame(numbers)
         table = table.astype({name: kind for name, kind in types.items() if name in table})
         write_whole(self.results / "metrics.parquet", lambda path: table.to_parquet(path, index=False))
@@ -219,14 +228,19 @@ class Study:
 
     @staticmethod
     def span(row: Any, digits: int = 3) -> str:
-        """``0.512 [0.490, 0.534]``: value, low and high of a table's row, of an estimate or of a comparison."""
-        return f"{row.value:.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]"
+        """``0.512 [0.490, 0.534]``: value, low and high of a table's row, of an estimate or of a comparison.
+
+        A comparison whose interval leaves out zero without a verdict carries the one of all together.
+        """
+        value, *ends = (f"{x:.{digits}f}" for x in (row.value, row.low, row.high, *_together(row)))
+        return words.spanned(value, ends)
 
     @staticmethod
     def points(row: Any) -> str:
-        """``+1.2 [+0.4, +2.0] points, better``: a comparison of fractions, and its verdict where it has one."""
+        """``+1.2 [+0.4, +2.0] points, better``: a comparison as `span`, and its verdict where it has one."""
         verdict = f", {row.verdict}" if hasattr(row, "verdict") else ""
-        return f"{100 * row.value:+.1f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}] points{verdict}"
+        value, *ends = (f"{100 * x:+.1f}" for x in (row.value, row.low, row.high, *_together(row)))
+        return f"{words.spanned(value, ends)} points{verdict}"
 
     def figure(self, name: str, draw: Callable[..., Figure], *args: Any, **kwargs: Any) -> Figure:
         """Draw a figure once per width and keep each as SVG, PNG and PDF (`hc_lafter.suite.figures.save`).
@@ -265,6 +279,12 @@ class Study:
         text = table.to_csv(index=False, float_format=f"%.{DIGITS}g", lineterminator="\n")
         write_whole(path.with_suffix(".csv"), text)
         return write_whole(path, lambda temporary: table.to_parquet(temporary, index=False))
+
+
+def _together(row: Any) -> list[float]:
+    """Both ends of a comparison's interval for its whole family, where it carries one."""
+    ends = [getattr(row, name, None) for name in ("low_all", "high_all")]
+    return [] if pd.isna(ends).any() else ends
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -18,14 +18,24 @@ def number(value: float, unit: str, *, sign: bool = False) -> str:
     return text.replace("-", "−", 1) if text[:1] == "-" else text
 
 
+def spanned(value: str, ends: Sequence[str]) -> str:
+    """``0.8 [0.2, 1.4]`` of a value and two ends; of two more ``0.8 [0.2, 1.4], all together [-0.1, 1.7]``."""
+    intervals = [f"[{low}, {high}]" for low, high in zip(ends[::2], ends[1::2], strict=True)]
+    return ", all together ".join([" ".join([value, *intervals[:1]]), *intervals[1:]])
+
+
 def span(row: Mapping[str, Any], *, unit: bool = True) -> str:
-    """A record's value with its interval and unit: ``55.5 [53.2, 57.8] %``; of a difference ``+4.2 [...] points``."""
+    """A record's value with its interval and unit: ``55.5 [53.2, 57.8] %``; of a difference ``+4.2 [...] points``.
+
+    A difference whose interval leaves out zero without a verdict carries the interval of all comparisons together.
+    """
     if row["value"] is None:  # what a rule asks for and no run gave
         return ""
     sign = bool(row.get("minus")) and row["unit"] == "fraction"
     ends = [] if row["low"] is None or row["low"] == row["high"] else [row["low"], row["high"]]
-    value, *ends = (number(x, row["unit"], sign=sign) for x in (row["value"], *ends))
-    text = f"{value} [{', '.join(ends)}]" if ends else value
+    together = [row[name] for name in ("low_all", "high_all") if row.get(name) is not None]
+    value, *ends = (number(x, row["unit"], sign=sign) for x in (row["value"], *ends, *together))
+    text = spanned(value, ends)
     word = {"fraction": "points" if sign else "%", "count": "", "unitless": ""}.get(row["unit"], row["unit"])
     return f"{text} {word}".rstrip() if unit else text
 
