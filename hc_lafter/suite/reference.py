@@ -30,6 +30,7 @@ from hc_lafter.tuning.training import History
 
 FIELDS = ("system", "regime", "n_train", "seed", "batch_size", "view", "classifier", "target", "lam")
 PLACE = ["system", "regime", "n_train", "seed"]  # of a point on the curve
+_SMALL = {"compression": "zstd", "compression_level": 19, "use_dictionary": False}  # hardly two logits are equal
 _LOGITS = ("val", "test", "train", "val before", "test before")
 
 
@@ -43,7 +44,10 @@ def write(found: Iterable[Result], folder: Path, points: Container[Run] = ()) ->
         ValueError: a file that is there is damaged.
         OSError: the folder cannot be written.
     """
-    fresh, before, paths = pd.DataFrame([_row(r, r.run in points) for r in found]), read(folder), []
+    before, paths = read(folder), []
+    there = dict(zip(before["key"], before["point"], strict=True)) if len(before) else {}
+    new = (r for r in found if not there.get(r.run.key, False) and (r.run in points or r.run.key not in there))
+    fresh = pd.DataFrame([_row(result, result.run in points) for result in new])
     kept = before
     if len(before) and len(fresh):  # a point has one place on the curve, however it was trained before
         places = pd.MultiIndex.from_frame(fresh.loc[fresh["point"], PLACE])
@@ -52,7 +56,7 @@ def write(found: Iterable[Result], folder: Path, points: Container[Run] = ()) ->
     for system, rows in pd.concat([kept, fresh]).groupby("system"):
         path = folder / f"{re.sub('[^a-z0-9]+', '-', system.lower()).strip('-')}.parquet"
         table = rows.sort_values(["regime", "n_train", "seed", "key"])
-        paths.append(write_whole(path, partial(table.to_parquet, index=False, compression="zstd")))
+        paths.append(write_whole(path, partial(table.to_parquet, index=False, **_SMALL)))
     return paths
 
 
@@ -72,11 +76,18 @@ def _row(result: Result, point: bool) -> dict[str, object]:
         if run.n_val:
             judged = stratified(judged, data.labels, run.n_val, np.random.default_rng(0))  # as `Material.draw` does
         row["validation"] = float((result.val.argmax(axis=1) == data.labels[judged]).mean())
-    for name, values in result.arrays.items():
+    for name in _committed(run, result.arrays):
+        values = result.arrays[name]
         half = name in _LOGITS and run.until is not None  # as in the store, to the bit
         row[name] = values.astype(np.float16 if half else values.dtype).ravel()
         row[f"{name}, shape"] = list(values.shape)
     return row
+
+
+def _committed(run: Run, names: Iterable[str]) -> list[str]:
+    """Arrays that are committed: of a point of the curve what it says of test images, of a trial none, which is known
+    by its history; else a hundred megabytes would come together."""
+    return [name for name in names if not run.brief or name in ("test", "counts")]
 
 
 def read(folder: Path) -> pd.DataFrame:
