@@ -220,7 +220,8 @@ def test_pseudo_labels_are_the_nearest_texts(material, classifier):
     assert torch.equal(system.teach(images), found[:20])
 
 
-def test_towers_of_another_depth_are_refused(material):
-    check_depth(material.clip)
-    with pytest.raises(ValueError, match=r"embedded has 24 blocks, and the designs' .* are made of 12: take a ViT-B"):
-        check_depth(replace(material.clip, layers=24))
+def test_towers_without_room_for_stages_are_refused(material):
+    for layers in (5, 12, 24):
+        check_depth(replace(material.clip, layers=layers))
+    with pytest.raises(ValueError, match=r"embedded has 4 blocks, too few for the designs' .*: take a tower of 5 or m"):
+        check_depth(replace(material.clip, layers=4))

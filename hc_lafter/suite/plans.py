@@ -208,7 +208,10 @@ def ablations(study: Study) -> dict[str, Rows]:
     p, design = study.profile, settings_of(study, find(HYBRID))
     layers, first, last = design.layers, design.layers[0], design.layers[-1]
     one = f"one stage, {first}-{last}"
-    third, every = last // 3, range(1, last + 1)
+    every = range(1, last + 1)
+
+    def parts(of: Sequence[int], count: int) -> list[list[int]]:
+        return [part.tolist() for part in np.array_split(np.asarray(of), count)]
 
     def stages(*of: Sequence[int], **changes: Any) -> list[Run]:
         return hybrid(study, stages=tuple(map(tuple, of)), **changes)
@@ -234,12 +237,12 @@ def ablations(study: Study) -> dict[str, Rows]:
             "equal fusion weights": hybrid(study, fusion="equal"),
             "features not normalised": hybrid(study, normalise=False),
         },
-        "Stages (reference: 5-7 | 8-9 | 10-12)": {
+        f"Stages (reference: {' | '.join(f'{s[0]}-{s[-1]}' if len(s) > 1 else f'{s[0]}' for s in design.stages)})": {
             one: stages(layers),
             f"{one}, NGA mean": stages(layers, nga="mean"),
-            "four stages of two": stages(*(layers[i : i + 2] for i in range(0, len(layers), 2))),
+            f"four stages of {'two' if len(layers) == 8 else len(layers) // 4}": stages(*parts(layers, 4)),
             "each layer its own stage": stages(*([layer] for layer in layers)),
-            f"three stages of 1-{last}": stages(*(every[i : i + third] for i in range(0, last, third))),
+            f"three stages of 1-{last}": stages(*parts(every, 3)),
             f"layer {last} alone, adapter": stages([last]),
         },
         "No stages: the classifier on one feature": {

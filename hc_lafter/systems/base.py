@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hc_lafter.clip.load import Clip
 from hc_lafter.clip.vit import project, walk
+from hc_lafter.systems.depth import check_layers, scaled
 from hc_lafter.systems.masks import PROTOCOLS, Protocol
 
 Group = dict[str, object]  # {"name", "params", "lr", "weight_decay"}: a parameter group of torch.optim
@@ -103,8 +104,8 @@ class System:
             validation images, to choose what no gradient does; what it chooses are buffers.
         sources: papers and releases.
         settings: of ``config``, where this entry departs from its defaults.
-        preset: (tower's name, data set's name) -> ``config``, where a release has other settings for other towers or
-            data sets.
+        preset: (tower's name, data set's name, its blocks or None) -> ``config``, where a release has other settings
+            for other towers or data sets. Without one layers are scaled, see `hc_lafter.systems.depth`.
         fit: instead of gradient descent: (start, config, train, val) -> module, each of the two (taps, labels).
         released_rate: the learning rate is a release's and does not follow the profile's factor.
         protocols: data set's name -> how the release scores it, for a system that is not trained and a data set whose
@@ -122,7 +123,7 @@ class System:
     build: Callable[[Start, Any, int], nn.Module]
     sources: tuple[str, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    preset: Callable[[str, str], Any] | None = None
+    preset: Callable[[str, str, int | None], Any] | None = None
     fit: Callable[..., nn.Module] | None = None
     released_rate: bool = False
     protocols: Mapping[str, Protocol] = field(default_factory=lambda: PROTOCOLS)
@@ -137,14 +138,24 @@ class System:
                 f"one of {', '.join(READS)}, and of the regimes {', '.join(REGIMES)}."
             )
 
-    def configure(self, tower: str = "", data: str = "", **changes: Any) -> Any:
+    def configure(self, tower: str = "", data: str = "", depth: int | None = None, **changes: Any) -> Any:
         """The settings of this entry, with changes; its preset's for a tower and a data set where it has presets.
 
+        Args:
+            tower, data: names.
+            depth: the tower's blocks, for which layers are scaled; None: as for 12.
+            changes: of the settings. Layers among them are the tower's own.
+
         Raises:
-            ValueError: there is no preset for this tower.
+            ValueError: there is no preset for this tower, it has too few blocks, or changes name a layer it lacks.
         """
-        config = self.preset(tower, data) if self.preset and tower else self.config()
-        return replace(config, **{**self.settings, **changes})
+        preset = self.preset(tower, data, depth) if self.preset and tower else None
+        config = replace(self.config() if preset is None else preset, **self.settings)
+        if depth is None:
+            return replace(config, **changes)
+        config = replace(scaled(config, depth) if preset is None else config, **changes)
+        check_layers(config, depth)
+        return config
 
     def variant(self, name: str, *, settings: Mapping[str, Any], **changes: Any) -> System:
         """A second entry of the same module, with other settings: a module lists them as ``VARIANTS``."""

@@ -50,7 +50,8 @@ class CascadeCLIPConfig:
 
     Attributes:
         levels: layers that each decoder reads, from 1; the last layer goes through the tower's own LN_post and P,
-            every other through a LayerNorm and a projection of its own.
+            every other through a LayerNorm and a projection of its own. For 12 blocks, as all that is published; scaled
+            for others by the rules of `hc_lafter.systems.depth`.
         tokens: P, prompt tokens before each block, replaced at the next.
         decoder_layers, heads: of each decoder, whose MLP is four times as wide as D.
         nga: how the layers of a level are summed, see `hc_lafter.systems.nga.NGA`; ``free`` is the release's.

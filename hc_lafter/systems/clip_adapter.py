@@ -23,7 +23,7 @@ class ClipAdapterConfig:
     """Ratio and reduction are the release's; the rate is one for AdamW, where the release has SGD.
 
     Attributes:
-        layers: the last alone.
+        layers: the last alone, of 12 blocks or any other number (`hc_lafter.systems.depth`).
         ratio: the adapter's share; 0 is zero-shot.
         reduction: D / the bottleneck's width.
         lr, weight_decay: AdamW's.

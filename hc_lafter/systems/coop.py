@@ -26,7 +26,7 @@ class CoOpConfig:
     """The contexts are the paper's; the rate is one for AdamW, where the release has SGD.
 
     Attributes:
-        layers: the last alone.
+        layers: the last alone, of 12 blocks or any other number (`hc_lafter.systems.depth`).
         contexts: M. words: what the contexts start as, such as ``a photo of a``, which then decide M; "" draws them.
         lr, weight_decay: AdamW's.
     """

@@ -36,7 +36,8 @@ class HybridCascadeConfig:
     """The settings of the design, each of which the ablations vary.
 
     Attributes:
-        stages: layers of each stage, from shallow to deep, none in two stages.
+        stages: layers of each stage, from shallow to deep, none in two stages; for 12 blocks, and scaled for others by
+            the rules of `hc_lafter.systems.depth`.
         nga, sigma: see `hc_lafter.systems.nga.NGA`.
         stage_adapters: Linear(D, D) - ReLU - Linear(D, D) without biases, residual, zero at the start.
         classifier: ``shared`` by the stages, or ``independent`` copies that part in training.

@@ -14,7 +14,9 @@ from hc_lafter.systems.base import Group, Output, System, frozen, taps_of
 
 @dataclass(frozen=True)
 class LinearProbeConfig:
-    """``layers``: their projected CLS are concatenated. ``cs``: the grid of C, from which validation chooses."""
+    """``layers``: their projected CLS are concatenated; 12 is the last one, whatever the depth. ``cs``: the grid of C,
+    from which validation chooses.
+    """
 
     layers: tuple[int, ...] = (12,)
     cs: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0)

@@ -35,7 +35,7 @@ class LPPlusPlusConfig:
     """The settings of the release.
 
     Attributes:
-        layers: the last alone.
+        layers: the last alone, of 12 blocks or any other number (`hc_lafter.systems.depth`).
         steps: at most, each over all training images. alpha_every: steps of w for one of alpha.
         alpha: its start, as a multiple of the mean cosine.
         momentum: of w's steps.

@@ -15,7 +15,9 @@ from hc_lafter.systems.base import Group, Output, Phase, System, frozen, taps_of
 
 @dataclass(frozen=True)
 class MeanOfLayersConfig:
-    """``layers``: those averaged. ``lr``, ``weight_decay``: AdamW's, for the classifier."""
+    """``layers``: those averaged, for 12 blocks (`hc_lafter.systems.depth`). ``lr``, ``weight_decay``: AdamW's, for the
+    classifier.
+    """
 
     layers: tuple[int, ...] = (5, 6, 7, 8, 9, 10, 11, 12)
     lr: float = 1e-4

@@ -27,7 +27,7 @@ from hc_lafter.systems.base import (
 )
 from hc_lafter.systems.nga import stages_nga
 
-SEGMENTS = {  # layers counted from 1, all for 12 blocks
+SEGMENTS = {  # layers counted from 1, for 12 blocks
     "ViT-B/32": ((1, 2, 3, 4), (5, 6, 7, 8), (9, 10, 11), (12,)),
     "ViT-B/16": ((6, 7, 8), (9, 10, 11), (12,)),  # blocks 1-5 stay without prompts
 }
@@ -39,7 +39,8 @@ class MultiLayerConfig:
     """The settings of the design.
 
     Attributes:
-        segments: layers of each, from shallow to deep, without a gap.
+        segments: layers of each, from shallow to deep, without a gap; for 12 blocks, and scaled for others by the rules
+            of `hc_lafter.systems.depth`.
         tokens: P, prompt tokens per segment.
         pooled: of each block, ``cls`` or ``patches``, the mean of its patch tokens.
         nga, sigma: see `hc_lafter.systems.nga.NGA`.

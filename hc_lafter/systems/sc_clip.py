@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from hc_lafter.analysis.lof import lof, outliers
 from hc_lafter.clip.vit import last_block, last_heads, last_out, project, walk
 from hc_lafter.systems.base import Group, Masks, System, choose, frozen
+from hc_lafter.systems.depth import BLOCKS, check_fewest, share
 from hc_lafter.systems.last_block import Taps
 from hc_lafter.systems.masks import PROTOCOLS, mask_logits
 
@@ -42,7 +43,7 @@ _HIDDEN_BYTES = 24 << 20  # of a block's hidden layer; glibc keeps blocks of up 
 
 @dataclass(frozen=True)
 class SCClipConfig:
-    """The release's settings, which were made for ViT-B/16; see `PRESETS` for other towers.
+    """The release's settings, which were made for ViT-B/16; see `preset` for other towers.
 
     Attributes:
         repair, aggregate, attention, aggregate_again, fuse: the five steps.
@@ -101,24 +102,47 @@ PRESETS: dict[str, SCClipConfig] = {
 }
 
 
-def preset(tower: str, data: str = "") -> SCClipConfig:
+def preset(tower: str, data: str = "", depth: int | None = None) -> SCClipConfig:
     """The settings for a tower, ``ViT-B-16/laion2b_s34b_b88k`` say, with the release's logit scale for a data set.
 
+    Args:
+        depth: the tower's blocks. A tower that has no preset, or a preset's name and another depth, gets the settings
+            that `released` has for so many.
+
     Raises:
-        ValueError: there is no preset for such a tower.
+        ValueError: there is no preset for such a tower, and its depth is not given.
     """
-    for name, config in PRESETS.items():
-        if tower.startswith(name):
-            return replace(config, logit_scale=PROTOCOLS[data].scale) if data in PROTOCOLS else config
-    raise ValueError(
-        f"SC-CLIP has no preset for the tower {tower!r}, only for {', '.join(PRESETS)}: give an SCClipConfig with "
-        f"layers of its own."
-    )
+    named = [config for name, config in PRESETS.items() if tower.startswith(name) and depth in (None, _blocks(name))]
+    if not named and depth is None:
+        raise ValueError(
+            f"SC-CLIP has no preset for the tower {tower!r}, only for {', '.join(PRESETS)}: give its depth, or an "
+            f"SCClipConfig with layers of its own."
+        )
+    config = named[0] if named else released(depth)
+    return replace(config, logit_scale=PROTOCOLS[data].scale) if data in PROTOCOLS else config
 
 
 def released(layers: int) -> SCClipConfig:
-    """The published settings for a tower of so many layers, whatever it is, k as a share of its patches."""
-    return replace(PRESETS["ViT-L-14" if layers >= 24 else "ViT-B-16"], k=30 / 196)
+    """The published settings for a tower of so many layers, whatever it is, k as a share of its patches.
+
+    They are ViT-B/16's, from 24 layers on ViT-L/14's, whose layers stand for their share of the depth (see
+    `hc_lafter.systems.depth`); none is the last one, at which the method has nothing to read.
+
+    Raises:
+        ValueError: fewer layers than `hc_lafter.systems.depth.FEWEST`.
+    """
+    check_fewest("this tower", layers)
+    name = "ViT-L-14" if layers >= _blocks("ViT-L-14") else "ViT-B-16"
+    config = PRESETS[name]
+    pre, post, first, end = (
+        min(share(layer, layers, _blocks(name)), layers - 1) for layer in (config.pre, config.post, *config.fusion)
+    )
+    return replace(config, pre=pre, post=post, fusion=(first, end), k=30 / 196)
+
+
+def _blocks(name: str) -> int:
+    """Of the tower that a preset is for."""
+    return 24 if name == "ViT-L-14" else BLOCKS
 
 
 @dataclass(frozen=True)

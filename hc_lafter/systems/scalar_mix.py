@@ -19,7 +19,9 @@ from hc_lafter.systems.base import Group, Output, Phase, System, frozen, paramet
 
 @dataclass(frozen=True)
 class ScalarMixConfig:
-    """``layers``: those mixed. ``lr``, ``weight_decay``: AdamW's; weights and gain are not decayed."""
+    """``layers``: those mixed, for 12 blocks (`hc_lafter.systems.depth`). ``lr``, ``weight_decay``: AdamW's; weights
+    and gain are not decayed.
+    """
 
     layers: tuple[int, ...] = (5, 6, 7, 8, 9, 10, 11, 12)
     lr: float = 1e-4

@@ -33,7 +33,7 @@ class SCLIPConfig:
     logit_scale: float = 40.0
 
 
-def preset(tower: str, data: str = "") -> SCLIPConfig:
+def preset(tower: str, data: str = "", depth: int | None = None) -> SCLIPConfig:
     """The release's settings, which depend on the data set and not on the tower."""
     return SCLIPConfig(logit_scale=PROTOCOLS[data].scale) if data in PROTOCOLS else SCLIPConfig()
 

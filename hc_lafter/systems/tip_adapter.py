@@ -32,7 +32,7 @@ class TipAdapterConfig:
     """The settings of the paper and its release.
 
     Attributes:
-        layers: the last alone.
+        layers: the last alone, of 12 blocks or any other number (`hc_lafter.systems.depth`).
         alpha: the cache's weight; 0 is zero-shot. beta: how sharply affinity counts. Both as in training.
         alphas, betas: from which validation chooses for given keys; nothing to choose from leaves both.
         shots: images per class from which on a class's values sum to this.

@@ -27,7 +27,7 @@ class ValuePathConfig:
     logit_scale: float = 1.0
 
 
-def preset(tower: str, data: str = "") -> ValuePathConfig:
+def preset(tower: str, data: str = "", depth: int | None = None) -> ValuePathConfig:
     """The defaults, with the cosines scaled where the data set's protocol has thresholds."""
     return ValuePathConfig(logit_scale=PROTOCOLS[data].scale) if data in PROTOCOLS else ValuePathConfig()
 

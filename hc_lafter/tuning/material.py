@@ -19,6 +19,7 @@ from hc_lafter.data.emotion import wheels as emotions
 from hc_lafter.data.record import SPLITS, Dataset
 from hc_lafter.store import streamed
 from hc_lafter.systems import losses
+from hc_lafter.systems.depth import check_fewest
 from hc_lafter.tuning.batches import Picked
 from hc_lafter.tuning.features import tap
 from hc_lafter.tuning.setting import Setting
@@ -198,15 +199,12 @@ def _soft(dataset: Dataset) -> tuple[Tensor, str]:
 
 
 def check_depth(clip: Clip) -> None:
-    """Refuse a tower for which the designs' layers, stages and segments are not meant.
+    """Refuse a tower that the designs' stages and segments do not fit, see `hc_lafter.systems.depth`.
 
     Raises:
-        ValueError: other than 12 blocks.
+        ValueError: fewer than 5 blocks.
     """
-    if clip.layers != 12:
-        raise ValueError(
-            f"{clip.name} has {clip.layers} blocks, and the designs' stages and segments are made of 12: take a ViT-B."
-        )
+    check_fewest(clip.name, clip.layers)
 
 
 def pseudo_labels(material: Material, weight: Tensor, threshold: float = 0.0) -> Tensor:

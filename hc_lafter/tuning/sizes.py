@@ -31,7 +31,7 @@ def on_tower(name: str, clip: Clip, classes: int, images: int = 0) -> nn.Module:
     """
     empty = torch.zeros(classes, clip.embed_dim, device=next(clip.visual.parameters()).device)
     entry = find(name)
-    config, images = entry.configure(clip.name), images or 16 * classes
+    config, images = entry.configure(clip.name, depth=clip.layers), images or 16 * classes
 
     def support() -> tuple[torch.Tensor, torch.Tensor]:
         return empty.new_zeros(images, len(config.layers), clip.embed_dim), torch.arange(images) % classes

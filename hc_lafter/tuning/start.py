@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 
 def settings_for(entry: System, setting: Setting) -> Any:
-    """A system's own settings, those of its preset for the setting's CLIP and data where it has presets."""
+    """A system's own settings for the depth of the setting's CLIP, its preset's for CLIP and data where it has any."""
+    clip, data = opened(setting)
     if entry.preset is None:
-        return entry.configure()
-    data = opened_masks(setting) if entry.reads == "masks" else opened(setting)[1]
-    return entry.configure(opened(setting)[0].name, data.name)
+        return entry.configure(depth=clip.layers)
+    data = opened_masks(setting) if entry.reads == "masks" else data
+    return entry.configure(clip.name, data.name, clip.layers)
 
 
 def start_of(

@@ -89,7 +89,7 @@ def tune(
     )  # fmt: skip
     everything = len(data)
     run = Run(
-        system, regime, seed, setting, entry.configure(clip.name, data.name, **settings),
+        system, regime, seed, setting, entry.configure(clip.name, data.name, clip.layers, **settings),
         n_train=images or everything, n_val=everything, epochs=epochs, batch_size=batch_size,
     )  # fmt: skip
     if run.regime == "label-free" and entry.reads == "images":
