@@ -259,7 +259,7 @@ def _entry(path: Path, inputs: Any, size: int, get: Callable, put: Callable) -> 
         if size > free:
             raise OSError(
                 f"the cache {path.parent} needs {size / 2**30:.1f} GiB for this entry and has {free / 2**30:.1f} GiB: "
-                "make room, or choose another cache folder."
+                "make room, or choose another folder by HC_LAFTER_CACHE."
             )
         return put(path, inputs)
 
@@ -302,7 +302,8 @@ def locked(path: Path, timeout: float = -1) -> Iterator[None]:
     except (OSError, NotImplementedError) as error:  # the latter: a network file system without locks
         reason = getattr(error, "strerror", None) or error
         raise OSError(
-            f"the cache {path.parent} cannot be written ({reason}): give write access or another cache folder."
+            f"the cache {path.parent} cannot be written ({reason}): give write access, or another folder by "
+            "HC_LAFTER_CACHE."
         ) from error
     try:
         for left in path.parent.glob(f".{path.stem}[-.]*"):

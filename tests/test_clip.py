@@ -1,11 +1,13 @@
 """Every way to get a CLIP in hand, and every file that cannot be one."""
 
+import argparse
 import json
 import os
 import pickle
 import socket
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -369,13 +371,29 @@ BAD = {
         lambda p: torch.save({"fc.weight": torch.zeros(2, 2)}, p),
         "holds no CLIP .* tensors are fc.weight",
     ),
-    "transformers": (lambda p: torch.save(HUGGING_FACE, p), "names are those of Hugging Face transformers"),
+    "part of transformers'": (
+        lambda p: torch.save(HUGGING_FACE, p),
+        "the layout of Hugging Face transformers and is no whole CLIPModel: it lacks .* save one, both towers",
+    ),
+    "two of them": (
+        lambda p: torch.save(
+            {f"{x}.{k}": v for x in ("student", "teacher") for k, v in build().state_dict().items()}, p
+        ),
+        "holds 2 CLIPs, under 'student', 'teacher': save the state dict of one of them alone",
+    ),
+    "LoRA beside a layer": (
+        lambda p: torch.save({**build().state_dict(), "visual.transformer.resblocks.0.attn.lora_A": torch.ones(1)}, p),
+        r"holds 1 tensors in its towers that no plain CLIP has \(visual.*lora_A\): merge them in, or drop them",
+    ),
     "not finite": (with_value(float("nan")), "values in ln_final.weight that are not finite"),
-    "missing tensor": (without("visual.transformer.resblocks.1.mlp.c_fc.bias"), "none of open_clip has its tensors"),
+    "missing tensor": (
+        without("visual.transformer.resblocks.1.mlp.c_fc.bias"),
+        r"lacks 1 tensors of its CLIP \(visual.transformer.resblocks.1.mlp.c_fc.bias\): save the state dict",
+    ),
     "missing tower": (without("visual.conv1.weight"), "holds no CLIP with a vision transformer"),
     "odd shape": (
         lambda p: torch.save(build(embed_dim=24).state_dict(), p),
-        r"\(2 blocks of width 64, patch 8 and image 32 px, embedding 24.*name it, as in ViT-B-32@bad.pt",
+        r"\(2 blocks of width 64, patch 8 and image 32 px, embedding 24.*put an open_clip_config.json with its own",
     ),
 }
 
@@ -394,10 +412,9 @@ def test_bad_files_are_one_sentence_with_the_path(tmp_path, kind):
 @pytest.mark.parametrize(
     ("save", "words"),
     [
-        (without("ln_final.bias"), r"1 tensors differ, such as ln_final.bias of shape none for \(64,\)"),
         (
-            lambda p: torch.save({**build().state_dict(), "extra": torch.ones(1)}, p),
-            r"1 tensors differ, such as extra of shape \(1,\) for none",
+            lambda p: torch.save(build(vision_cfg={**VISION, "layers": 3}).state_dict(), p),
+            r"12 tensors differ, such as visual.transformer.resblocks.2.attn.in_proj_bias of shape \(192,\) for none",
         ),
         (
             lambda p: torch.save(build(embed_dim=24).state_dict(), p),
@@ -416,7 +433,7 @@ def test_shapes_that_two_architectures_share(tmp_path, monkeypatch):
     twin = {**TINY, "vision_cfg": {**VISION, "head_width": 16}}
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "Twin-8", twin)
     torch.save(build().state_dict(), tmp_path / "x.pt")
-    with pytest.raises(ValueError, match=r"Tiny-8 and Twin-8 share its shapes: name it, as in ViT-B-32@x.pt"):
+    with pytest.raises(ValueError, match=r"'Tiny-8', 'Twin-8' share its shapes: name it, as in Tiny-8@x.pt"):
         load_clip(tmp_path / "x.pt")
 
 
@@ -425,6 +442,201 @@ def test_folder_and_missing_file(tmp_path):
         load_clip(tmp_path)
     for spec in (tmp_path / "none.safetensors", f"Tiny-8@{tmp_path / 'none.pt'}", "none.pt"):
         with pytest.raises(FileNotFoundError, match=r"there is no file .*none") as caught:
+            load_clip(spec)
+        one_sentence(caught.value)
+
+
+# --- wrappers, and what stands beside the weights ---
+
+
+def behind(prefix):
+    return lambda state: {f"{prefix}{name}": value for name, value in state.items()}
+
+
+WRAPPERS = {  # what is saved, and what the notes have to name
+    "Lightning, with a head": (
+        lambda s: {"state_dict": behind("clipmodel.")(s) | {"ff_head.bias": torch.ones(2)}, "epoch": 1},
+        ("'state_dict.clipmodel'", "'ff_head.bias'"),
+    ),
+    "two deep": (behind("net.backbone."), ("'net.backbone'",)),
+    "DeepSpeed": (lambda s: {"module": s}, ()),
+    "EMA alone": (lambda s: {"ema_state_dict": s}, ("'ema_state_dict'",)),
+    "EMA beside": (
+        lambda s: {"state_dict": s, "state_dict_ema": {name: value * 0 for name, value in s.items()}},
+        ("left out", "'state_dict_ema'"),
+    ),
+    "EMA by prefix": (
+        lambda s: behind("online_model.")(s) | behind("ema_model.")({n: v * 0 for n, v in s.items()}),
+        ("'online_model'", "left out"),
+    ),
+    "AveragedModel": (lambda s: {"n_averaged": torch.tensor(3), **behind("module.")(s)}, ("'n_averaged'",)),
+    "head and bias": (
+        lambda s: s | {"head.weight": torch.ones(2, 32), "logit_bias": torch.tensor(-10.0)},
+        ("'head.weight', 'logit_bias'",),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPERS)
+def test_a_whole_clip_in_a_wrapper_loads_and_says_so(tmp_path, kind):
+    wrap, named = WRAPPERS[kind]
+    torch.save(wrap(build().state_dict()), tmp_path / "x.ckpt")
+    for spec in (tmp_path / "x.ckpt", f"Tiny-8@{tmp_path / 'x.ckpt'}"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            clip = load_clip(spec, activation="GELU")
+        assert same(clip, build())
+        assert all(word in " ".join(clip.notes) for word in named) and bool(named) == bool(clip.notes)
+
+
+def numpy_beside(state):
+    generator = np.random.default_rng(0)
+    return {
+        "state_dict": state,
+        "best": np.float64(0.5),
+        "step": np.int64(3),
+        "kinds": [np.dtype("float32"), np.float32, np.dtype("<U3")],
+        "curve": np.linspace(0, 1, 5),
+        "names": np.array(["a", None], dtype=object),
+        "random": [np.random.get_state(), generator, generator.bit_generator.state, np.random.RandomState(1)],  # noqa: NPY002
+        "torch": torch.get_rng_state(),
+        "options": argparse.Namespace(lr=1e-4, out=Path("runs")),
+    }
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_numbers_arrays_and_random_states_beside_the_weights_are_data(tmp_path, zipped):
+    torch.save(numpy_beside(build().state_dict()), tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
+    assert same(quiet(tmp_path / "x.pt", activation="GELU"), build())
+    torch.save({"state_dict": build().state_dict(), "hook": Wicked()}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=r"mkdir, which may run code"):
+        load_clip(tmp_path / "x.pt")
+
+
+class Objects:
+    """A pickle that hands NumPy bytes as an object, which once were unpickled in their turn."""
+
+    def __reduce__(self):
+        return np._core.multiarray.scalar, (np.dtype("O"), pickle.dumps(Wicked(), 2))
+
+
+def test_an_object_of_numpy_is_no_number(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": build().state_dict(), "x": Objects()}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=r"wants numpy.object_, which may run code"):
+        load_clip(tmp_path / "x.pt")
+    assert not Path("a-file-ran-its-code").exists()
+
+
+# --- sizes of one's own ---
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"image_size": 48}, {"context_length": 40}, {"image_size": 64, "context_length": 16}]
+)
+def test_another_resolution_or_text_length_loads_with_a_note(tmp_path, sizes):
+    vision = VISION | {k: v for k, v in sizes.items() if k == "image_size"}
+    text = TEXT | {k: v for k, v in sizes.items() if k == "context_length"}
+    model = build(vision_cfg=vision, text_cfg=text)
+    torch.save(model.state_dict(), tmp_path / "x.pt")
+    for spec in (tmp_path / "x.pt", f"Tiny-8@{tmp_path / 'x.pt'}"):
+        with pytest.warns(UserWarning, match="is the file's"):
+            clip = load_clip(spec, activation="GELU")
+        images, texts = torch.randn(2, 3, *model.visual.image_size), ["a photo", "of the sea"]
+        assert torch.equal(clip.model.encode_image(images), model.encode_image(images))
+        assert clip.tokenizer(texts).shape == (2, text["context_length"])
+        assert torch.equal(clip.model.encode_text(clip.tokenizer(texts)), model.encode_text(clip.tokenizer(texts)))
+        assert clip.image_size == vision["image_size"] and sum("is the file's" in n for n in clip.notes) == len(sizes)
+
+
+@pytest.mark.parametrize("layers", [5, 24])
+def test_the_advice_on_an_unknown_size_works_as_given(tmp_path, layers):
+    model = build(vision_cfg={**VISION, "width": 128, "layers": layers})
+    torch.save(model.state_dict(), tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=r"is not of this architecture: .* give its path alone"):
+        load_clip(f"Tiny-8@{tmp_path / 'x.pt'}")
+    with pytest.raises(ValueError, match=f"{layers} blocks of width 128") as caught:
+        load_clip(tmp_path / "x.pt")
+    advice = one_sentence(caught.value).partition("as in ")[2].removesuffix(".")
+    (tmp_path / "open_clip_config.json").write_text(advice)
+    clip = quiet(tmp_path / "x.pt")
+    assert clip.layers == layers and same(clip, model)
+
+
+# --- the layout of Hugging Face transformers ---
+
+
+def hugging_face(model):
+    """What transformers' CLIPModel would have as its state dict, written down from its module tree."""
+    out = {"logit_scale": model.logit_scale}
+    vision, text = model.visual, model
+    for tower, theirs, blocks in ((vision, "vision_model", vision.transformer), (text, "text_model", text.transformer)):
+        for i, block in enumerate(blocks.resblocks):
+            layer = f"{theirs}.encoder.layers.{i}."
+            for kind in ("weight", "bias"):
+                joined = getattr(block.attn, f"in_proj_{kind}")
+                for which, part in zip("qkv", joined.chunk(3), strict=True):
+                    out[f"{layer}self_attn.{which}_proj.{kind}"] = part
+                out[f"{layer}self_attn.out_proj.{kind}"] = getattr(block.attn.out_proj, kind)
+                out[f"{layer}layer_norm1.{kind}"] = getattr(block.ln_1, kind)
+                out[f"{layer}layer_norm2.{kind}"] = getattr(block.ln_2, kind)
+                out[f"{layer}mlp.fc1.{kind}"] = getattr(block.mlp.c_fc, kind)
+                out[f"{layer}mlp.fc2.{kind}"] = getattr(block.mlp.c_proj, kind)
+        positions = tower.positional_embedding
+        out[f"{theirs}.embeddings.position_embedding.weight"] = positions
+        out[f"{theirs}.embeddings.position_ids"] = torch.arange(len(positions))[None]
+    norms = {"vision_model.pre_layrnorm": vision.ln_pre, "vision_model.post_layernorm": vision.ln_post}
+    for name, norm in (norms | {"text_model.final_layer_norm": text.ln_final}).items():
+        out |= {f"{name}.weight": norm.weight, f"{name}.bias": norm.bias}
+    out["vision_model.embeddings.class_embedding"] = vision.class_embedding
+    out["vision_model.embeddings.patch_embedding.weight"] = vision.conv1.weight
+    out["text_model.embeddings.token_embedding.weight"] = text.token_embedding.weight
+    out |= {"visual_projection.weight": vision.proj.T, "text_projection.weight": text.text_projection.T}
+    return {name: tensor.detach().clone().contiguous() for name, tensor in out.items()}
+
+
+def test_hugging_face_layout_has_the_same_features(tmp_path):
+    model = build("QuickGELU")
+    save_file(hugging_face(model), tmp_path / "model.safetensors")
+    with pytest.warns(UserWarning, match="transformers' default, QuickGELU, is assumed: put the config.json"):
+        assert same(load_clip(tmp_path / "model.safetensors"), model)
+    assert same(quiet(tmp_path / "model.safetensors", activation="QuickGELU"), model)
+    assert same(quiet(f"Tiny-8-quickgelu@{tmp_path / 'model.safetensors'}"), model)
+    torch.save({"state_dict": behind("model.clip.")(hugging_face(model))}, tmp_path / "last.ckpt")
+    with pytest.warns(UserWarning, match=r"stands under 'state_dict.model.clip'"):
+        assert same(load_clip(tmp_path / "last.ckpt", activation="QuickGELU"), model)
+
+
+@pytest.mark.parametrize("act", ["gelu", "quick_gelu", None])
+def test_hugging_face_folder_tells_heads_activation_and_preprocessing(tmp_path, act):
+    vision, text = {**VISION, "width": 128, "head_width": 32, "layers": 3}, {**TEXT, "width": 64, "heads": 2}
+    model = build("GELU" if act == "gelu" else "QuickGELU", vision_cfg=vision, text_cfg=text)
+    save_file(hugging_face(model), tmp_path / "model.safetensors")
+    tower = {"hidden_act": act} if act else {}  # save_pretrained leaves out its defaults
+    heads = {"vision_config": tower | {"num_attention_heads": 4}, "text_config": tower | {"num_attention_heads": 2}}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip", **heads}))
+    look = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "resample": 2, "size": {"height": 32, "width": 32}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(look | {"do_center_crop": False}))
+    for spec in (tmp_path, tmp_path / "model.safetensors"):
+        clip = quiet(spec)
+        assert same(clip, model)
+        assert clip.preprocess["mean"] == [0.5] * 3 and clip.preprocess["interpolation"] == "bilinear"
+        assert clip.preprocess["resize_mode"] == "squash"
+    (tmp_path / "config.json").write_text(json.dumps({"vision_config": {"hidden_act": "relu"}}))
+    with pytest.raises(
+        ValueError, match=r"config.json has the activation relu: only gelu or quick_gelu"
+    ):
+        load_clip(tmp_path)
+
+
+def test_part_of_a_hugging_face_clip_is_the_same_sentence_either_way(tmp_path):
+    state = hugging_face(build())
+    del state["text_model.encoder.layers.0.self_attn.k_proj.weight"]
+    save_file(state, tmp_path / "model.safetensors")
+    for spec in (tmp_path / "model.safetensors", f"Tiny-8@{tmp_path / 'model.safetensors'}", tmp_path):
+        with pytest.raises(
+            ValueError, match=r"lacks 1 of its tensors \('text_model.*k_proj.weight'\); save one"
+        ) as caught:
             load_clip(spec)
         one_sentence(caught.value)
 
@@ -439,7 +651,7 @@ def test_folder_and_missing_file(tmp_path):
         ("ViT-B32@x.pt", "did you mean 'ViT-B-32'"),
         ("vit-b-16/openai", "did you mean 'ViT-B-16'"),
         ("embeded", "did you mean 'embedded'"),
-        ("", "is a folder|neither a file"),
+        ("", "clip is empty: give 'embedded'"),
         ("ViT-B-16/laion", "ViT-B-16 has no weights 'laion': choose ViT-B-16/ and one of openai, .*random"),
         ("Tiny-8", "Tiny-8 has no weights '': choose Tiny-8/ and one of random"),
         ("Tiny-8/random:x", "has no weights 'random:x'"),
@@ -453,6 +665,56 @@ def test_unknown_names(spec, words):
     with pytest.raises(ValueError, match=words) as caught:
         load_clip(spec)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "say ViT-B-32/laion2b_s34b_b79k, which has its weights"),
+        ("laion/clip-vit-b-32-laion2b-s34b-b79k", "say ViT-B-32/laion2b_s34b_b79k, which has its weights"),
+        ("https://huggingface.co/laion/CLIP-ViT-B-32-laion2B-s34B-b79K/tree/main", "say ViT-B-32/laion2b_s34b_b79k"),
+        ("openai/clip-vit-base-patch32", "say ViT-B-32/openai, which has its weights"),
+        ("hf-hub:somebody/a-clip", r"neither a file nor in the hub's cache .*\(hf download somebody/a-clip\)"),
+        ("somebody/a-clip", "check the path, or download it once"),
+        ("google/siglip-base-patch16-224", "check the path, or download it once"),
+        ("hf-hub:timm/ViT-B-16-SigLIP", "its vision tower is timm's"),
+        ("ViT-L/14@336px", "is OpenAI's name of ViT-L-14-336/openai: say ViT-L-14-336/openai"),
+        ("ViT-B/32", "say ViT-B-32/openai"),
+        ("ViT-B-32::nothing", "ViT-B-32 has no weights 'nothing': choose"),
+        ("ViT-B-32@", "names no file: give ViT-B-32@<path>"),
+        ("https://example.org/a.pt", "is an address: download the file, and give its path"),
+    ],
+)
+def test_names_of_other_libraries_are_answered_at_once_and_without_the_network(spec, words, no_network, monkeypatch):
+    monkeypatch.setattr(clip_module.huggingface_hub, "try_to_load_from_cache", lambda repo, name: None)
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=words) as caught:
+        load_clip(spec)
+    assert time.perf_counter() - start < 1 and "\n" not in str(caught.value)
+
+
+def test_names_of_other_libraries_that_are_read(tag, no_network, tmp_path, monkeypatch):
+    model = build("QuickGELU")
+    assert same(quiet("Tiny-8-quickgelu::sometag"), model) and quiet("Tiny-8::random:3").name == "Tiny-8/random:3"
+    hub = tmp_path / "snapshots"
+    hub.mkdir()
+    save_file(hugging_face(model), hub / "model.safetensors")
+    (hub / "config.json").write_text(
+        json.dumps({"vision_config": {"num_attention_heads": 1}, "text_config": {"num_attention_heads": 1}})
+    )
+    cached = {"model.safetensors": str(hub / "model.safetensors")}
+    monkeypatch.setattr(clip_module.huggingface_hub, "try_to_load_from_cache", lambda repo, name: cached.get(name))
+    for spec in ("hf-hub:somebody/a-clip", "somebody/a-clip", f"local-dir:{hub}"):
+        assert same(quiet(spec), model)
+
+
+def test_nothing_but_a_tag_asks_the_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("the network was asked"))
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("the network was asked"))
+    save_file(build().state_dict(), tmp_path / "x.safetensors")
+    quiet(tmp_path / "x.safetensors", activation="GELU"), quiet("embedded"), quiet("Tiny-8/random")
+    with pytest.raises(ValueError, match="needs the tokenizer"):
+        load_clip("ViT-L-14-CLIPA/random")
 
 
 def test_unknown_activation():

@@ -5,11 +5,16 @@ minutes of retries. Nothing that decides a number is silent: ``describe`` tells 
 
 Which activation has a file? QuickGELU weights run through GELU give wrong features without any error (open_clip's
 issues 441 and 771), so the first that speaks decides: the file's own metadata (``save_clip``); an
-``open_clip_config.json`` beside it (as in open_clip's hub repositories); a TorchScript archive or its state dict with
-``input_resolution`` (OpenAI's: QuickGELU); ``activation=``; matrices in half precision beside float32 LayerNorms (most
+``open_clip_config.json`` beside it (as in open_clip's hub repositories); of a file in the layout of Hugging Face
+transformers the ``config.json`` beside it; a TorchScript archive or its state dict with ``input_resolution`` (OpenAI's:
+QuickGELU); ``activation=``; matrices in half precision beside float32 LayerNorms (most
 likely OpenAI's); the architecture that the caller named. A file that tells nothing is taken as GELU, with a warning.
 The preprocessing (issue 1068) comes from the same sources and else is the one that all of open_clip's weights of that
 architecture and activation share; where they differ it is OpenAI's, with a warning.
+
+What the shapes of a file tell (image size, text length, width, depth) is taken from the file: weights that were tuned
+at another resolution load, with a note. The number of heads leaves no trace: it comes from the configuration beside the
+file, or from open_clip's architecture of the same shapes.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ import huggingface_hub
 import open_clip
 import torch
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.pretrained import download_pretrained
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import (
@@ -41,15 +47,25 @@ from open_clip.transform import (
 from torch import Tensor, nn
 from torchvision.transforms import CenterCrop, Compose, Resize
 
+from hc_lafter.clip import hugging_face
 from hc_lafter.clip.weights import Weights, read_weights
-from hc_lafter.refusals import nearest
+from hc_lafter.refusals import nearest, some
 from hc_lafter.store import save, weight_hash
 
 ACTIVATIONS = ("GELU", "QuickGELU")
 _EMBEDDED = Path(__file__).parents[1] / "embedded"
 _CONFIG_BESIDE = "open_clip_config.json"
+_IDS = 49408  # of CLIP's own tokenizer
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+_WEIGHTS_NAMES = (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME, "model.safetensors", "pytorch_model.bin")
 _FORMAT = "hc_lafter.clip"
+# transformers' names of OpenAI's weights, which open_clip has from elsewhere
+_OPENAI = {
+    "openai/clip-vit-base-patch32": "ViT-B-32/openai",
+    "openai/clip-vit-base-patch16": "ViT-B-16/openai",
+    "openai/clip-vit-large-patch14": "ViT-L-14/openai",
+    "openai/clip-vit-large-patch14-336": "ViT-L-14-336/openai",
+}
 
 
 _GEOMETRY = (Resize, ResizeKeepRatio, CenterCrop, CenterCropOrPad)  # the steps of a transform that decide the size
@@ -168,11 +184,13 @@ def load_clip(
     Args:
         spec: one of
             ``embedded``;
-            ``<arch>/<tag>``, such as ``ViT-B-32/laion2b_s34b_b79k``;
+            ``<arch>/<tag>``, such as ``ViT-B-32/laion2b_s34b_b79k``, or ``<arch>::<tag>``;
             ``<arch>/random`` or ``<arch>/random:SEED``;
-            the path of a file: safetensors, a torch state dict (also in a training checkpoint, also with ``module.``
-            prefixes), OpenAI's archive;
-            ``<arch>@<path>`` where the file cannot tell its architecture.
+            the path of a file: safetensors, a torch state dict (also in a training checkpoint, also behind a wrapper's
+            prefix), OpenAI's archive; in open_clip's layout or that of Hugging Face transformers; or of the folder of
+            such a file and its configuration;
+            ``<arch>@<path>`` where the file cannot tell its architecture;
+            ``hf-hub:<owner>/<name>``, a repository of the Hugging Face hub that lies in its cache on this machine.
         activation: ``GELU`` or ``QuickGELU`` for weights that do not tell their own; see the head of this module.
         device: where the model goes.
 
@@ -182,26 +200,108 @@ def load_clip(
     """
     if activation not in (None, *ACTIVATIONS):
         raise ValueError(f"activation {activation!r} is unknown: choose GELU or QuickGELU.")
-    spec = str(spec)
+    spec = resolve(spec)
     arch, _, weights = spec.partition("/")
     named, _, path = spec.partition("@")
-    known = {*open_clip.list_models(), "embedded"}
     if spec == "embedded":
         clip = _from_file(_EMBEDDED / "model.safetensors", "embedded", activation)
-    elif Path(spec).expanduser().exists():
-        clip = _from_file(Path(spec).expanduser(), None, activation)
-    elif path and named in known:
-        clip = _from_file(Path(path).expanduser(), named, activation)
-    elif arch in known and re.fullmatch(r"random(:\d+)?", weights):
+    elif Path(spec).exists():
+        clip = _from_file(Path(spec), None, activation)
+    elif path:
+        clip = _from_file(Path(path), named, activation)
+    elif weights.startswith("random"):
         # random weights are asked for by that word, so there is nothing to warn of
         return _random(arch, int(weights.partition(":")[2] or 0), activation).to(device)
-    elif Path(spec).suffix in _SUFFIXES and arch not in known and not path:
-        raise FileNotFoundError(f"there is no file {spec}: check the path.")
     else:
-        clip = _from_tag(named if path else arch, weights, activation)
+        clip = _from_tag(arch, weights, activation)
     for note in clip.notes:
         warnings.warn(f"{clip.name}: {note}", stacklevel=2)
     return clip.to(device)
+
+
+def resolve(spec: str | Path) -> str:
+    """What a spec of `load_clip` means, in the spelling that works; refused if it means nothing. No network is asked.
+
+    Returns:
+        ``embedded``, ``<arch>/<tag>``, ``<arch>/random``, the path of a file, or ``<arch>@<path>``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a name that is unknown, or another library's; one sentence with the one that works.
+    """
+    spec = str(spec).strip()
+    if not spec:
+        raise ValueError("clip is empty: give 'embedded', a tag such as ViT-B-32/laion2b_s34b_b79k, or a file.")
+    known = {*open_clip.list_models(), "embedded"}
+    if spec == "embedded":
+        return spec
+    place = Path(spec.removeprefix("local-dir:")).expanduser()  # open_clip's word for a folder
+    if place.exists() or spec.startswith(("local-dir:", "/", "~", ".")):
+        return str(_file_in(place))
+    named, at, path = spec.partition("@")
+    if at and named in known:
+        if not path.strip():
+            raise ValueError(f"{spec} names no file: give {named}@<path>.")
+        return f"{named}@{_file_in(Path(path).expanduser())}"
+    arch, tag = (*re.split(r"[/,\s]|::?", spec, maxsplit=1), "")[:2]
+    if arch in known:
+        _config(arch)
+        tags = open_clip.list_pretrained_tags_by_model(arch)
+        if tag not in tags and not re.fullmatch(r"random(:\d+)?", tag):
+            raise ValueError(
+                f"{arch} has no weights {tag!r}: choose {arch}/ and one of {', '.join([*tags, 'random'])}."
+            )
+        return f"{arch}/{tag}"
+    theirs = spec.replace("/", "-", 1).replace("@", "-").removesuffix("px")  # OpenAI's ViT-L/14@336px
+    if theirs in known:
+        raise ValueError(f"{spec!r} is OpenAI's name of {theirs}/openai: say {theirs}/openai.")
+    prefixed = re.sub(r"^(hf[-_]hub:|hf:(//)?|huggingface:|(https?://)?(www\.)?(huggingface|hf)\.co/)", "", spec)
+    repository = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@\w+|/(tree|blob|resolve)/.*)?/?", prefixed)
+    if repository and (prefixed != spec or repository[1].lower() in _hub() or not nearest(arch, known)):
+        return _in_hub(repository[1])
+    if "://" in spec:
+        raise ValueError(f"{spec} is an address: download the file, and give its path.")
+    if Path(spec).suffix in _SUFFIXES and not at:
+        raise FileNotFoundError(f"there is no file {spec}: check the path.")
+    _config(named if at else arch)
+    raise AssertionError(f"{spec} is known after all")
+
+
+def _file_in(path: Path) -> Path:
+    """A file, or the file of weights in a folder. Raises FileNotFoundError or ValueError where there is none."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}: check the path.")
+    inside = [path / name for name in _WEIGHTS_NAMES if (path / name).is_file()]
+    if path.is_dir() and not inside:
+        raise ValueError(f"{path} is a folder: give the path of the weights file in it.")
+    return inside[0] if inside else path
+
+
+def _hub() -> dict[str, str]:
+    """Repository of the hub, in lower case -> the architecture and tag of open_clip that have its weights."""
+    found = dict(_OPENAI)
+    for arch, tag in open_clip.list_pretrained():
+        repository = os.path.split(open_clip.get_pretrained_cfg(arch, tag).get("hf_hub") or "")[0]
+        found.setdefault(repository.lower(), f"{arch}/{tag}")
+    return found
+
+
+def _in_hub(repository: str) -> str:
+    """As `resolve`, of a repository of the hub: its file in the cache, or else a sentence."""
+    same = _hub().get(repository.lower())
+    if same:
+        _config(same.partition("/")[0])
+    for name in _WEIGHTS_NAMES:
+        if isinstance(cached := huggingface_hub.try_to_load_from_cache(repository, name), str):
+            # open_clip downloads the weights alone, and has their configuration in its tables
+            beside = Path(cached).with_name(hugging_face.CONFIG if name in _WEIGHTS_NAMES[2:] else _CONFIG_BESIDE)
+            return cached if beside.is_file() or not same else same
+    if same:
+        raise ValueError(f"{repository} is not in the hub's cache on this machine: say {same}, which has its weights.")
+    raise ValueError(
+        f"{repository} is neither a file nor in the hub's cache on this machine: check the path, or download it once "
+        f"(hf download {repository})."
+    )
 
 
 def resized_transform(clip: Clip, size: tuple[int, int]) -> Compose:
@@ -273,10 +373,7 @@ def _random(arch: str, seed: int, asked: str | None) -> Clip:
 
 
 def _from_tag(arch: str, tag: str, asked: str | None) -> Clip:
-    config, tags = _config(arch), open_clip.list_pretrained_tags_by_model(arch)
-    if tag not in tags:
-        raise ValueError(f"{arch} has no weights {tag!r}: choose {arch}/ and one of {', '.join([*tags, 'random'])}.")
-    entry = open_clip.get_pretrained_cfg(arch, tag)
+    config, entry = _config(arch), open_clip.get_pretrained_cfg(arch, tag)
     activation, notes = _settle(_activation(entry), asked, config, f"{arch}/{tag}")
     return _assemble(
         config,
@@ -286,32 +383,49 @@ def _from_tag(arch: str, tag: str, asked: str | None) -> Clip:
         name=f"{arch}/{tag}",
         source=entry["hf_hub"].strip("/") or entry["url"],
         notes=notes,
+        online=True,
     )
 
 
 def _from_file(path: Path, arch: str | None, asked: str | None) -> Clip:
     """Asks the file, its neighbour and its caller in the order that the head of the module gives."""
     named = _config(arch) if arch else None
-    weights, beside = read_weights(path), path.with_name(_CONFIG_BESIDE)
+    weights, beside, theirs = read_weights(path), path.with_name(_CONFIG_BESIDE), path.with_name(hugging_face.CONFIG)
     preprocess, words = None, _embedded_words() if arch == "embedded" else None
+    told = config = None
     if weights.metadata.get("format") == _FORMAT:
         config, preprocess = (json.loads(weights.metadata[key]) for key in ("config", "preprocess"))
         words = weights.metadata["vocabulary"].split() if "vocabulary" in weights.metadata else None
-        known = _activation(config)
+        told = config
     elif beside.is_file():
         content = _read_json(beside)
-        config, preprocess = content.get("model_cfg", content), content.get("preprocess_cfg")
-        _check_config(config, str(beside))
-        known = _activation(config)
-    else:
+        told, preprocess = content.get("model_cfg", content), content.get("preprocess_cfg")
+    elif weights.hugging_face and theirs.is_file():
+        widths = {tower: _sizes(weights)[f"{tower}_cfg"]["width"] for tower in ("vision", "text")}
+        told, known = hugging_face.settings(_read_json(theirs), widths, str(theirs))
+        told["quick_gelu"] = known == "QuickGELU"
+        if (processor := path.with_name(hugging_face.PREPROCESS)).is_file():
+            preprocess = hugging_face.preprocessing(_read_json(processor))
+    if told is None:
         known = weights.activation
         arch, config = (arch, named) if named else _recognise(weights)
-    if named and _architecture(named) != _architecture(config):
+    else:
+        known = _activation(told)
+        config = config or _filled(told, weights, str(beside if beside.is_file() else theirs))
+    config, notes = _resized(config, weights, arch or "its configuration")
+    if named and _architecture(_resized(named, weights, "")[0]) != _architecture(config):
         raise ValueError(f"{path} tells its own architecture, and it is not {arch}: load it by its path alone.")
     likely = None if known or asked else weights.likely
-    activation, notes = _settle(known or likely, asked, named, path.name)
+    by_default = weights.hugging_face and not (known or asked or named or likely)
+    activation, about = _settle(known or likely or ("QuickGELU" if by_default else None), asked, named, path.name)
+    notes += about
     if likely:
         notes.append("the file only looks like OpenAI's, by its half-precision matrices: say activation= to be sure")
+    elif by_default:
+        notes.append(
+            f"the file does not tell its activation, so transformers' default, QuickGELU, is assumed: put the "
+            f"{hugging_face.CONFIG} of its weights beside it, or say activation="
+        )
     elif not (known or asked or named):
         notes.append(
             f"the file does not tell its activation, so {activation} is assumed: if it goes back to OpenAI's weights "
@@ -359,13 +473,14 @@ def _assemble(
     weights: Weights | None = None,
     words: Sequence[str] | None = None,
     seed: int = 0,
+    online: bool = False,
 ) -> Clip:
     config = {**deepcopy(dict(config)), "quick_gelu": activation == "QuickGELU"}
     with torch.random.fork_rng(devices=[]):  # whoever loads a CLIP keeps the random numbers that were to come
         torch.manual_seed(seed)
         model = _build(config)
     if weights:
-        _fill(model, weights)
+        notes = [*weights.notes, *_fill(model, weights), *notes]
     visual, text = model.visual, config["text_cfg"]
     preprocess = {**merge_preprocess_dict(PreprocessCfg(), preprocess), "size": visual.image_size[0]}
     preprocess = json.loads(json.dumps(preprocess))  # tuples become lists, as they would in a file
@@ -373,7 +488,7 @@ def _assemble(
     return Clip(
         model=model.eval().requires_grad_(False),
         transform=image_transform_v2(PreprocessCfg(**preprocess), is_train=False),
-        tokenizer=_tokenizer(text, words, name),
+        tokenizer=_tokenizer(text, words, name, online),
         name=name,
         source=source,
         activation=activation,
@@ -433,6 +548,10 @@ def _unusable(config: Mapping[str, Any]) -> str | None:
         return f"its text tower is the Hugging Face model {text['hf_model_name']}"
     if "multimodal_cfg" in config:
         return "it is a CoCa, which pools by attention"
+    try:
+        CLIPVisionCfg(**vision), CLIPTextCfg(**text)
+    except TypeError as error:
+        return f"open_clip has no such setting ({str(error).partition(') ')[2] or error})"
     return None
 
 
@@ -445,8 +564,33 @@ def _activation(config: Mapping[str, Any]) -> str:
     return "QuickGELU" if config.get("quick_gelu", False) else "GELU"
 
 
-def _architecture(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key != "quick_gelu"}
+def _architecture(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What decides features beside weights and activation; two that differ in spelling alone are equal."""
+    rest = {key: value for key, value in config.items() if key not in ("quick_gelu", "vision_cfg", "text_cfg")}
+    return rest, CLIPVisionCfg(**config["vision_cfg"]), CLIPTextCfg(**config["text_cfg"])
+
+
+def _filled(config: Mapping[str, Any], weights: Weights, where: str) -> dict[str, Any]:
+    """A configuration in which the shapes of the file have filled in what it leaves out."""
+    sizes = _sizes(weights)
+    towers = {name: {**sizes[name], **config.get(name, {})} for name in ("vision_cfg", "text_cfg")}
+    config = {**sizes, **config, **towers}
+    _check_config(config, where)
+    return config
+
+
+def _resized(config: Mapping[str, Any], weights: Weights, name: str) -> tuple[dict[str, Any], list[str]]:
+    """A configuration with the image size and text length of the file, and notes where these are not its own."""
+    sizes, config, notes = _sizes(weights), deepcopy(dict(config)), []
+    for tower, key, usual, unit in (
+        ("vision", "image_size", 224, "images, in px"),
+        ("text", "context_length", 77, "texts, in ids"),
+    ):
+        own, here = config[f"{tower}_cfg"].get(key, usual), sizes[f"{tower}_cfg"][key]
+        if own != here:
+            config[f"{tower}_cfg"][key] = here
+            notes.append(f"the size of its {unit}, is the file's {here} and not the {own} of {name}")
+    return config, notes
 
 
 def _usual_preprocess(arch: str, activation: str) -> tuple[dict[str, Any], bool]:
@@ -468,12 +612,11 @@ def _sizes(weights: Weights) -> dict[str, Any]:
         embed_dim, vocabulary = shapes["text_projection"][1], shapes["token_embedding.weight"][0]
     except (KeyError, ValueError, IndexError) as error:
         why = f"its first tensors are {', '.join(list(shapes)[:3])}"
-        if "vision_model.encoder" in names:
-            why = "its names are those of Hugging Face transformers, so take the open_clip file of the same weights"
-        elif "visual.trunk." in names or "visual.layer1." in names:
+        if "visual.trunk." in names or "visual.layer1." in names:
             why = "its vision tower is a timm model or a ResNet"
         raise ValueError(
-            f"{weights.path} holds no CLIP with a vision transformer under open_clip's names: {why}."
+            f"{weights.path} holds no CLIP with a vision transformer under open_clip's or transformers' names: {why}; "
+            "give a whole CLIP of such a kind."
         ) from error
     blocks, text_blocks = (
         sum(name.startswith(tower) and name.endswith(".ln_1.weight") for name in shapes)
@@ -485,33 +628,50 @@ def _sizes(weights: Weights) -> dict[str, Any]:
 
 
 def _recognise(weights: Weights) -> tuple[str | None, dict[str, Any]]:
-    """The one open_clip architecture, activation aside, whose tensors have just these names and shapes.
+    """The one open_clip architecture, activation, image size and text length aside, that has just these tensors.
 
     OpenAI's files need none: in its release (``build_model``) the heads are 64 wide in both towers.
     """
-    sizes, found = _sizes(weights), []
+    sizes, shapes = _sizes(weights), _shapes(weights.state)
+    shapes.pop("logit_bias", None)
     vision, text = sizes["vision_cfg"], sizes["text_cfg"]
+    found: dict[str, dict[str, Any]] = {}
     for arch in open_clip.list_models():
         config = open_clip.get_model_config(arch)
         if _unusable(config) or config.get("quick_gelu") or sizes["embed_dim"] != config["embed_dim"]:
             continue
-        towers = [(sizes[tower], config[tower]) for tower in ("vision_cfg", "text_cfg")]
-        if any(theirs.get(key, value) != value for ours, theirs in towers for key, value in ours.items()):
+        fixed = (("vision_cfg", ("layers", "width", "patch_size")), ("text_cfg", ("vocab_size", "width", "layers")))
+        if any(config[tower].get(key, sizes[tower][key]) != sizes[tower][key] for tower, keys in fixed for key in keys):
             continue  # a quick look at the numbers that both name, before any model is built
         with torch.device("meta"):  # names and shapes, no numbers
-            if _shapes(_build(config).state_dict()) == _shapes(weights.state):
-                found.append(arch)
-    if len(found) == 1:
-        return found[0], _config(found[0])
+            if (
+                _shapes(_build(_resized(config, weights, arch)[0]).state_dict()).items() - {("logit_bias", ())}
+                == shapes.items()
+            ):
+                found[arch] = config
+    own = {arch: config for arch, config in found.items() if not _resized(config, weights, arch)[1]}
+    found = own or found
+    kinds = [_architecture(_resized(config, weights, arch)[0]) for arch, config in found.items()]
+    if found and all(kind == kinds[0] for kind in kinds):
+        return next(iter(found.items()))
     if not found and "QuickGELU" in (weights.activation, weights.likely):
         text["heads"] = text["width"] // 64
         return None, sizes
-    why = f"{' and '.join(found)} share its shapes" if found else "none of open_clip has its tensors"
+    if not found:
+        _check_names(weights)
+    why, texts = "none of open_clip has its tensors", {"heads": max(1, text["width"] // 64)}
+    if text["vocab_size"] < _IDS:
+        texts["hf_tokenizer_name"] = "its tokenizer"
+    example = json.dumps({"model_cfg": {"vision_cfg": {"head_width": 64}, "text_cfg": texts}})
+    mend = f"put an {_CONFIG_BESIDE} with its own numbers of heads beside it, as in {example}"
+    if found:
+        why, mend = f"{some(found, 3)} share its shapes", f"name it, as in {next(iter(found))}@{weights.path.name}"
+    elif weights.hugging_face:
+        mend = f"put the {hugging_face.CONFIG} of its weights beside it"
     raise ValueError(
         f"{weights.path} ({vision['layers']} blocks of width {vision['width']}, patch {vision['patch_size']} and image "
         f"{vision['image_size']} px, embedding {sizes['embed_dim']}, text {text['layers']} x {text['width']}, "
-        f"{text['vocab_size']} ids) does not tell its architecture and {why}: name it, as in "
-        f"ViT-B-32@{weights.path.name}."
+        f"{text['vocab_size']} ids) does not tell its architecture and {why}: {mend}."
     )
 
 
@@ -519,17 +679,42 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def _fill(model: nn.Module, weights: Weights) -> None:
-    """Put a checkpoint into a model: every tensor, and each of the right shape."""
-    wanted, given = _shapes(model.state_dict()), _shapes(weights.state)
+def _check_names(weights: Weights) -> None:
+    """Refuse a file that has more tensors, or fewer, than any plain CLIP of its depth: no other name would help.
+
+    Raises:
+        ValueError: one sentence with the first of them.
+    """
+    with torch.device("meta"):
+        wanted = {*_build(_sizes(weights)).state_dict()}
+    given = {*weights.state} - {"logit_bias"}
+    if missing := sorted(wanted - given):
+        why = f"lacks {len(missing)} tensors of its CLIP ({missing[0]}): save the state dict of the whole model"
+    elif more := sorted(given - wanted):
+        why = f"holds {len(more)} tensors in its towers that no plain CLIP has ({more[0]}): merge them in, or drop them"
+    else:
+        return
+    raise ValueError(f"{weights.path} {why}.")
+
+
+def _fill(model: nn.Module, weights: Weights) -> list[str]:
+    """Put a checkpoint into a model: every tensor, and each of the right shape. Returns notes on what was left out."""
+    state, wanted, left = dict(weights.state), _shapes(model.state_dict()), []
+    if "logit_bias" in state and "logit_bias" not in wanted:  # of SigLIP's loss: no feature depends on it
+        del state["logit_bias"]
+        left = ["left out, since no feature depends on it: 'logit_bias'"]
+    given = _shapes(state)
     different = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
     if different:
         first = different[0]
+        if wanted.keys() != given.keys():
+            _check_names(weights)
         raise ValueError(
             f"{weights.path} is not of this architecture: {len(different)} tensors differ, such as {first} of shape "
-            f"{given.get(first, 'none')} for {wanted.get(first, 'none')}; name the right one."
+            f"{given.get(first, 'none')} for {wanted.get(first, 'none')}; give its path alone."
         )
-    model.load_state_dict(weights.state)
+    model.load_state_dict(state)
+    return left
 
 
 # --- tokenizers ---
@@ -543,20 +728,30 @@ def _embedded_words() -> list[str]:
     return (_EMBEDDED / "vocabulary.txt").read_text(encoding="utf-8").split()
 
 
-def _tokenizer(text: Mapping[str, Any], words: Sequence[str] | None, name: str) -> Callable:
+def _tokenizer(text: Mapping[str, Any], words: Sequence[str] | None, name: str, online: bool) -> Callable:
     length, extra = text.get("context_length", 77), text.get("tokenizer_kwargs", {})
     if words is not None:
         return WordTokenizer(words, length)
     if "hf_tokenizer_name" not in text:
+        if text.get("vocab_size", _IDS) < _IDS:
+            raise ValueError(
+                f"{name} has a vocabulary of {text['vocab_size']} ids, and CLIP's tokenizer {_IDS}: name its own "
+                f"as text_cfg's hf_tokenizer_name in an {_CONFIG_BESIDE} beside it."
+            )
         return SimpleTokenizer(context_length=length, **extra)
+    how = {"context_length": length, "tokenizer_mode": text.get("tokenizer_mode"), **extra}
     try:
-        return HFTokenizer(
-            text["hf_tokenizer_name"], context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **extra
-        )
-    except (ImportError, OSError) as error:
+        try:
+            return HFTokenizer(text["hf_tokenizer_name"], local_files_only=True, **how)
+        except OSError:
+            if not online:
+                raise
+            _ask_hub()
+            return HFTokenizer(text["hf_tokenizer_name"], **how)
+    except Exception as error:  # as in `_fetch`
         raise ValueError(
             f"{name} needs the tokenizer {text['hf_tokenizer_name']}, which could not be had: install transformers "
-            "and load it once with a network."
+            "and load a tag of this architecture once with a network."
         ) from error
 
 
@@ -572,8 +767,8 @@ def _fetch(arch: str, tag: str, entry: Mapping[str, Any]) -> Path:
             return Path(cached)
     patience = socket.getdefaulttimeout()
     try:
-        if repository:  # one question with little patience: the hub's own download retries for a minute
-            huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=5)
+        if repository:
+            _ask_hub()
         socket.setdefaulttimeout(20)  # a download from a plain address would wait for ever
         return Path(download_pretrained(entry))
     except Exception as error:  # each client has its own errors, and all of them mean that the weights are not here
@@ -583,6 +778,11 @@ def _fetch(arch: str, tag: str, entry: Mapping[str, Any]) -> Path:
         ) from error
     finally:
         socket.setdefaulttimeout(patience)
+
+
+def _ask_hub() -> None:
+    """One question with little patience: the hub's own download retries for a minute."""
+    huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=5)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

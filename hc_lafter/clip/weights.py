@@ -1,14 +1,19 @@
 """Reads the tensors of a CLIP checkpoint out of any container they come in, and runs no code of it.
 
 Containers are told apart by content, not by name: safetensors; a torch file (a state dict, or a training checkpoint
-with one inside), read with ``weights_only``; a TorchScript archive such as OpenAI's, which is not run.
+with one inside), read with ``weights_only``; a TorchScript archive such as OpenAI's, which is not run. In a container
+the CLIP is found by the names of its tensors, under whatever key and behind whatever prefix a wrapper has put it.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
+import pathlib
 import pickle
 import re
+import types
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -16,14 +21,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import torch
 from torch import Tensor
 
+from hc_lafter.clip import hugging_face
+from hc_lafter.refusals import some
 from hc_lafter.store import weight_hash as weight_hash  # callers know it by this module, too
 
 _EXTRAS = ("input_resolution", "context_length", "vocab_size")  # OpenAI's archives hold these beside the weights
 _TEXT_PART = r"^text\.(?=positional_embedding|token_embedding|transformer|ln_final|text_projection)"
+_CLIP = re.compile(r"((?:.*?\.)?)(visual\.(?:conv1\.weight|class_embedding)|vision_model\.(?:embeddings|encoder)\..*)")
+# What wrappers put before every name without meaning anything by it: DistributedDataParallel, torch.compile.
+_PLAIN = re.compile(r"((module|_orig_mod)\.)*")
+_PLAIN_KEYS = ("state_dict", "model_state_dict", "model", "module")
+_AVERAGED = re.compile(r"(?<![a-z])(ema|swa|averaged|shadow)(?![a-z])")  # copies beside the weights that were trained
+# The tensors of a CLIP under open_clip's names; what stands elsewhere is of a head, a loss or another model.
+_TOWERS = re.compile(
+    r"(visual|transformer|token_embedding|ln_final|text)\.|(positional_embedding|text_projection|logit_scale)$"
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +53,8 @@ class Weights:
         metadata: of a safetensors file; else empty.
         activation: ``GELU`` or ``QuickGELU`` where the container leaves no doubt, else None.
         likely: the same where it only looks so, else None.
+        notes: where in the file the CLIP was found, and what beside it was left out.
+        hugging_face: the file has the layout of Hugging Face transformers; ``state`` is translated.
     """
 
     path: Path
@@ -43,6 +62,8 @@ class Weights:
     metadata: Mapping[str, str]
     activation: str | None
     likely: str | None
+    notes: tuple[str, ...] = ()
+    hugging_face: bool = False
 
 
 def read_weights(path: Path) -> Weights:
@@ -68,16 +89,14 @@ def read_weights(path: Path) -> Weights:
         elif zipfile.is_zipfile(path) and _has_code(path):
             content, activation = _read_torchscript(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = _read_torch(path)
     except Exception as error:  # a damaged file may break its reader anywhere
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         why = f"cannot be read as a checkpoint ({type(error).__name__}): it is damaged or not one, take another copy"
         if wanted:
             why = f"is a pickle that wants {wanted[1]}, which may run code: save its state dict alone"
         raise ValueError(f"{path} {why}.") from error
-    state = _unwrap(content)
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} holds no state dict of tensors: save model.state_dict() to it.")
+    state, notes = _whole_clip(content, path)
     if "input_resolution" in state:
         activation = activation or "QuickGELU"
     parts = [state[name].dtype for name in ("visual.conv1.weight", "visual.ln_post.weight") if name in state]
@@ -86,25 +105,104 @@ def read_weights(path: Path) -> Weights:
     broken = next((name for name in sorted(state) if not state[name].isfinite().all()), None)
     if broken:
         raise ValueError(f"{path} holds values in {broken} that are not finite: it is damaged, take another copy.")
+    translated = any(name.startswith("vision_model.") for name in state)
+    if translated:
+        state = hugging_face.translated(state, path)
     if "logit_scale" in state:
         state["logit_scale"] = state["logit_scale"].reshape(())  # some checkpoints give it an axis
-    return Weights(path, state, metadata, activation, likely)
+    return Weights(path, state, metadata, activation, likely, tuple(notes), translated)
 
 
-def _unwrap(content: Any) -> dict[str, Any] | None:
-    """The state dict in a training checkpoint, without the prefixes of wrappers."""
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping):
-        return None
-    state = {str(name): value for name, value in content.items()}
-    # DistributedDataParallel and torch.compile each put a prefix of their own before every name, in either order.
-    while state and (prefix := min(state).partition(".")[0]) in ("module", "_orig_mod"):
-        if not all(name.startswith(f"{prefix}.") for name in state):
-            break
-        state = {name.removeprefix(f"{prefix}."): value for name, value in state.items()}
-    return {re.sub(_TEXT_PART, "", name): value for name, value in state.items()}
+def _tables(content: Any, place: str = "", depth: int = 4) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The tables of tensors in a checkpoint, and the keys that lead to each, as in ``model.``."""
+    if not isinstance(content, Mapping) or not depth:
+        return
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if tensors:
+        yield place, tensors
+    for key, value in content.items():
+        yield from _tables(value, f"{place}{key}.", depth - 1)
+
+
+def _whole_clip(content: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of the one CLIP in a checkpoint, without the prefix of its wrapper, and notes on both.
+
+    Raises:
+        ValueError: there are no tensors, or several CLIPs of which none is the one that was trained.
+    """
+    tables = list(_tables(content))
+    if not tables:
+        raise ValueError(f"{path} holds no state dict of tensors: save model.state_dict() to it.")
+    found = {}  # key in the checkpoint + prefix -> key, prefix, table
+    for place, table in tables:
+        for match in filter(None, map(_CLIP.match, table)):
+            found.setdefault(place + match[1], (place, match[1], table))
+    if not found:
+        return max((table for _, table in tables), key=len), []
+    trained = [name for name in found if not _AVERAGED.search(name.lower())] or list(found)
+    if len(trained) > 1:
+        names = some((name.rstrip(".") for name in trained), 3)
+        raise ValueError(f"{path} holds {len(trained)} CLIPs, under {names}: save the state dict of one of them alone.")
+    name = trained[0]
+    place, prefix, table = found[name]
+    named = {key: re.sub(_TEXT_PART, "", key.removeprefix(prefix)) for key in table if key.startswith(prefix)}
+    theirs = any(ours.startswith("vision_model.") for ours in named.values())
+    part = (hugging_face.TOWERS if theirs else _TOWERS).match
+    named = {key: ours for key, ours in named.items() if part(ours) or ours in _EXTRAS}
+    left = [key for key in table if key not in named and not key.endswith("attn_mask")]
+    left += [other.rstrip(".") for other in found if other != name]
+    notes = []
+    if not _PLAIN.fullmatch(prefix) or place.rstrip(".") not in ("", *_PLAIN_KEYS):
+        notes.append(f"its CLIP stands under {name.rstrip('.')!r} in the file")
+    if left:
+        notes.append(f"left out, since no part of the CLIP: {some(sorted(left), 3)}")
+    return {ours: table[key] for key, ours in named.items()}, notes
+
+
+# --- torch files ---
+
+
+def _number(dtype: np.dtype, content: bytes | str = b"") -> Any:
+    """A NumPy number out of a pickle; an object's bytes would be a pickle of their own, and are not read."""
+    if np.dtype(dtype).hasobject:
+        raise pickle.UnpicklingError("GLOBAL numpy.object_ is not a number")
+    content = content.encode("latin1") if isinstance(content, str) else content
+    return np.frombuffer(content, dtype, 1)[0]
+
+
+class _Generator:
+    """Stands for any of NumPy's random generators: has its state and draws nothing."""
+
+    def __init__(self, *_: Any):
+        self.state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+def _plain() -> list[Any]:
+    """What stands beside the weights in training checkpoints and is data: NumPy's numbers, arrays and states of random
+    generators, options, paths. NumPy 1 and 2 have other names for the same things."""
+    kinds = [kind for kind in vars(np.dtypes).values() if isinstance(kind, type) and issubclass(kind, np.dtype)]
+    inside = [(np.ndarray, "numpy.ndarray"), (np.dtype, "numpy.dtype"), *kinds]
+    for core in ("numpy.core", "numpy._core"):
+        inside.append((_number, f"{core}.multiarray.scalar"))
+        inside.append((np._core.multiarray._reconstruct, f"{core}.multiarray._reconstruct"))
+        inside.append((np._core.numeric._frombuffer, f"{core}.numeric._frombuffer"))
+    paths = [(pathlib.PurePath, f"pathlib.{name}") for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath")]
+    paths += [(pathlib.PurePath, name.replace("pathlib.", "pathlib._local.")) for _, name in paths]
+    names = ["bit_generator.SeedSequence", "bit_generator.__pyx_unpickle_SeedSequence"]
+    names += [f"_pickle.__{kind}_ctor" for kind in ("generator", "bit_generator", "randomstate")]
+    names += ["_mt19937.MT19937", "_pcg64.PCG64", "_pcg64.PCG64DXSM", "_philox.Philox", "_sfc64.SFC64"]
+    inside += [(_Generator, f"numpy.random.{name}") for name in names]
+    inside += {kind for kind in np.sctypeDict.values() if kind is not np.object_}
+    return [*inside, *paths, argparse.Namespace, types.SimpleNamespace]
+
+
+def _read_torch(path: Path) -> Any:
+    with torch.serialization.safe_globals(_plain()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a layout of arrays that NumPy no longer writes
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 # --- TorchScript ---

@@ -162,6 +162,8 @@ def split_spec(spec: str | Path, sets: Iterable[str]) -> tuple[str | None, Path]
     Raises:
         ValueError: the name is unknown, or there is no path behind it.
     """
+    if not str(spec).strip():
+        raise ValueError("data is empty: give 'world', a folder of images, a csv, or a published set as emoset:FOLDER.")
     name = prefix_of(spec)
     if name is None or (name not in sets and Path(spec).exists()):
         return None, Path(spec).expanduser()
