@@ -14,7 +14,6 @@ from hc_lafter.embedded import cards, measure, pretrain
 from hc_lafter.files import file_hash
 
 FOLDER = Path(hc_lafter.clip.load.__file__).parents[1] / "embedded"
-FEW = 500  # the first scenes of the held-out split: retrieval is then measured in full
 
 
 @pytest.fixture(scope="module")
@@ -60,19 +59,6 @@ def test_recipe_of_the_card_is_the_recipe_of_the_code(facts):
     assert history[-1]["loss"] < 0.4 * history[0]["loss"]
 
 
-def test_few_scenes_read_as_the_card_says(facts, clip):
-    """The first 500 held-out scenes, within four standard errors of a share of that many.
-
-    mAP and mIoU are not binomial shares; that error is the larger one there, as every scene holds several objects and
-    thousands of pixels.
-    """
-    measured = measure.evaluate(clip, FEW)
-    for name in measure.HEADLINE:
-        stored = facts["measured_64px"][name]
-        assert measured[name] == pytest.approx(stored, abs=4 * (stored * (1 - stored) / FEW) ** 0.5), name
-    assert measured["R@1 of 500"] == pytest.approx(facts["measured_64px"]["R@1 of 500"], abs=0.004)  # the same pairs
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("side", [64, 96])
 def test_all_scenes_read_as_the_card_says(facts, clip, side):
@@ -82,7 +68,7 @@ def test_all_scenes_read_as_the_card_says(facts, clip, side):
     stored = facts[f"measured_{side}px"]
     assert measured.keys() == stored.keys()
     for name, value in measured.items():
-        assert value == pytest.approx(stored[name], abs=0.005), name
+        assert value == pytest.approx(stored[name], abs=0.004 if name == "R@1 of 500" else 0.005), name
     assert measured["mIoU"] < measured["oracle mIoU"]
 
 

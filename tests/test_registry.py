@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
 import sys
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -17,6 +14,8 @@ from plugin import SCALAR_MIX, installed
 from hc_lafter import systems
 from hc_lafter.clip.load import build_embedded
 from hc_lafter.data.world.dataset import World
+from hc_lafter.suite import plans, plots
+from hc_lafter.suite.study import Study
 from hc_lafter.systems import Start, System
 from hc_lafter.systems.base import REGIMES
 
@@ -64,25 +63,20 @@ def test_names_are_found_and_near_ones_offered():
         System("x", "#000000", "pixels", ("supervised",), dict, lambda *_: None, ())
 
 
-def run(folder: Path, code: str) -> subprocess.CompletedProcess:
-    path = os.pathsep.join([str(folder), *sys.path])
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}
-    )
+@pytest.fixture
+def added(tmp_path, monkeypatch):
+    """A folder on the path with the package of another's system."""
+    monkeypatch.syspath_prepend(installed(tmp_path))
+    systems.registry.cache_clear()
+    yield tmp_path
+    systems.registry.cache_clear()
+    sys.modules.pop("scalar_mix", None)
 
 
-def test_a_file_of_another_package_is_a_system(tmp_path):
+def test_a_file_of_another_package_is_a_system(added):
     assert len(SCALAR_MIX.splitlines()) <= 60
-    code = (
-        "import json; from hc_lafter import systems; from hc_lafter.suite import plans, plots\n"
-        "from hc_lafter.suite.study import Study\n"
-        "jobs = [job for job in plans.benchmark(Study('04-full-training', 'smoke'))]\n"
-        "print(json.dumps([list(systems.registry()), plots.colour('scalar mix'), jobs]))"
-    )
-    found = run(installed(tmp_path), code)
-    assert found.returncode == 0, found.stderr
-    names, colour, jobs = json.loads(found.stdout)
-    assert names[-1] == "scalar mix" and colour == "#7F7F00" and ["scalar mix", "supervised"] in jobs
+    assert list(systems.registry())[-1] == "scalar mix" and plots.colour("scalar mix") == "#7F7F00"
+    assert ("scalar mix", "supervised") in plans.benchmark(Study("04-full-training", "smoke"))
 
 
 def test_the_readme_shows_that_file():
@@ -94,13 +88,13 @@ def test_the_readme_shows_that_file():
     [("x = 1\n", "the entry point scalar_mix has no SPEC: end the module in SPEC = System"),
      (SCALAR_MIX.replace('"scalar mix"', '"LaFTer"'), "two systems are called 'LaFTer': rename the one in scalar_mix")],
 )  # fmt: skip
-def test_entries_that_cannot_be_are_refused(tmp_path, source, sentence):
-    (installed(tmp_path) / "scalar_mix.py").write_text(source, encoding="utf-8")
-    found = run(tmp_path, "from hc_lafter import systems; systems.registry()")
-    assert found.returncode and sentence in found.stderr
+def test_entries_that_cannot_be_are_refused(added, source, sentence):
+    (added / "scalar_mix.py").write_text(source, encoding="utf-8")
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        systems.registry()
 
 
-def test_five_lines_of_the_readme_train_lafter_on_a_folder_and_name_a_picture(tmp_path):
+def test_five_lines_of_the_readme_train_lafter_on_a_folder_and_name_a_picture(tmp_path, monkeypatch, capsys):
     """Run as printed, in a folder that holds ``photos`` and ``new``."""
     lines = re.search(r"```python\n(from hc_lafter import load_clip.*?)```", README, re.DOTALL)[1]
     assert len([line for line in lines.splitlines() if line]) == 5
@@ -109,6 +103,7 @@ def test_five_lines_of_the_readme_train_lafter_on_a_folder_and_name_a_picture(tm
         place = tmp_path / ("new" if record.split == "test" else f"photos/{record.label_name}") / f"{i}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
         record.image.save(place)
-    found = subprocess.run([sys.executable, "-c", lines], cwd=tmp_path, capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
-    assert "60.png" in found.stdout and "path" in found.stdout and (tmp_path / "lafter.safetensors").is_file()
+    monkeypatch.chdir(tmp_path)
+    exec(lines, {})
+    printed = capsys.readouterr().out
+    assert "60.png" in printed and "path" in printed and (tmp_path / "lafter.safetensors").is_file()

@@ -3,8 +3,6 @@
 import os
 import pickle
 import struct
-import subprocess
-import sys
 import zlib
 from types import SimpleNamespace
 
@@ -671,11 +669,3 @@ def test_the_doctor_prints_and_returns(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([spec, "--near"])
     assert "a segmentation set takes --seed only: leave the other options out" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_the_doctor_as_a_command(tmp_path):
-    voc(tmp_path)
-    command = [sys.executable, "-m", "hc_lafter.data.doctor", f"voc:{tmp_path}"]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert found.returncode == 0 and found.stdout.startswith("voc: 25 images with masks of 20 classes, no problems")

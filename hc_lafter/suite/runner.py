@@ -263,7 +263,7 @@ class Run:
                 cell.update(outputs=[], execution_count=None)
         book = parameterize_notebook(book, self.given(notebook), kernel_name="python3", language="python")
         client = _client(book, timeout)
-        client.extra_arguments = [IMPORTS] if "hc_lafter.suite" in notebook.code else []
+        client.extra_arguments = [IMPORTS] if "hc_lafter.suite.study" in notebook.code else []
         return Kernel(client, self.places(notebook).state / f"kernel-{self.profile}-{notebook.number}.log")
 
     def execute(self, notebook: Notebook, kernel: Kernel, *, on_cell: Callable[[str], object]) -> None:
