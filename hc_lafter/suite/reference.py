@@ -23,6 +23,7 @@ from hc_lafter.data import stratified
 from hc_lafter.files import write_whole
 from hc_lafter.suite.study import Study
 from hc_lafter.systems import registry
+from hc_lafter.tuning.convergence import converged
 from hc_lafter.tuning.material import opened
 from hc_lafter.tuning.run import Result, Run, keep, missing
 from hc_lafter.tuning.runs import get
@@ -136,7 +137,7 @@ def points_of(study: Study, plan: Mapping[Any, Sequence[Run]]) -> pd.DataFrame:
 
     Returns:
         A row per system, regime and number of training images: system, regime, n_train, ``hits`` [S, n] of the test
-        images (one seed where all say the same), ``validation`` accuracy, seeds, converged (all of the seeds are), rate
+        images (one seed where all say the same), ``validation`` accuracy, seeds, converged (`_gains_no_more`), rate
         (the chosen one), steps (the most that a seed took).
     """
     if plan:
@@ -154,11 +155,24 @@ def points_of(study: Study, plan: Mapping[Any, Sequence[Run]]) -> pd.DataFrame:
         hits = np.stack(runs["hits"])
         if regime == "no training" and (hits == hits[0]).all():
             hits = hits[:1]
-        flags = runs["converged"].dropna()
         row = {"system": system, "regime": regime, "n_train": images, "hits": hits, "seeds": len(hits)}
-        row |= {"validation": runs["validation"].mean(), "converged": bool(flags.all()) if len(flags) else None}
+        row |= {"validation": runs["validation"].mean(), "converged": _gains_no_more(runs)}
         rows.append(row | {"rate": runs["rate"].iloc[0], "steps": int(runs["steps"].max())})
     return pd.DataFrame(rows)
+
+
+def _gains_no_more(runs: pd.DataFrame) -> bool | None:
+    """Whether the seeds' mean curve of validation had ceased to gain, with steps of which twice as many were no better.
+
+    None where nothing is trained so. A single seed's curve is too uneven for all of ten to meet the rule.
+    """
+    if runs["converged"].isna().all():
+        return None
+    histories = [History(**json.loads(text)) for text in runs["history"]]
+    if any(history.diverged for history in histories) or not runs["converged"].any():  # no seed's alone: too few steps
+        return False
+    curves = np.mean([[row["accuracy"] for row in (h.start, *h.epochs)] for h in histories], axis=0)
+    return converged(curves[0], curves[1:].tolist(), runs["error"].mean())
 
 
 def curve_of(study: Study, points: pd.DataFrame) -> pd.DataFrame:
