@@ -17,7 +17,7 @@ import psutil
 import yaml
 
 from hc_lafter.files import file_hash, own_code, processor, versions, write_whole
-from hc_lafter.suite.paths import Places
+from hc_lafter.suite.paths import Places, find_root
 from hc_lafter.suite.profiles import load_profile
 
 if TYPE_CHECKING:
@@ -117,6 +117,12 @@ def changed(folder: Path) -> list[str]:
         lines += [
             f"{place}/{name} is not what its run wrote" for name, p in there.items() if known.get(name) != text_hash(p)
         ]
+    root = find_root()
+    for name, entry in made.items():
+        gone = {file: (root / file).is_file() for file in entry.get("reads", {})}
+        lines += [f"{file}, which {name} read, is missing" for file, there in gone.items() if not there]
+        other = (f for f, there in gone.items() if there and text_hash(root / f) != entry["reads"][f])
+        lines += [f"{file} is not what {name} read" for file in other]
     measured = {name: entry for name, entry in made.items() if isinstance(entry.get("clip"), Mapping)}
     if "+" not in folder.name:  # else the values are this folder's own
         own = json.loads(load_profile(folder.name).model_dump_json())

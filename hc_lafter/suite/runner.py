@@ -197,21 +197,22 @@ class Run:
     def keys(self) -> dict[str, str]:
         """Number of a notebook -> hex sha256 over all its inputs.
 
-        They are its source, the profile, what the profile's values point at, the package's code and data, the versions
-        of Python and libraries, and the keys of those that it needs.
+        They are its source, the profile, what the profile's values point at, the package's code and data, committed
+        runs, the versions of Python and libraries, and the keys of those that it needs.
 
         Raises:
             ValueError: a value does not fit, or data or a checkpoint that one names is not there.
         """
         package = self.root / "hc_lafter"  # plots and weights included: whatever shows in a notebook
         code = code_hash(package if package.is_dir() else Path(__file__).parents[1], ("",))
+        long = [file_hash(p) for p in sorted(self.root.glob("results/*/runs/*.parquet"))]
         listed = functools.cache(fingerprint)  # once, since a folder may hold 100,000 images
         keys: dict[str, str] = {}
         for notebook in self.chain:
             values = load_profile(*self.given(notebook).values()).model_dump()
             contents = [values[name] and listed(name, values[name]) for name in POINTERS]
             needs = [keys[other.number] for other in self.needed(notebook)]
-            whole = json.dumps([notebook.code, values, contents, code, versions(), needs], sort_keys=True)
+            whole = json.dumps([notebook.code, values, contents, code, long, versions(), needs], sort_keys=True)
             keys[notebook.number] = hashlib.sha256(whole.encode()).hexdigest()
         return keys
 

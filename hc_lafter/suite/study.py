@@ -70,6 +70,7 @@ class Study:
         self.notebook, self.name, self.tables = notebook, profile, tables
         self._kept: dict[tuple, dict[str, Any]] = {}
         self._said: list[str] = []
+        self._reads: dict[str, str] = {}
         self._shown: Any = None
         self.profile: Profile = load_profile(profile, overrides)
         self._places = Places.find(notebook, folder_name(profile, self.profile))
@@ -98,6 +99,11 @@ class Study:
     def committed(self) -> Path:
         """Where the profile's long runs are committed, see `hc_lafter.suite.reference`."""
         return self._places.root / "results" / self.name / "runs"
+
+    def rests_on(self, paths: Iterable[Path]) -> None:
+        """Keep the hashes of committed files that numbers of this notebook come from, for `claims --check`."""
+        root = self._places.root
+        self._reads |= {path.relative_to(root).as_posix(): provenance.text_hash(path) for path in paths}
 
     def autocast(self) -> torch.autocast:
         """The context in which a tower runs in this study's precision (nothing changes under fp32)."""
@@ -212,6 +218,7 @@ class Study:
             if self._shown is not None:
                 self._shown.update(Markdown(text))
         inputs = {"profile": self.profile.model_dump(), "precision": self.precision, **hashes}
+        inputs |= {"reads": self._reads} if self._reads else {}
         provenance.write(self._places, provenance.describe(self._places.root, self.device, clip, data, **inputs))
         print(f"{len(self._kept)} numbers are in results/{self._places.profile}/{self.notebook}.")
 
