@@ -75,6 +75,19 @@ def test_notebooks_are_sources():
         assert len(cells) - len(code) >= len(code) / 2, "prose is missing"
 
 
+def test_a_notebook_says_how_many_tables_of_comparisons_share_its_chance_of_a_wrong_verdict():
+    """`Study(..., tables=)` against the calls that make them; some make several, by a loop or for several scores."""
+    several = {"02-nga-weights": 2, "05-cascade-vs-hybrid": 1, "07-sc-clip-diagnostics": 1, "08-ablations": 1}
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+        made = [ast.unparse(call.func) in ("study.differences", "segmentation.differences") for call in calls]
+        (study,) = (call for call in calls if ast.unparse(call.func) == "Study")
+        said = {k.arg: k.value.value for k in study.keywords}.get("tables", 1)
+        assert said == max(1, sum(made) + several.get(path.stem, 0)), path.name
+
+
 def test_every_notebook_stands_in_the_readme():
     for path in NOTEBOOKS:
         assert f"notebooks/{path.name}" in README

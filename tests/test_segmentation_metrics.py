@@ -204,7 +204,8 @@ def test_pixel_accuracy_on_images_of_one_size_is_what_statistics_says():
         assert found.verdict == expected.verdict and (found.p == expected.p or found.seeds > 1)
     found = compare_all_of({"x": (a, b), "y": (b, b)}, "pixel_accuracy", **OPTIONS)
     expected = statistics.compare_all({"x": (right_a, right_b), "y": (right_b, right_b)}, **OPTIONS)
-    assert {k: (c.verdict, c.p) for k, c in found.items()} == {k: (c.verdict, c.p) for k, c in expected.items()}
+    for name, c in expected.items():
+        assert found[name].verdict == c.verdict and found[name].p == pytest.approx(c.p, abs=0.03)
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -226,9 +227,8 @@ def test_draws_equal_the_slow_way(seeds, monkeypatch):
         assert paired_of(a, b, score, resamples=100, rng_seed=5) == found
     else:
         apart = [float(score(x.sum(0)) - score(y.sum(0))) for x, y in zip(a, b, strict=True)]
-        parts = np.var(apart, ddof=1) / seeds, np.var(draws, ddof=1)
-        df = sum(parts) ** 2 / (parts[0] ** 2 / (seeds - 1) + parts[1] ** 2 / 14)
-        half = stats.t.ppf(0.975, df) * np.sqrt(sum(parts))
+        parts = np.array([np.var(apart, ddof=1) / seeds, np.var(draws, ddof=1)])
+        half = parts @ stats.t.ppf(0.975, [seeds - 1, 14]) / np.sqrt(parts.sum())
         assert (found.low, found.high) == pytest.approx((np.mean(apart) - half, np.mean(apart) + half), abs=1e-12)
 
 

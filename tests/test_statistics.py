@@ -74,15 +74,14 @@ def test_few_seeds_give_students_interval_on_them():
 
 
 def test_seeds_and_images_are_both_seen():
-    """Their variances add up, and their degrees of freedom by Satterthwaite's rule, here written out."""
+    """Their variances add up; the quantiles of 3 and of 29 degrees of freedom are weighted with them."""
     x = np.random.default_rng(0).normal(size=(4, 30)) + np.arange(4)[:, None] / 9
     seeds, images = np.var([row.mean() for row in x], ddof=1) / 4, np.var([c.mean() for c in x.T], ddof=1) / 30
-    error, df, inside = statistics._spread((x,), None, 100, 0)
-    assert (error**2, df, inside) == (
-        pytest.approx(seeds + images),
-        pytest.approx((seeds + images) ** 2 / (seeds**2 / 3 + images**2 / 29)),
-        False,
-    )
+    half = (seeds * stats.t.ppf(0.975, 3) + images * stats.t.ppf(0.975, 29)) / np.sqrt(seeds + images)
+    got = paired(x, np.zeros_like(x), **QUICK)
+    assert (got.value - got.low, got.high - got.value) == pytest.approx((half, half))
+    edge = paired(x, np.zeros_like(x), resamples=500, rng_seed=0, confidence=1 - got.p_bare)
+    assert min(abs(edge.low), abs(edge.high)) == pytest.approx(0, abs=1e-9)  # p is where the interval meets zero
 
 
 def test_an_interval_over_seeds_stays_within_its_fractions():

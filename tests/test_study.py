@@ -545,3 +545,11 @@ def test_inputs_of_a_cell_count_by_their_content(place, monkeypatch):
 
     found = [kept(weight_hash="a"), kept(weight_hash="b"), kept(fingerprint="a"), kept(fingerprint="c")]
     assert found == [0, 1, 0, 2] and kept(weight_hash="b") == 1
+
+
+def test_a_row_in_words_carries_the_interval_of_all_comparisons_where_it_has_one():
+    row = pd.Series({"value": 0.02, "low": 0.001, "high": 0.04, "verdict": "no difference", "low_all": float("nan")})
+    assert Study.points(row) == "+2.0 [+0.1, +4.0] points, no difference"
+    row = pd.concat([row.drop("low_all"), pd.Series({"low_all": -0.01, "high_all": 0.05})])
+    assert Study.points(row) == "+2.0 [+0.1, +4.0], all together [-1.0, +5.0] points, no difference"
+    assert Study.span(row) == "0.020 [0.001, 0.040], all together [-0.010, 0.050]"

@@ -2,7 +2,7 @@
 
 Two sources of chance stand behind every accuracy of the suite: which test images there happen to be, and which seed
 trained the system. With one row of values only the first can be seen, and images are resampled; with a row per seed
-both are, and intervals are Student's, since few seeds say little of how much seeds differ (``_spread``). What is no
+both are, and intervals are Student's, since few seeds say little of how much seeds differ (``_Spread``). What is no
 mean over images, such as an intersection over union, comes in as ``score``: a function of sums over the images.
 S seeds, n images, K numbers per image, R resamples.
 """
@@ -17,7 +17,7 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
+from scipy import optimize, special, stats
 
 Score = Callable[[np.ndarray], np.ndarray]  # [..., K] sums over images -> [...]
 
@@ -89,7 +89,7 @@ def interval(
     [n] 0/1 values: Wilson's score interval, which stays open where all images are right or all wrong and a bootstrap
     would collapse to a point (Wilson, JASA 22, 1927). Other [n] values: bias-corrected accelerated bootstrap (Efron,
     JASA 82, 1987), plain percentiles above 2,000 images. [S, n] values: Student's interval over seeds and images, see
-    ``_spread``; where all values (all draws of a score) lie in 0..1, on the logit scale, so that it stays inside. Where
+    ``_Spread``; where all values (all draws of a score) lie in 0..1, on the logit scale, so that it stays inside. Where
     every value is 0, or every one 1 (or the score is, in every draw), it is Wilson's interval over the n images. A
     resample of a score draws images with replacement and takes the score of their sums.
 
@@ -110,13 +110,14 @@ def interval(
     if score is None and (certain or (values.ndim == 1 and np.isin(values, (0.0, 1.0)).all())):
         low, high = _wilson(value, n, confidence)
     elif _has_seeds(values, score):
-        error, df, inside = _spread((values,), score, resamples, rng_seed)
-        if score is not None and value in (0.0, 1.0) and error == 0:
+        spread = _spread((values,), score, resamples, rng_seed)
+        if score is not None and value in (0.0, 1.0) and not spread.error:
             low, high = _wilson(value, n, confidence)
-        elif inside and 0 < value < 1:
-            low, high = special.expit(_student(special.logit(value), error / (value * (1 - value)), df, confidence))
+        elif spread.inside and 0 < value < 1:
+            error = spread.error / (value * (1 - value))
+            low, high = special.expit(spread.interval(special.logit(value), confidence, error))
         else:
-            low, high = _student(value, error, df, confidence)
+            low, high = spread.interval(value, confidence)
     else:
         low, high, draws = _bootstrap((values,), score, resamples, confidence, rng_seed, "BCa")
         if score is not None and value in (0.0, 1.0) and (draws == value).all():
@@ -131,7 +132,7 @@ def paired(a, b, *, score: Score | None = None, resamples: int, confidence: floa
     images, every draw taking the same images for both. Its p belongs to the same resamples: twice the share of their
     means on the rarer side of zero (Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, section 15.4), each
     count raised by one since the data are a resample, too (Davison & Hinkley, "Bootstrap Methods and their
-    Application", 1997, section 4.2). Of [S, n] values interval and p are Student's over seeds and images (``_spread``).
+    Application", 1997, section 4.2). Of [S, n] values interval and p are Student's over seeds and images (``_Spread``).
 
     p is not below the least one that exact two-sided sign tests could give, over the images that differ and over the
     seeds; for 5% either takes six. The verdict is ``better`` or ``worse`` where the interval leaves out zero AND these
@@ -161,9 +162,8 @@ def paired(a, b, *, score: Score | None = None, resamples: int, confidence: floa
         differing, scale, fraction = score(total - a + b) != score(total), 1.0, True
     differing = int(np.atleast_2d(differing).any(axis=0).sum())
     if _has_seeds(a, score):
-        error, df, _ = _spread(systems, score, resamples, rng_seed)
-        low, high = _student(value, error, df, confidence)
-        p = 2 * stats.t.sf(abs(value) / error, df) if error > 0 else float(value == 0)
+        spread = _spread(systems, score, resamples, rng_seed)
+        (low, high), p = spread.interval(value, confidence), spread.p(value)
     else:
         low, high, draws = _bootstrap(systems, score, resamples, confidence, rng_seed, "percentile")
         draws = np.where(np.abs(draws) > 1e-12 * scale, draws, 0.0)  # a tie but for its rounding
@@ -441,18 +441,54 @@ def _bootstrap(
     return low, high, draws
 
 
-def _spread(
-    systems: Sequence[np.ndarray], score: Score | None, resamples: int, rng_seed: int
-) -> tuple[float, float, bool]:
-    """Standard error of the mean over seeds and images, its degrees of freedom, and whether all values lie in 0..1.
+@dataclass(frozen=True)
+class _Spread:
+    """The variance of a mean over S seeds and n images: what either adds; ``inside`` where all values lie in 0..1.
 
     Every seed saw the same images: rows and columns of [S, n] values are crossed, and the variance of their mean is
     what the seeds add, var(means of the seeds) / S, and what the images add, var(means of the images) / n. What belongs
     to neither alone is in both, so that the sum errs on the side of width (Owen, "The pigeonhole bootstrap", Annals of
     Applied Statistics 1, 2007, has the same bias). Few seeds know their variance badly, which a normal or percentile
-    interval leaves out: the degrees of freedom of such a sum are Satterthwaite's (Biometrics Bulletin 2, 1946), S - 1
-    where seeds are all of it and n - 1 where images are. Of a score the images' part is its variance over resamples.
+    interval leaves out, and Satterthwaite's degrees of freedom do so in the tails that many comparisons ask for.
     """
+
+    of_seeds: float
+    of_images: float
+    seeds: int
+    n: int
+    inside: bool
+
+    @property
+    def error(self) -> float:
+        return math.sqrt(self.of_seeds + self.of_images)
+
+    def critical(self, alpha: float) -> float:
+        """How many standard errors from zero leaves alpha outside, on both sides together.
+
+        The mean of Student's quantiles for S - 1 and n - 1 degrees of freedom, weighted with the two variances (Cochran
+        & Cox, "Experimental Designs", 1950, for two means of unequal variance): exact where one of them is all there
+        is, and on the side of width between.
+        """
+        parts, df = [self.of_seeds, self.of_images], np.array([self.seeds - 1, self.n - 1])
+        return float(np.average(-special.stdtrit(df, alpha / 2), weights=parts)) if self.error else 0.0
+
+    def interval(self, value: float, confidence: float, error: float | None = None) -> np.ndarray:
+        """[2]: both ends; ``error`` where it is not that of the value's own scale."""
+        error = self.error if error is None else error
+        return value + self.critical(1 - confidence) * error * np.array([-1.0, 1.0])
+
+    def p(self, value: float) -> float:
+        """The alpha at which the interval begins to hold zero, not below 1e-15."""
+        if not self.error:
+            return float(value == 0)
+        least, away = 1e-15, abs(value) / self.error
+        if self.critical(least) <= away:
+            return least
+        return optimize.brentq(lambda alpha: self.critical(alpha) - away, least, 1.0)
+
+
+def _spread(systems: Sequence[np.ndarray], score: Score | None, resamples: int, rng_seed: int) -> _Spread:
+    """Of the mean of one system, or of its score, or the first's less the second's; a score's images are resampled."""
     first = systems[0]
     n, seeds = _sizes(first, score)
     if score is None:
@@ -466,15 +502,8 @@ def _spread(
         draws = [_scored(systems, score, draw(n, size, rng_seed if draw is _drawn else rng)) for size in sizes]
         draws = np.concatenate(draws, axis=1)
         of_images, least, most = draws.mean(axis=0).var(ddof=1), draws.min(), draws.max()
-    parts = of_seeds.var(ddof=1) / seeds, of_images
-    whole, inside = sum(parts), bool(least >= 0 and most <= 1)
-    df = whole**2 / (parts[0] ** 2 / (seeds - 1) + parts[1] ** 2 / (n - 1)) if whole else n - 1
-    return math.sqrt(whole), df, inside
-
-
-def _student(value: float, error: float, df: float, confidence: float) -> np.ndarray:
-    """[2]: both ends of Student's interval."""
-    return value + stats.t.ppf((1 + confidence) / 2, df) * error * np.array([-1.0, 1.0])
+    inside = bool(least >= 0 and most <= 1)
+    return _Spread(float(of_seeds.var(ddof=1) / seeds), float(of_images), seeds, n, inside)
 
 
 @lru_cache(maxsize=8)
