@@ -623,9 +623,7 @@ def test_hugging_face_folder_tells_heads_activation_and_preprocessing(tmp_path, 
         assert clip.preprocess["mean"] == [0.5] * 3 and clip.preprocess["interpolation"] == "bilinear"
         assert clip.preprocess["resize_mode"] == "squash"
     (tmp_path / "config.json").write_text(json.dumps({"vision_config": {"hidden_act": "relu"}}))
-    with pytest.raises(
-        ValueError, match=r"config.json has the activation relu: only gelu or quick_gelu"
-    ):
+    with pytest.raises(ValueError, match=r"config.json has the activation relu: only gelu or quick_gelu"):
         load_clip(tmp_path)
 
 
