@@ -10,6 +10,11 @@ belong to no room and are used by all; ``__main__`` is the command line. Axes ha
 L layers, W tower width, D shared embedding size, N = h x w patches, C classes.
 """
 
+import sys
+
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:  # `python -m hc_lafter`, which puts the working folder first
+    sys.path.append(sys.path.pop(0))  # a file there that is named like a library is no library
+
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any

@@ -6,7 +6,9 @@ Belongs to no room.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
+import sys
 from pathlib import Path
 
 # What `hc-lafter fidelity` measures with, see `hc_lafter.embedded.fidelity.Sizes`.
@@ -17,15 +19,28 @@ FIDELITY |= {"layers": 250, "captions": 500, "draws": 10, "resamples": 1000}
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse's, which refuses an empty value, as an unset variable of a shell leaves it: ``Path("")`` is ``.``."""
+
+    def parse_args(self, args=None, namespace=None):
+        words = sys.argv[1:] if args is None else list(args)
+        for before, word in itertools.pairwise(["", *words]):
+            option, equals, value = word.partition("=")
+            if not word.strip() or (option.startswith("--") and equals and not value.strip()):
+                name = option if equals else before if before.startswith("--") else "a word of the command"
+                self.error(f"{name} is empty: give a value, or leave it out.")
+        return super().parse_args(words, namespace)
+
+
 def check() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("hc-lafter check", description="Check a machine: numbers, speed, runs.")
+    parser = Parser("hc-lafter check", description="Check a machine: numbers, speed, runs.")
     parser.add_argument("--device", default="cuda", help="what to check: cuda (the default), cuda:1, mps, cpu")
     parser.add_argument("--quick", action="store_true", help="few images, two rounds: all works, however fast")
     return parser
 
 
 def doctor() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("hc-lafter doctor", description="What is wrong with a data set.")
+    parser = Parser("hc-lafter doctor", description="What is wrong with a data set.")
     parser.add_argument(
         "data",
         metavar="SPEC",
@@ -41,7 +56,7 @@ def doctor() -> argparse.ArgumentParser:
 
 
 def runs() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("hc-lafter runs", description="Compute a profile's runs without a notebook.")
+    parser = Parser("hc-lafter runs", description="Compute a profile's runs without a notebook.")
     parser.add_argument(
         "--profile", nargs="+", default=["default"], metavar="P", help="default, smoke, reference, full"
     )
@@ -63,7 +78,7 @@ def runs() -> argparse.ArgumentParser:
 
 
 def tune() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "hc-lafter tune",
         description="Tune one system; on several GPUs with accelerate launch -m hc_lafter tune, on several CPU cores "
         "with torchrun --nproc-per-node 2 -m hc_lafter tune.",
@@ -99,7 +114,7 @@ def tune() -> argparse.ArgumentParser:
 
 
 def figures() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("hc-lafter figures", description="The figures of a run for print, in one folder.")
+    parser = Parser("hc-lafter figures", description="The figures of a run for print, in one folder.")
     parser.add_argument("names", nargs="*", metavar="NN", help="04, 04/accuracy or accuracy (default: all)")
     parser.add_argument("--profile", default="default", help="whose figures (default: %(default)s)")
     parser.add_argument("--width", default="double", choices=("single", "double"), help="(default: %(default)s)")
@@ -109,7 +124,7 @@ def figures() -> argparse.ArgumentParser:
 
 
 def pretrain() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("hc-lafter pretrain", description="Make the embedded CLIP again.")
+    parser = Parser("hc-lafter pretrain", description="Make the embedded CLIP again.")
     sizes = ("smoke", "cpu", "gpu")
     parser.add_argument("--size", choices=sizes, default="cpu", help="cpu: one to three hours on two cores")
     parser.add_argument("--out", type=Path, default=Path("embedded-clip"), help="folder for the weights and their card")
@@ -122,7 +137,7 @@ def pretrain() -> argparse.ArgumentParser:
 
 
 def fidelity() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("hc-lafter fidelity", description="How like a real CLIP the embedded one is.")
+    parser = Parser("hc-lafter fidelity", description="How like a real CLIP the embedded one is.")
     parser.add_argument(
         "models", nargs="*", metavar="NAME=MODEL", help="a file or anything load_clip takes (default: embedded)"
     )

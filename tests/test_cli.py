@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 import subprocess
 import sys
 import tomllib
@@ -52,6 +53,40 @@ def test_help_of_each_changes_nothing(name, tmp_path, monkeypatch, capsys):
         main([name, "--help"])
     assert ended.value.code == 0 and "usage: " in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "--out", ""],
+        ["run", "--out="],
+        ["run", "--only", " "],
+        ["run", "--scheduler", ""],
+        ["doctor", ""],
+        ["doctor", "photos", "--cache", ""],
+        ["tune", "--system", "LaFTer", "--out", "x.safetensors", "--data", ""],
+        ["tune", "--system", "LaFTer", "--out", "x.safetensors", "--clip="],
+        ["figures", "--out", ""],
+        ["runs", "--export", ""],
+    ],
+)
+def test_an_empty_value_is_refused_and_not_the_default(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2 and "is empty: give a value, or leave it out." in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_lies_in_the_working_folder_is_no_library(tmp_path):
+    for name in ("torch", "open_clip", "random", "json"):
+        (tmp_path / f"{name}.py").write_text("x = 1\n")
+    (tmp_path / "a" / "cat").mkdir(parents=True)
+    code = [sys.executable, "-m", "hc_lafter.data.doctor", "a"]
+    done = subprocess.run(
+        code, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    )
+    assert "Traceback" not in done.stderr and done.stdout.startswith("a: 0 readable images"), done.stderr
 
 
 def test_words_reach_the_command(capsys):

@@ -117,6 +117,67 @@ def test_nothing_leaves_the_canvas(name, width):
     plt.close(figure)
 
 
+@pytest.mark.parametrize(
+    "own", [{"text.usetex": True}, {"axes.facecolor": "black", "lines.linewidth": 9, "figure.subplot.left": 0.4}]
+)
+def test_settings_of_the_account_do_not_reach_a_figure(study, own):
+    def files():
+        shown = study.figure("one", plots.alone, lambda ax: ax.plot([0, 1], [0, 0.3]))
+        found = {path.name: path.read_bytes() for path in study.figures.iterdir()}
+        [path.unlink() for path in study.figures.iterdir()]
+        return found | {"shown": figures.saved(shown, "png")}
+
+    plain = files()
+    with plt.rc_context():
+        plt.rcParams.update(own)  # what a matplotlibrc of the user's sets at import
+        Study("01-first", "smoke")  # begins as every notebook does
+        assert files() == plain
+
+
+def with_fonts(monkeypatch, *keep):
+    """As on a machine that has these fonts alone."""
+    manager = plots.font_manager.fontManager
+    monkeypatch.setattr(manager, "ttflist", [f for f in manager.ttflist if f.name in keep])
+    monkeypatch.setattr(plots.font_manager, "findSystemFonts", list)
+    plots._fallbacks.cache_clear()
+    plots._signs_of.cache_clear()
+
+
+def named(ax):
+    ax.barh(NAMED, range(1, 1 + len(NAMED)))
+    ax.set_title(NAMED[0])
+
+
+NAMED = ["快乐", "$x_1$ 50% <b> &amp; a_b", "غضب", "😀 joy", "क्रोध"]
+
+
+def test_signs_without_a_font_are_one_sentence_and_everything_else_is_text(study, capsys, monkeypatch, recwarn):
+    with_fonts(monkeypatch, "DejaVu Sans")
+    shown = study.figure("names", plots.alone, named)
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and said.startswith("Figures cannot write '快乐'") and "'क्रोध'" in said
+    assert "install Noto Sans CJK and Noto Sans Devanagari; no number is touched." in said
+    assert "غضب" not in said and "$" not in said  # DejaVu has these
+    assert not [w for w in recwarn if "Glyph" in str(w.message)]
+    assert {t.get_text() for t in shown.axes[0].get_yticklabels()} == set(NAMED)
+    assert not any(t.get_parse_math() for t in shown.findobj(Text))
+    study.figure("again", plots.alone, named)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_font_that_has_the_signs_is_used(study, capsys, monkeypatch):
+    """DejaVu Sans without its Arabic letters, and another font with them, stand for a machine with a Chinese font."""
+    with_fonts(monkeypatch, "DejaVu Sans", "DejaVu Sans Mono")
+    whole = plots._signs_of
+    monkeypatch.setattr(plots, "_signs_of", lambda path: {c for c in whole(path) if "Mono" in path or c < 0x600})
+    figure = study.figure("names", plots.alone, lambda ax: ax.set_title("غضب"))
+    assert capsys.readouterr().out == ""
+    assert figure.axes[0]._left_title.get_fontfamily() == ["DejaVu Sans", "DejaVu Sans Mono"] or (
+        figure.axes[0].title.get_fontfamily() == ["DejaVu Sans", "DejaVu Sans Mono"]
+    )
+    plots._fallbacks.cache_clear()
+
+
 def test_powers_of_ten_are_signs_and_dollars_stay():
     with plots.at_width("double"):
         figure = plots.fit(anything())

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pandas as pd
+import pytest
+from sklearn.model_selection import train_test_split
 
 from hc_lafter.analysis import learning
 from hc_lafter.suite.plans import tidy
@@ -11,6 +13,24 @@ STEPS = [
      {"epoch": 2, "phase": "b", "task": 1.0}, {"epoch": 2, "phase": "b", "task": 3.0}],
     [{"epoch": 1, "phase": "a", "task": 5.0}],
 ]  # fmt: skip
+
+
+def test_halves_are_in_the_classes_shares_and_have_what_cannot_be_halved():
+    labels = np.array([0] * 20 + [1] * 10 + [2] + [3])
+    found, lone = learning.halves(labels, [0, 1, 2])
+    assert lone == [2, 3] and len({tuple(half) for half in found}) == 3
+    for half in found:
+        assert np.bincount(labels[half]).tolist() == [10, 5, 1, 1] and len(set(half.tolist())) == len(half)
+    again = train_test_split(np.arange(30), random_state=1, train_size=0.5, stratify=labels[:30])[0]
+    np.testing.assert_array_equal(learning.halves(labels[:30], [1])[0][0], again)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2, 3], [0, 0, 0, 1], [1, 1], [4, 4, 4, 2, 2, 9]])
+def test_halves_of_one_shot(labels):
+    labels = np.array(labels)
+    found, lone = learning.halves(labels, [0, 1])
+    assert lone == [c for c in np.unique(labels) if (labels == c).sum() == 1]
+    assert all(set(labels[half]) == set(labels) for half in found)
 
 
 def test_a_run_that_broke_off_is_filled_up():

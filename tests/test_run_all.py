@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from hc_lafter.suite import chain as chain_module
-from hc_lafter.suite import runner
+from hc_lafter.suite import paths, runner
 from hc_lafter.suite.chain import NEEDS, compare, main, parser, prepare
 from hc_lafter.suite.runner import find_chain, fingerprint, tidy
 
@@ -287,6 +287,13 @@ def test_an_image_of_a_csv_counts_whatever_the_separator(tmp_path, line):
         (["--param", "clip=ViT-B-32@gone"], "clip=ViT-B-32@gone is neither"),
         (["--param", "descriptions=gone.json"], "descriptions=gone.json is neither 'mikels', 'ekman' nor"),
         (["--timeout", "0"], "--timeout 0 leaves no time"),
+        (
+            ["--param", "data=", "clip="],
+            "--param data= is empty: give 'world', a folder of images, or a csv, or leave it out",
+        ),
+        (["--param", "data=none"], "--param data=none says nothing: give 'world'"),
+        (["--param", "clip=hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K"], "say ViT-B-32/laion2b_s34b_b79k, which has"),
+        (["--param", "random_clip=ViT-B/32"], "say ViT-B-32/openai"),
     ],
 )
 def test_refuses_requests(chain, no_kernel, words, sentence):
@@ -327,6 +334,46 @@ def test_refuses_what_cannot_be_written(chain, no_kernel):
         status, out, err = chain.run()
         assert (status, out) == (2, "") and "cannot be written" in err and name in err and err.count("\n") == 1
         (chain.root / name).unlink()
+
+
+def test_places_that_cannot_be_written_are_named_with_the_way(chain, no_kernel, monkeypatch):
+    chain.add("01-first")
+    monkeypatch.setattr(paths.os, "access", lambda place, mode: chain.root not in (place, *Path(place).parents))
+    err = chain.run()[2]
+    assert err.endswith(
+        "cannot be written: give write access, or choose another folder by --out DIR or HC_LAFTER_OUTPUT.\n"
+    )
+    place = paths.Places(chain.root, Path("mine").resolve(), "default", "01-first")
+    assert place.cache == Path("mine/.hc_lafter/cache").resolve()  # of a checkout that others own
+    monkeypatch.setenv("HC_LAFTER_CACHE", str(chain.root / "cache"))
+    err = chain.run("--out", "mine")[2]
+    assert f"{chain.root / 'cache'} cannot be written" in err and err.endswith("another folder by HC_LAFTER_CACHE.\n")
+
+
+def test_nothing_of_the_account_or_the_working_folder_is_code_of_a_run(chain, tmp_path, monkeypatch):
+    startup = tmp_path / "account" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "00-mine.py").write_text("of_the_account = 1\n")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "account"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep)  # an empty entry is the working folder
+    Path("random.py").write_text("of_the_folder = 1\n")
+    chain.add("01-first", "import random\nprint(hasattr(random, 'of_the_folder'), 'of_the_account' in dir())")
+    assert chain.run()[0] == 0
+    assert chain.executed("01-first").cells[2].outputs[0].text == "False False\n"
+
+
+@pytest.mark.parametrize("name", ["open_clip.py", "json.py", "torch/__init__.py"])
+def test_a_file_of_the_checkout_named_like_a_library_is_named(chain, no_kernel, name):
+    chain.add("01-first")
+    path = chain.root / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("x = 1\n")
+    status, out, err = chain.run()
+    assert (status, out) == (2, "") and str(chain.root / name.partition("/")[0]) in err
+    assert "would be imported instead of the library" in err and err.endswith("rename it.\n")
+    path.unlink()
+    (chain.root / "my_helpers.py").write_text("x = 1\n")
+    assert chain.run("--list")[0] == 0
 
 
 def test_refuses_a_second_run_beside_the_first(chain, no_kernel):

@@ -164,7 +164,7 @@ def test_the_lock_is_given_back_after_a_failure(tmp_path):
 
 def test_an_unwritable_folder_and_a_disk_without_room_are_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match=r"cannot be written .*another cache folder\.$"):
+    with pytest.raises(OSError, match=r"cannot be written .*another folder by HC_LAFTER_CACHE\.$"):
         store.cached(tmp_path / "file", INPUTS, never)
     usage = shutil.disk_usage(tmp_path)._replace(free=100)
     monkeypatch.setattr(store.shutil, "disk_usage", lambda path: usage)

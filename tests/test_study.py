@@ -49,7 +49,8 @@ def test_profiles_change_sizes_only():
     for size in sizes:
         assert getattr(smoke, size) < getattr(default, size) < getattr(full, size), size
     assert (smoke.clip, smoke.data) == (default.clip, default.data) == ("embedded", "world")
-    assert load_profile("default", {"seeds": None}) == default
+    assert load_profile("default", {"layers": None}) == default
+    assert load_profile("reference", {"rates": None}).rates is None is not load_profile("reference").rates
     assert load_profile("default", {"seeds": 7}).seeds == 7
     assert load_profile("default", {"layers": range(5, 8)}).layers == [5, 6, 7]
     assert load_profile("default", {"data": Path("photos")}).data == "photos"
@@ -78,6 +79,9 @@ def test_profile_is_frozen():
         ({"device": "gpu"}, ["device='gpu'", "cuda:1"]),
         ({"precision": "fp8"}, ["precision='fp8'", "'bf16'"]),
         ({"clip": ""}, ["clip=''"]),
+        ({"data": "  "}, ["data='  '"]),
+        ({"data": None}, ["data=None says nothing: give 'world'", "or leave it out"]),
+        ({"seeds": None}, ["seeds=None says nothing"]),
     ],
 )
 def test_profile_refuses(overrides, words):
@@ -103,6 +107,10 @@ def test_profile_name_refused_with_nearest():
         ("layers", "[5]", [5]),
         ("probe_c", "0.1,1,1e2", [0.1, 1.0, 100.0]),
         ("layers", "none", None),
+        ("descriptions", "None", None),
+        ("rates", "null", None),
+        ("baselines", "none", "none"),
+        ("data", "./none", "./none"),
     ],
 )
 def test_overrides_are_parsed(key, text, value):
@@ -120,6 +128,11 @@ def test_overrides_are_parsed(key, text, value):
         ("precision=bf6", r"did you mean 'bf16'\?"),
         ("sede=1", "'sede' is unknown"),
         ("seeds", "--param seeds has no value"),
+        *((f"{key}=", f"--param {key}= is empty: give .*, or leave it out") for key in Profile.model_fields),
+        ("data=  ", "is empty"),
+        ("data=none", "--param data=none says nothing: give 'world'"),
+        ("clip=NULL", "--param clip=NULL says nothing"),
+        ("n_train=none", "--param n_train=none says nothing"),
     ],
 )
 def test_overrides_are_refused(text, words):

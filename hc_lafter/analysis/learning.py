@@ -1,4 +1,7 @@
-"""How training went: numbers from the histories that runs leave, a dict per step or epoch. S seeds, a history each."""
+"""How training went: numbers from the histories that runs leave, a dict per step or epoch. S seeds, a history each.
+
+And the images that a seed learns from.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.model_selection import train_test_split
 
 Table = Sequence[Mapping[str, Any]]  # of a history: ``steps`` or ``epochs``
 
@@ -18,6 +22,26 @@ def curves(tables: Sequence[Table], column: str) -> tuple[np.ndarray, np.ndarray
     for row, table in zip(values, tables, strict=True):
         row[: len(table)] = [entry[column] for entry in table]
     return np.arange(1, length + 1), values
+
+
+def halves(labels: np.ndarray, seeds: Sequence[int]) -> tuple[list[np.ndarray], list[int]]:
+    """For each seed a random half of the images, the classes in their shares.
+
+    A class of a single image cannot be halved: it is in every half.
+
+    Args:
+        labels: [B] class indices.
+
+    Returns:
+        For each seed the positions of its half, and the classes of a single image.
+    """
+    lone = np.isin(labels, np.flatnonzero(np.bincount(labels) == 1))
+    single, several = np.flatnonzero(lone), np.flatnonzero(~lone)
+    found = [several] * len(seeds)
+    if len(several):
+        how = {"train_size": 0.5, "stratify": labels[several]}
+        found = [train_test_split(several, random_state=seed, **how)[0] for seed in seeds]
+    return [np.concatenate([half, single]) for half in found], sorted(labels[single].tolist())
 
 
 def by_epoch(steps: Sequence[Table], column: str) -> np.ndarray:

@@ -21,6 +21,7 @@ from hc_lafter.data.masks.checks import about_order, area_tables
 from hc_lafter.data.masks.sets import MaskFiles, is_mask_spec
 from hc_lafter.data.own.images import ImageFiles, Scan, threaded
 from hc_lafter.data.record import IGNORE, SPLITS, Dataset
+from hc_lafter.refusals import some
 
 FEW = 10  # images per class below which one image moves its accuracy by ten points or more
 THIN = 20  # long side / short side; CLIP's transform scales the short side to 224, and so makes it a huge picture first
@@ -301,6 +302,10 @@ def _about_images(good: pd.DataFrame, exact: pd.DataFrame, counts: pd.DataFrame)
         out.append(f"images repeat another of their class and split ({spare}, first {b.id} = {a.id}): delete them.")
     if few := [f"{name} ({n})" for name, n in zip(counts["class"], counts["all"], strict=True) if n < FEW]:
         out.append(f"fewer than {FEW} readable images in class {', '.join(few)}: add some.")
+    lone = counts["class"][counts["train"] == 1]
+    if len(lone):
+        one = "the only training image of its class" if len(lone) == 1 else "their only training images"
+        out.append(f"{some(lone)}: {one}, so that what trains on part of the images has it always; add some.")
     thin = good[good[["width", "height"]].max(axis=1) > THIN * good[["width", "height"]].min(axis=1)]
     if len(thin):
         r = thin.iloc[0]

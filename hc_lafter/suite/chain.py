@@ -37,6 +37,7 @@ from unittest import mock
 import filelock
 from tqdm import tqdm
 
+from hc_lafter.commands import Parser
 from hc_lafter.files import write_whole
 from hc_lafter.suite.paths import Places, find_root
 from hc_lafter.suite.profiles import load_profile, parse_overrides, profile_names
@@ -66,7 +67,7 @@ class Terminated(KeyboardInterrupt):
 def parser() -> argparse.ArgumentParser:
     summary, _, rest = (__doc__ or "").partition("\n\n")
     layout = argparse.RawDescriptionHelpFormatter
-    this = argparse.ArgumentParser("hc-lafter run", description=summary, epilog=rest, formatter_class=layout)
+    this = Parser("hc-lafter run", description=summary, epilog=rest, formatter_class=layout)
     add = this.add_argument
     add("--profile", default="default", metavar="P", help=f"{', '.join(profile_names())} (default: %(default)s)")
     which = this.add_mutually_exclusive_group()
@@ -151,6 +152,7 @@ def prepare(options: argparse.Namespace, root: Path, needs: Mapping[str, Sequenc
     output = options.out.resolve() if options.out else Places.find(chain[0].name, options.profile, root).output
     run = Run(root, output, options.profile, overrides, chain, needs, scheduler=options.scheduler)
     run.keys  # noqa: B018  refuses values that do not fit, and paths that lead nowhere
+    run.check()
     return run, selected
 
 
@@ -177,7 +179,9 @@ def execute(run: Run, selected: Sequence[Notebook], *, force: bool, timeout: int
         KeyboardInterrupt: Ctrl-C or SIGTERM; the kernel has ended.
     """
     for place in map(run.places, selected):  # find out now, and not after hours, that results have no place
-        for folder in (place.results, place.figures, place.state):
+        if run.cache is None:
+            place.check()
+        for folder in (place.results, place.figures, place.state, run.cache or place.cache):
             write_whole(folder / ".can-be-written", b"").unlink()
     failed: dict[str, str] = {}
     lock = filelock.FileLock(run.places(selected[0]).state / f"run-{run.profile}.lock", timeout=0)

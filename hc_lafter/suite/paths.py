@@ -93,6 +93,28 @@ class Places:
 
     @property
     def cache(self) -> Path:
-        """Features that can be made again; ``HC_LAFTER_CACHE`` moves them."""
+        """Features that can be made again; ``HC_LAFTER_CACHE`` moves them.
+
+        Of a repository that cannot be written they lie beside the results.
+        """
         named = os.environ.get("HC_LAFTER_CACHE")
-        return Path(named).resolve() if named else self.root / ".hc_lafter" / "cache"
+        usual = self.root / ".hc_lafter" / "cache"
+        return Path(named).resolve() if named else usual if _writable(usual) else self.state / "cache"
+
+    def check(self) -> None:
+        """Refuse places that cannot be written, before anything is computed.
+
+        Raises:
+            OSError: one sentence with the folder and what gives another one.
+        """
+        output = "--out DIR or HC_LAFTER_OUTPUT"
+        ways = {self.results: output, self.figures: output, self.state: output, self.cache: "HC_LAFTER_CACHE"}
+        for folder, way in ways.items():
+            if not _writable(folder):
+                raise OSError(f"{folder} cannot be written: give write access, or choose another folder by {way}.")
+
+
+def _writable(folder: Path) -> bool:
+    """Whether a folder is there and may be written, or may be made."""
+    there = next(place for place in (folder, *folder.parents) if place.exists() or place.is_symlink())
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)

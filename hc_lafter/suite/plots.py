@@ -11,7 +11,8 @@ import re
 import textwrap
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -47,7 +48,10 @@ PAGE = 9.5  # inches: panels get lower before they leave it
 NOTE, CELL, LEAST_CELL = 7.0, 6.5, 4.0  # points: notes beside marks; numbers in cells, and the smallest of those
 ROW = 0.19  # inches: a row of a forest
 NAMES = 6.5  # letters of a row's name before it breaks, per inch of its panel: half of the room
-_CJK = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "WenQuanYi Zen Hei", "Hiragino Sans", "Yu Gothic")
+# Where several fonts have a sign that DejaVu lacks, these come first.
+_PREFERRED = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "WenQuanYi Zen Hei", "Hiragino Sans")
+_PREFERRED += ("Yu Gothic", "Noto Emoji", "Symbola")
+_EAST = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC", "FULLWIDTH")  # scripts of one font
 _TICKS = {"labelsize": 7.5, "major.size": 2.5, "major.width": 0.6}
 # One style for every figure. Glyphs are drawn as paths and ids are salted, so that a figure looks the same without our
 # fonts and a second run writes the same bytes. A dollar sign in a class name is a dollar sign: no text is mathtext.
@@ -57,7 +61,7 @@ STYLE = {
     "figure.constrained_layout.w_pad": 0.04,
     "figure.dpi": 110,
     "savefig.dpi": 300,
-    "font.family": ["DejaVu Sans", *sorted({f.name for f in font_manager.fontManager.ttflist} & set(_CJK))],
+    "font.family": ["DejaVu Sans"],
     "font.size": 8,
     "text.parse_math": False,
     "figure.titlesize": 8.5,
@@ -91,13 +95,20 @@ STYLE = {
 _width = "double"  # at which the next figure is drawn
 
 
+def use_style() -> None:
+    """Set our style on matplotlib's own defaults: no ``matplotlibrc`` of the account or the folder shows."""
+    mpl.rcdefaults()
+    mpl.rcParams.update(STYLE)
+
+
 @contextmanager
 def at_width(name: str) -> Iterator[None]:
     """Figures that are drawn in here have our style and are as wide as ``WIDTHS`` says."""
     global _width
     before, _width = _width, name
     try:
-        with mpl.rc_context(STYLE):
+        with mpl.rc_context():
+            use_style()
             yield
     finally:
         _width = before
@@ -215,8 +226,10 @@ def fit(figure: Figure) -> Figure:
         ):
             if isinstance(get(), LogFormatterMathtext):
                 put(_Powers(get()))
-    for _ in range(5):
+    for turn in range(5):
         figure.draw_without_rendering()
+        if turn == 0 and _add_fonts(figure):
+            figure.draw_without_rendering()
         if not (sum(_broken(*place) for place in _places(figure)) + sum(_thinned(ax) for ax in axes)):
             break
     screen = figure.get_dpi()
@@ -234,6 +247,80 @@ def fit(figure: Figure) -> Figure:
     figure.set_layout_engine("none")
     figure.set_dpi(screen)
     return figure
+
+
+def unwritten(figure: Figure) -> dict[str, str]:
+    """Texts of a figure that no font of this machine can write whole -> the signs that are missing."""
+    missing = _fallbacks(_foreign(figure))[1]
+    texts = {text.get_text() for text in figure.findobj(Text)} if missing else ()
+    found = {text: "".join(sorted({*text} & missing)) for text in sorted(texts)}
+    return {" ".join(text.split()): signs for text, signs in found.items() if signs}
+
+
+def font_for(signs: Iterable[str]) -> str:
+    """Which fonts to install for signs that none here has, for a sentence."""
+    fonts = set()
+    for sign in signs:
+        script = unicodedata.name(sign, "SYMBOLS").split()[0].split("-")[0]
+        picture = unicodedata.category(sign) in ("So", "Sk") or ord(sign) >= 0x1F000
+        script = "CJK" if script in _EAST else script.title()
+        fonts.add("Noto Emoji (the one without colours)" if picture and script != "CJK" else f"Noto Sans {script}")
+    return " and ".join(sorted(fonts))
+
+
+def _foreign(figure: Figure) -> frozenset[str]:
+    """The signs in a figure that DejaVu Sans lacks and that are to be seen."""
+    signs = {sign for text in figure.findobj(Text) for sign in text.get_text()}
+    own = _signs_of(font_manager.findfont("DejaVu Sans"))
+    unseen = ("Cc", "Cf", "Cs", "Co", "Cn", "Zs", "Zl", "Zp", "Mn")
+    return frozenset(s for s in signs if ord(s) not in own and unicodedata.category(s) not in unseen)
+
+
+def _add_fonts(figure: Figure) -> bool:
+    families = _fallbacks(_foreign(figure))[0]
+    for text in figure.findobj(Text) if families else ():
+        text.set_fontfamily([*text.get_fontfamily(), *families])
+    return bool(families)
+
+
+@cache
+def _signs_of(path: str) -> frozenset[int]:
+    """The code points that a font file draws; none of one that matplotlib cannot scale, such as coloured bitmaps."""
+    try:
+        font = font_manager.get_font(path)
+    except (OSError, RuntimeError):
+        return frozenset()
+    return frozenset(font.get_charmap()) if font.scalable else frozenset()
+
+
+def _draws(path: str, sign: str) -> bool:
+    """Whether a font has an outline for a sign; fonts in colours may have an empty one."""
+    try:
+        return font_manager.get_font(path).load_char(ord(sign)).width > 0
+    except RuntimeError:
+        return False
+
+
+@cache
+def _fallbacks(signs: frozenset[str]) -> tuple[list[str], frozenset[str]]:
+    """Fonts of this machine, the fewest that a greedy look finds, which have the signs; and the signs that none has.
+
+    Fonts that were installed after matplotlib had made its list are looked for, too.
+    """
+    left, families, manager = set(signs), [], font_manager.fontManager
+    if left:
+        for path in sorted({*font_manager.findSystemFonts()} - {f.fname for f in manager.ttflist}):
+            with suppress(OSError, RuntimeError, KeyError):
+                manager.addfont(path)
+        plain = [f for f in manager.ttflist if f.style == "normal"]
+        for font in sorted(plain, key=lambda f: (f.name not in _PREFERRED, f.weight != 400, f.name, f.fname)):
+            has = {s for s in left if ord(s) in _signs_of(font.fname) and _draws(font.fname, s)}
+            if has and font.name not in families:
+                families.append(font.name)
+                left -= has
+            if not left:
+                break
+    return families, frozenset(left)
 
 
 class _Powers(Formatter):

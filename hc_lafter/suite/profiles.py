@@ -15,7 +15,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from hc_lafter.refusals import nearest, unusable
 
-Name = Annotated[str, Field(min_length=1), BeforeValidator(lambda v: str(v) if isinstance(v, PurePath) else v)]
+Name = Annotated[
+    str, Field(min_length=1, pattern=r"\S"), BeforeValidator(lambda v: str(v) if isinstance(v, PurePath) else v)
+]
 Size = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 AsList = BeforeValidator(
@@ -114,7 +116,7 @@ def load_profile(name: str = "default", overrides: Mapping[str, Any] | None = No
 
     Args:
         name: ``smoke``, ``default``, ``reference`` or ``full``.
-        overrides: field -> value; None means "as the profile says".
+        overrides: field -> value; None only where the field's description knows "none".
         strict: values have the fields' own types; False reads them from text, too: ``3``, ``5,6,12``.
 
     Raises:
@@ -126,9 +128,10 @@ def load_profile(name: str = "default", overrides: Mapping[str, Any] | None = No
     for key in overrides or {}:
         if key not in fields:
             raise ValueError(f"parameter {key!r} is unknown{nearest(key, fields)}: choose one of {', '.join(fields)}.")
-    given = {key: value for key, value in (overrides or {}).items() if value is not None}
+        if overrides and overrides[key] is None and fields[key].is_required():
+            raise ValueError(f"parameter {key}=None says nothing: give {fields[key].description}, or leave it out.")
     try:
-        return Profile.model_validate({**tables[name], **given}, strict=strict)
+        return Profile.model_validate({**tables[name], **(overrides or {})}, strict=strict)
     except ValidationError as error:
         raise ValueError(unusable(error, Profile, "parameter ")) from None
 
@@ -146,16 +149,24 @@ def folder_name(name: str, profile: Profile) -> str:
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """``key=value`` words of a command line -> overrides for `load_profile`; ``key=none`` means "as the profile says".
+    """``key=value`` words of a command line -> overrides for `load_profile`.
+
+    ``key=none`` is None where the field knows one (``layers=none``). An empty value, as an unset variable of a shell
+    leaves it, is refused: it would silently be the profile's.
 
     Raises:
-        ValueError: a word has no ``=``, a field is unknown, or a text does not fit it.
+        ValueError: a word has no ``=`` or nothing after it, a field is unknown, or a text does not fit it.
     """
     texts: dict[str, str | None] = {}
+    fields = Profile.model_fields
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals:
             raise ValueError(f"--param {pair} has no value: write it as key=value.")
-        texts[key] = None if text.strip().lower() in ("none", "null", "") else text
+        field, none = fields.get(key), text.strip().lower() in ("none", "null")
+        if field and (not text.strip() or (none and field.is_required() and key != "baselines")):
+            says = "is empty" if not text.strip() else "says nothing"
+            raise ValueError(f"--param {pair} {says}: give {field.description}, or leave it out.")
+        texts[key] = None if none and field and not field.is_required() else text
     profile = load_profile("default", texts, strict=False)
     return {key: text and getattr(profile, key) for key, text in texts.items()}

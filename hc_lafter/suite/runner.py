@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ KERNEL_START = 180  # seconds: a cold disk or a loaded machine takes far more th
 # what a kernel does before its first cell: the imports that take seconds, without a name left behind
 IMPORTS = "--IPKernelApp.exec_lines=exec('import hc_lafter.suite.plans', {})"
 OUTPUT_WAIT = 60  # seconds until missing cell output counts as lost, and the run as failed (nbclient's own: 4)
-WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
+WEIGHTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+BESIDE = ("open_clip_config.json", "config.json", "preprocessor_config.json")  # what else decides what a checkpoint is
 # fields of the profile that may name files -> what they may say else
 POINTERS = {
     "data": ("world",),
@@ -44,6 +46,7 @@ POINTERS = {
     "random_clip": ("embedded",),
     "descriptions": ("mikels", "ekman"),
 }
+OURS = ("hc_lafter", "run_all", "tests", "benchmarks", "docs", "notebooks")  # what a checkout has beside it
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -216,6 +219,23 @@ class Run:
             keys[notebook.number] = hashlib.sha256(whole.encode()).hexdigest()
         return keys
 
+    def check(self) -> None:
+        """Refuse names of a CLIP that are none, and files beside the package that would hide a library.
+
+        Raises:
+            ValueError, FileNotFoundError: one sentence with the value or the file.
+        """
+        for path in sorted(self.root.iterdir()):
+            module = path.suffix == ".py" or (path / "__init__.py").is_file()
+            if module and path.stem not in OURS and (library := _elsewhere(path.stem, self.root)):
+                raise ValueError(f"{path} would be imported instead of the library {path.stem} ({library}): rename it.")
+        specs = {self.given(n)["overrides"].get(name) for n in self.chain for name in ("clip", "random_clip")}
+        for spec in filter(None, specs):
+            if spec != "embedded" and not Path(spec).expanduser().exists():
+                from hc_lafter.clip.load import resolve  # here, since it brings torch along
+
+                resolve(spec)
+
     def stamp(self, notebook: Notebook) -> Path:
         """The key with which it last ran to its end, and the hashes of what it wrote."""
         places = self.places(notebook)
@@ -237,7 +257,10 @@ class Run:
             "HC_LAFTER_ROOT": str(self.root),
             "HC_LAFTER_OUTPUT": str(self.output),
             # The package beside the notebooks, whichever one is installed.
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(self.root), os.environ.get("PYTHONPATH")))),
+            "PYTHONPATH": os.pathsep.join([str(self.root), *filter(None, _python_path())]),
+            # What lies in the working folder is no code of the run, nor is what the user's IPython starts with.
+            "PYTHONSAFEPATH": "1",
+            "IPYTHONDIR": str(self.output / ".hc_lafter" / "ipython"),
             "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0"),  # or the order of a set differs from run to run
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # figures land in the notebook whatever is set
             # How long a thread spins before it sleeps, while it waits for the others (GNU OpenMP, Linux). On an idle
@@ -296,6 +319,18 @@ class Run:
         files = [*places.results.rglob("*"), *places.figures.rglob("*")]
         outputs = {p.relative_to(self.output).as_posix(): file_hash(p) for p in sorted(files) if p.is_file()}
         write_whole(self.stamp(notebook), json.dumps({"key": key, "outputs": outputs}, indent=1) + "\n")
+
+
+def _python_path() -> list[str]:
+    return os.environ.get("PYTHONPATH", "").split(os.pathsep)
+
+
+def _elsewhere(name: str, root: Path) -> str | None:
+    """Where Python finds a library of this name outside a folder; None where it is none."""
+    if name in sys.stdlib_module_names:
+        return "Python's own"
+    found = PathFinder.find_spec(name, [p for p in sys.path if p and Path(p).resolve() != root.resolve()])
+    return found.origin if found else None
 
 
 def _written(path: Path) -> int | None:
@@ -402,7 +437,7 @@ def fingerprint(parameter: str, spec: str) -> str | None:
     """Hex sha256 over names, sizes and times of the files that a value of `POINTERS` names; None where it names none.
 
     Those are a folder's files, links followed; a table and the images that it names, whatever separates its columns; a
-    checkpoint and the open_clip_config.json beside it, which decides its activation; a file of sentences.
+    checkpoint and the configurations beside it, which decide its activation; a file of sentences.
 
     Raises:
         ValueError: there is no such folder or file, or no data set of the name before the colon.
@@ -427,7 +462,7 @@ def fingerprint(parameter: str, spec: str) -> str | None:
             f"{Path.cwd()}."
         )
     base = path if path.is_dir() else path.parent
-    files, seen = [path, base / "open_clip_config.json"], set()
+    files, seen = [path, *(base / name for name in BESIDE if parameter.endswith("clip"))], set()
     for folder, below, names in os.walk(path, followlinks=True):  # as the loader does, links that loop left out
         below[:] = [name for name in below if os.path.realpath(Path(folder, name)) not in seen]
         seen |= {os.path.realpath(Path(folder, name)) for name in below}

@@ -12,12 +12,12 @@ import json
 import os
 import random
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -30,6 +30,7 @@ from threadpoolctl import threadpool_limits
 from hc_lafter import store
 from hc_lafter.analysis import statistics
 from hc_lafter.files import file_hash, own_code, processor, versions, write_whole
+from hc_lafter.refusals import some
 from hc_lafter.suite import figures, plots, provenance, words
 from hc_lafter.suite.paths import Places
 from hc_lafter.suite.profiles import Profile, folder_name, load_profile
@@ -62,6 +63,7 @@ class Study:
     Raises:
         ValueError: profile, field, value, notebook name, device or precision is not usable here.
         FileNotFoundError: there is no repository around.
+        OSError: results, figures or the cache cannot be written.
     """
 
     def __init__(
@@ -71,9 +73,11 @@ class Study:
         self._kept: dict[tuple, dict[str, Any]] = {}
         self._said: list[str] = []
         self._reads: dict[str, str] = {}
+        self._unwritten: set[str] = set()
         self._shown: Any = None
         self.profile: Profile = load_profile(profile, overrides)
         self._places = Places.find(notebook, folder_name(profile, self.profile))
+        self._places.check()
         self.results, self.figures, self.cache = self._places.results, self._places.figures, self._places.cache
         self.seed = self.profile.seed
         self.seeds = [self.seed + i for i in range(self.profile.seeds)]
@@ -81,7 +85,8 @@ class Study:
         self.precision = _precision(self.profile.precision, self.device)
         _compute_with(self.profile.threads)
         _seed_everything(self.seed)
-        mpl.rcParams.update(plots.STYLE)
+        plots.use_style()
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # `figure` says it in a sentence
 
     def __repr__(self) -> str:
         place = f"{self.device}, {self.precision}, {torch.get_num_threads()} threads"
@@ -271,9 +276,21 @@ class Study:
         for width in plots.WIDTHS:  # the widest one last
             with plots.at_width(width):
                 figure = plots.fit(draw(*args, **kwargs))
+                self._tell_unwritten(plots.unwritten(figure))
                 figures.save(figure, path if width == "double" else path.with_name(f"{name}-{width}"))
             plt.close(figure)
         return figure
+
+    def _tell_unwritten(self, texts: Mapping[str, str]) -> None:
+        """One sentence on texts with signs that no font here has, each sign once in a notebook."""
+        fresh = {text: signs for text, signs in texts.items() if set(signs) - self._unwritten}
+        if fresh:
+            signs = set("".join(fresh.values())) - self._unwritten
+            self._unwritten |= signs
+            print(
+                f"Figures cannot write {some(fresh)}, since no font of this machine has the signs "
+                f"{''.join(sorted(signs)[:20])}: install {plots.font_for(signs)}; no number is touched."
+            )
 
     def save_table(self, table: pd.DataFrame, name: str) -> Path:
         """Write ``<name>.parquet`` and ``<name>.csv`` (floats with `DIGITS` digits) into the results folder.
