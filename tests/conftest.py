@@ -3,11 +3,38 @@
 The files that take minutes begin, so that no worker is left alone with one at the end.
 """
 
+import multiprocessing
 import os
+from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; more threads than cores are slower than one
 
-LONG = ["test_full_profile.py", "test_notebooks.py", "test_pretrain.py", "test_embedded_clip.py"]
+LONG = ["notebooks", "full_profile", "pretrain", "embedded_clip", "workers", "benchmarks", "runs", "run_all"]
+LONG = [f"test_{name}.py" for name in LONG]
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory) -> Path:
+    """A cache for all workers: of features, and of text classifiers, which `tune` takes seconds to train."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+
+
+@pytest.fixture
+def forked_workers():
+    """Dask forks its workers off a process that has imported everything, as in its own tests: importing is most of a
+    start. The chain of `test_notebooks.py` and the tests of killed workers start them as users do."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        yield
+        return
+    import dask
+    from distributed.utils import get_mp_context
+
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        get_mp_context().set_forkserver_preload(["distributed", "hc_lafter.suite.plans"])
+        yield
 
 
 def pytest_collection_modifyitems(items) -> None:

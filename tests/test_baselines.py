@@ -367,7 +367,7 @@ def setting(tmp_path_factory) -> Setting:
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_a_baseline_is_tuned_kept_saved_and_read_again(name, setting, tmp_path):
+def test_a_baseline_is_tuned_kept_saved_and_read_again(name, setting, shared_cache, tmp_path):
     material, entry = gather(setting), systems.find(name)
     settings = {"tokens": 2} if entry.name.startswith("LaFTer") else {}
     run = runs.Run(
@@ -384,7 +384,7 @@ def test_a_baseline_is_tuned_kept_saved_and_read_again(name, setting, tmp_path):
         assert len(result.history.steps) == 4 and not result.history.diverged
     trained = tune(
         name, material.clip, material.dataset, regime=run.regime, images=24, epochs=2, batch_size=12,
-        cache=setting.cache, progress=False, **settings,
+        cache=shared_cache, progress=False, **settings,
     )  # fmt: skip
     loaded = systems.load(systems.save(trained, tmp_path / "mine.safetensors"))
     images = torch.stack([material.pixels[int(i)]["student"] for i in at[:6]])
@@ -394,10 +394,10 @@ def test_a_baseline_is_tuned_kept_saved_and_read_again(name, setting, tmp_path):
     assert (tmp_path / "mine.safetensors").stat().st_size < 0.2 * size  # the CLIP is not in it
 
 
-def test_a_loaded_tip_adapter_has_the_cache_it_was_saved_with(setting, tmp_path):
+def test_a_loaded_tip_adapter_has_the_cache_it_was_saved_with(setting, shared_cache, tmp_path):
     material = gather(setting)
     trained = tune(
-        "Tip-Adapter-F", material.clip, material.dataset, images=16, epochs=1, progress=False, cache=setting.cache
+        "Tip-Adapter-F", material.clip, material.dataset, images=16, epochs=1, progress=False, cache=shared_cache
     )
     loaded = systems.load(systems.save(trained, tmp_path / "tip.safetensors"), material.clip)
     assert loaded.module.keys.shape == (16, D) and torch.equal(loaded.module.values, trained.module.values)

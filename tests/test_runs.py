@@ -309,7 +309,7 @@ def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint(setting, tmp_path, m
 
 
 @pytest.mark.slow
-def test_two_workers_compute_what_one_process_does_and_a_failure_stops_nobody(setting, tmp_path):
+def test_two_workers_compute_what_one_process_does_and_a_failure_stops_nobody(setting, forked_workers, tmp_path):
     """The store's files are the same but for the seconds; a run that raises is named, and the others are kept."""
     kept = {}
     for name, scheduler in (("here", "none"), ("workers", None)):
@@ -470,9 +470,9 @@ def pictures(tmp_path_factory) -> Path:
     ("name", "settings"),
     [("LaFTer", {"tokens": 2}), ("HybridCascade-LaFTer", {}), ("linear probe", {}), ("zero-shot", {})],
 )
-def test_a_trained_system_is_a_file_that_names_pictures(tmp_path, material, pictures, name, settings):
+def test_a_trained_system_is_a_file_that_names_pictures(tmp_path, shared_cache, material, pictures, name, settings):
     trained = tune(
-        name, material.clip, material.dataset, epochs=3, batch_size=20, progress=False, cache=tmp_path, **settings
+        name, material.clip, material.dataset, epochs=3, batch_size=20, progress=False, cache=shared_cache, **settings
     )
     path = systems.save(trained, tmp_path / "mine.safetensors")
     again = systems.load(path)
@@ -490,8 +490,8 @@ def test_a_trained_system_is_a_file_that_names_pictures(tmp_path, material, pict
     assert path.stat().st_size < 0.2 * size  # the CLIP is not in it
 
 
-def test_masks_of_pictures_are_png_files(tmp_path, material, pictures):
-    trained = tune("value path", material.clip, material.dataset, progress=False, cache=tmp_path)
+def test_masks_of_pictures_are_png_files(tmp_path, shared_cache, material, pictures):
+    trained = tune("value path", material.clip, material.dataset, progress=False, cache=shared_cache)
     path = systems.save(trained, tmp_path / "masks.safetensors")
     with pytest.raises(ValueError, match="value path predicts masks: give a folder for them"):
         systems.load(path).predict(pictures, progress=False)
@@ -504,10 +504,10 @@ def test_masks_of_pictures_are_png_files(tmp_path, material, pictures):
         np.testing.assert_allclose(np.bincount(values.ravel(), minlength=len(sample)) / values.size, sample, atol=1e-6)
 
 
-def test_what_cannot_be_used_is_refused(tmp_path, material, pictures):
+def test_what_cannot_be_used_is_refused(tmp_path, shared_cache, material, pictures):
     from hc_lafter.clip.load import build_embedded
 
-    trained = tune("zero-shot", material.clip, material.dataset, progress=False, cache=tmp_path)
+    trained = tune("zero-shot", material.clip, material.dataset, progress=False, cache=shared_cache)
     path = systems.save(trained, tmp_path / "mine.safetensors")
     with pytest.raises(ValueError, match=r"mine.safetensors was tuned on the CLIP embedded .*, and this one"):
         systems.load(path, build_embedded(seed=3))

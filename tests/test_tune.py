@@ -35,8 +35,11 @@ CURVE = 1e-5  # half a batch each, averaged: another order of summation, float32
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("tune")
+def place(tmp_path_factory, shared_cache) -> Path:
+    folder = tmp_path_factory.mktemp("tune")
+    shared_cache.mkdir(exist_ok=True)
+    (folder / "cache").symlink_to(shared_cache, target_is_directory=True)
+    return folder
 
 
 def tune(place: Path, name: str, *more: str) -> int:
