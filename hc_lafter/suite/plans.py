@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -23,7 +24,7 @@ from hc_lafter.data.emotion.wheels import MIKELS
 from hc_lafter.data.masks.names import BACKGROUND
 from hc_lafter.files import write_whole
 from hc_lafter.suite.profiles import parse_overrides
-from hc_lafter.suite.reference import adopt, write
+from hc_lafter.suite.reference import adopt, gains_no_more, write
 from hc_lafter.suite.study import Study
 from hc_lafter.systems import System, find, registry, sc_clip
 from hc_lafter.systems.cascade_clip import SCHEDULE
@@ -193,6 +194,35 @@ def token_sweep(study: Study) -> Rows:
     }
 
 
+def prompts(study: Study) -> Rows:
+    """08: LaFTer with the 50 tokens and the batches of 50 of its release, beside other numbers of tokens and starts.
+
+    One of the starts is the release's, whose bound is that of patches of 16 pixels at any tower. Multi-layer LaFTer's
+    prompts start at random, and at zero as in the design. Trained until nothing more is gained where the profile does
+    that, else on few images for three epochs; nothing where the profile has no room for baselines.
+    """
+    p = study.profile
+    if p.baselines == "none":
+        return {}
+    few = {"n_train": p.n_sweep, "n_val": max(1, p.n_sweep // 2), "n_test": 3 * p.n_sweep, "epochs": 3}
+    sizes = few if p.steps is None else {}
+
+    def of(name: str, batch: int, **changes: Any) -> list[Run]:
+        config = settings_of(study, find(name), **changes)
+        runs = row(study, name, "supervised", config, batch_size=batch, **sizes)
+        return runs if sizes else runs[:TOWER_SEEDS]
+
+    width, _, patch, _ = opened(study.setting)[0].visual.conv1.weight.shape
+    starts = {"prompts from zeros": 0.0}
+    if patch != 16:
+        starts["start for patches of 16 px"] = math.sqrt((3 * patch**2 + width) / (3 * 16**2 + width))
+    rows = {f"LaFTer, {t} tokens": of("LaFTer", 50, tokens=t) for t in sorted({*p.token_grid, 50})}
+    rows |= {f"LaFTer, 50 tokens, {s}": of("LaFTer", 50, tokens=50, prompt_start=x) for s, x in starts.items()}
+    rows["multi-layer LaFTer"] = of("multi-layer LaFTer", p.tune_batch)
+    rows["multi-layer LaFTer, prompts from zeros"] = of("multi-layer LaFTer", p.tune_batch, prompt_start=0.0)
+    return rows
+
+
 def hybrid(study: Study, *, starts: str = "chosen", target: str = "", lam: float = 0.8, **changes: Any) -> list[Run]:
     """The design with some of its settings changed, supervised.
 
@@ -285,6 +315,16 @@ def targets(study: Study) -> dict[str, Rows]:
     return {f"Target (reference: {counted}, lambda 0.8)": rows}
 
 
+def few_labels(study: Study) -> Rows:
+    """08: where overfitting shows: 16 images per class, 150 at most, with one classifier, one per stage, and no
+    consistency loss."""
+    dataset = opened(study.setting)[1]
+    n = min(16 * len(dataset.classes), 150, int((dataset.splits == "train").sum()))
+    kinds = {"classifier shared": {}, "classifier independent": {"classifier": "independent"}}
+    kinds["no consistency loss"] = {"consistency": 0.0}
+    return {f"{HYBRID}, {k}": [replace(r, n_train=n) for r in hybrid(study, **c)] for k, c in kinds.items()}
+
+
 def labels(study: Study) -> dict[tuple[str, int], list[Run]]:
     """08: the design and its rivals with a quarter of the labels, with those of the other tables, and with all.
 
@@ -310,7 +350,9 @@ NOTEBOOKS: dict[str, Callable[[Study], list[Run]]] = {
     "05-cascade-vs-hybrid": lambda study: _flat(mask_systems(study), whole_images(study)),
     "06-cka-alignment": lambda study: _flat(alignment(study)),
     "07-sc-clip-diagnostics": lambda study: _flat(released_masks(study)),
-    "08-ablations": lambda study: _flat(*ablations(study).values(), labels(study), token_sweep(study)),
+    "08-ablations": lambda study: _flat(
+        *ablations(study).values(), few_labels(study), labels(study), token_sweep(study), prompts(study)
+    ),
 }
 
 
@@ -521,6 +563,24 @@ def hits(material: Material, found: Sequence[Result], name: str = "test") -> np.
         right = [r.arrays[name].argmax(-1) == labels[images(material, r.run, split)] for r in found]
         return np.stack(right) if len(right) > 1 else right[0]
     return outputs(found, name).argmax(-1) == labels[images(material, found[0].run, split)]
+
+
+def settled(*rows: Sequence[Result]) -> bool | None:
+    """Whether each of some rows of runs had ceased to gain (`reference.gains_no_more`); None where one was not trained
+    until then."""
+    each = [gains_no_more([(r.converged, r.history, r.error) for r in row]) for row in rows]
+    return None if None in each else all(each)
+
+
+def with_runs(table: pd.DataFrame, found: Mapping[Key, Sequence[Result]]) -> pd.DataFrame:
+    """A table of estimates or differences with ``n_train`` and ``converged`` of the runs behind each row.
+
+    ``converged`` as `settled`: of a difference, the runs of both systems.
+    """
+    sides = [table[side] for side in ("system", "minus") if side in table]
+    behind = [[found[side[i]] for side in sides] for i in table.index]
+    n_train = [rows[0][0].run.n_train for rows in behind]
+    return table.assign(n_train=n_train, converged=[settled(*rows) for rows in behind])
 
 
 def save_predictions(study: Study, material: Material, found: Mapping[Any, Sequence[Result]]) -> Path:

@@ -137,7 +137,7 @@ def points_of(study: Study, plan: Mapping[Any, Sequence[Run]]) -> pd.DataFrame:
 
     Returns:
         A row per system, regime and number of training images: system, regime, n_train, ``hits`` [S, n] of the test
-        images (one seed where all say the same), ``validation`` accuracy, seeds, converged (`_gains_no_more`), rate
+        images (one seed where all say the same), ``validation`` accuracy, seeds, converged (`gains_no_more`), rate
         (the chosen one), steps (the most that a seed took).
     """
     if plan:
@@ -157,23 +157,28 @@ def points_of(study: Study, plan: Mapping[Any, Sequence[Run]]) -> pd.DataFrame:
         if regime == "no training" and (hits == hits[0]).all():
             hits = hits[:1]
         row = {"system": system, "regime": regime, "n_train": images, "hits": hits, "seeds": len(hits)}
-        row |= {"validation": runs["validation"].mean(), "converged": _gains_no_more(runs)}
+        flags = [None if pd.isna(flag) else flag for flag in runs["converged"]]
+        seeds = zip(flags, (History(**json.loads(text)) for text in runs["history"]), runs["error"], strict=True)
+        row |= {"validation": runs["validation"].mean(), "converged": gains_no_more(seeds)}
         rows.append(row | {"rate": runs["rate"].iloc[0], "steps": int(runs["steps"].max())})
     return pd.DataFrame(rows)
 
 
-def _gains_no_more(runs: pd.DataFrame) -> bool | None:
+def gains_no_more(seeds: Iterable[tuple[bool | None, History, float | None]]) -> bool | None:
     """Whether the seeds' mean curve of validation had ceased to gain, with steps of which twice as many were no better.
 
     None where nothing is trained so. A single seed's curve is too uneven for all of ten to meet the rule.
+
+    Args:
+        seeds: ``converged``, ``history`` and ``error`` of each seed's `Result`.
     """
-    if runs["converged"].isna().all():
+    flags, histories, errors = zip(*seeds, strict=True)
+    if all(flag is None for flag in flags):
         return None
-    histories = [History(**json.loads(text)) for text in runs["history"]]
-    if any(history.diverged for history in histories) or not runs["converged"].any():  # no seed's alone: too few steps
+    if any(history.diverged for history in histories) or not any(flags):  # no seed's alone: too few steps
         return False
     curves = np.mean([[row["accuracy"] for row in (h.start, *h.epochs)] for h in histories], axis=0)
-    return converged(curves[0], curves[1:].tolist(), runs["error"].mean())
+    return converged(curves[0], curves[1:].tolist(), float(np.mean(errors)))
 
 
 def curve_of(study: Study, points: pd.DataFrame) -> pd.DataFrame:

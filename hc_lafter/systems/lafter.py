@@ -28,6 +28,8 @@ class LaFTerConfig:
 
     Attributes:
         tokens: P, prompt tokens between CLS and the patches, through all blocks.
+        prompt_start: a factor on their random start (`hc_lafter.systems.base.prompt_tokens`), which is that of the
+            tower's own patches; 0 starts them at zero.
         smoothing: of the pseudo-labels.
         threshold: the probability from which on a pseudo-label counts, 0 to 1; 0 takes all. The teacher has never been
             fitted to images and its own softmax is nowhere near sure, so that its logits are taken at CLIP's logit
@@ -36,6 +38,7 @@ class LaFTerConfig:
     """
 
     tokens: int = 50
+    prompt_start: float = 1.0
     smoothing: float = 0.1
     threshold: float = 0.0
     lr: float = 5e-4
@@ -64,6 +67,7 @@ class LaFTer(nn.Module):
         super().__init__()
         self.config, self.visual, self.logit_scale = config, frozen(visual, copied=True), float(logit_scale)
         self.prompts = prompt_tokens(config.tokens, visual, torch.Generator().manual_seed(seed))
+        self.prompts.data *= config.prompt_start
         self.classifier = nn.Parameter(classifier.detach().clone())
         self.register_buffer("teacher_classifier", classifier.detach().clone())
 

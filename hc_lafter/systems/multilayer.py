@@ -42,6 +42,9 @@ class MultiLayerConfig:
         segments: layers of each, from shallow to deep, without a gap; for 12 blocks, and scaled for others by the rules
             of `hc_lafter.systems.depth`.
         tokens: P, prompt tokens per segment.
+        prompt_start: a factor on their random start (`hc_lafter.systems.base.prompt_tokens`); 0 starts them at zero, as
+            the design was written. Without a position, tokens that start equal stay equal: a segment then has one
+            vector, P times.
         pooled: of each block, ``cls`` or ``patches``, the mean of its patch tokens.
         nga, sigma: see `hc_lafter.systems.nga.NGA`.
         lr: of prompts, classifier and segment weights. nga_lr: of the sigmas. weight_decay: AdamW's; sigmas have none.
@@ -49,6 +52,7 @@ class MultiLayerConfig:
 
     segments: tuple[tuple[int, ...], ...] = SEGMENTS["ViT-B/32"]
     tokens: int = 16
+    prompt_start: float = 1.0
     pooled: str = "cls"
     nga: str = "gaussian"
     sigma: float = 1.0
@@ -86,6 +90,8 @@ class MultiLayerLaFTer(nn.Module):
         self.config, self.visual, self.layers = config, frozen(visual), layers
         generator = torch.Generator().manual_seed(seed)
         self.prompts = nn.ParameterList(prompt_tokens(config.tokens, visual, generator) for _ in config.segments)
+        for tokens in self.prompts:
+            tokens.data *= config.prompt_start
         self.nga = stages_nga(config.segments, config.nga, config.sigma)
         self.segment_weights = nn.Parameter(torch.zeros(len(config.segments)))  # through a softmax: equal at the start
         self.classifier = nn.Parameter(classifier.detach().clone())
