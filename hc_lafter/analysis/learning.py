@@ -56,6 +56,37 @@ def late_scatter(steps: Sequence[Table], column: str = "task") -> np.ndarray:
     return np.array([frame[column][frame["phase"] == frame["phase"].iloc[-1]].std() for frame in frames])
 
 
+def late_mean(steps: Sequence[Table], column: str = "task", share: float = 0.2) -> np.ndarray:
+    """[S]: where a loss ends, smoothed: its mean over the last ``share`` of each run's steps, at least one."""
+    frames = [pd.DataFrame(table)[column] for table in steps]
+    return np.array([frame.tail(max(1, round(share * len(frame)))).mean() for frame in frames])
+
+
+def passes_of_last_phase(
+    steps: Sequence[Table], epochs: Sequence[Table], per_pass: int, share: float = 0.99
+) -> tuple[np.ndarray, int]:
+    """In which pass through the data of its last phase each run reaches ``share`` of the accuracy that it ends with.
+
+    Validations need not be a pass apart: one that comes within the third pass counts as the third.
+
+    Args:
+        epochs: a row per validation, with its ``accuracy``.
+        per_pass: optimiser steps of a pass through the training images.
+
+    Returns:
+        [S] passes, from 1, and how many the phase has, the shortest run's.
+    """
+    reached, long = [], []
+    for table, rows in zip(steps, epochs, strict=True):
+        phase = table[-1]["phase"]
+        scores = np.array([row["accuracy"] for row in rows if row["phase"] == phase])
+        taken = sum(row["phase"] == phase for row in table)
+        first = 1 + int((scores >= share * scores[-1]).argmax())
+        reached.append(-(-first * taken // (len(scores) * per_pass)))  # rounded up
+        long.append(-(-taken // per_pass))
+    return np.array(reached), min(long)
+
+
 def first_reaching(scores: np.ndarray, share: float = 0.99) -> np.ndarray:
     """[S]: the first column of scores [S, 1 + E] that has ``share`` of the last one's."""
     return (scores >= share * scores[:, -1:]).argmax(axis=1)

@@ -205,6 +205,35 @@ def ratio_over_seeds(a, b, *, confidence: float = 0.95) -> dict[str, float]:
     return {"value": value, "low": low, "high": high, "seeds": len(logs)}
 
 
+def ratio_of_spreads(a, b, *, confidence: float = 0.95) -> dict[str, float]:
+    """How many times as much as b a varies over seeds: {value, low, high, seeds}, the ratio of standard deviations.
+
+    The interval is Pitman's for two variances of one sample, whose entries may go together ("A note on normal
+    correlation", Biometrika 31, 1939): exact where both are normal. Two seeds give none, and low and high are NaN.
+
+    Args:
+        a, b: [S], entry i of both from seed i.
+
+    Raises:
+        ValueError: fewer than 2 seeds, unequal lengths, a value that is not finite, or one of both does not vary.
+    """
+    a, b = (np.asarray(values, dtype=np.float64) for values in (a, b))
+    if a.shape != b.shape or a.ndim != 1 or len(a) < MIN_SEEDS:
+        raise ValueError(
+            f"a ratio of spreads takes two equally long rows of {MIN_SEEDS} or more: {a.shape}, {b.shape}."
+        )
+    spreads = a.std(ddof=1), b.std(ddof=1)
+    if not (np.isfinite(spreads).all() and min(spreads) > 0):
+        raise ValueError("a ratio of spreads takes finite values that vary.")
+    value, df, low, high = spreads[0] / spreads[1], len(a) - 2, math.nan, math.nan
+    if df:
+        alone = 1 - np.corrcoef(a, b)[0, 1] ** 2
+        k = 1 + 2 * alone * stats.t.ppf((1 + confidence) / 2, df) ** 2 / df
+        wide = math.sqrt(k + math.sqrt(max(0.0, k**2 - 1)))
+        low, high = value / wide, value * wide
+    return {"value": float(value), "low": float(low), "high": float(high), "seeds": len(a)}
+
+
 def gap(a: Estimate, b: Estimate) -> dict[str, float]:
     """a - b of two independent estimates: {value, low, high, n, seeds}, by the square-and-add rule.
 

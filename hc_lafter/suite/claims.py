@@ -42,12 +42,14 @@ from hc_lafter.suite import provenance, words
 from hc_lafter.suite.paths import NOTEBOOK, Places, find_root
 from hc_lafter.suite.profiles import load_profile
 from hc_lafter.suite.provenance import RULES
+from hc_lafter.suite.records import CONVERGED, REFERENCE
 
 VERDICTS = ("supported", "contradicted", "inconclusive", "not testable here")
 SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_TESTABLE = VERDICTS
 ALPHA = 0.05  # what the intervals of the notebooks leave out
 KINDS = {"above": 1, "below": 1, "at_least": 1, "at_most": 1, "equals": 1, "between": 2}  # how many bounds each takes
-WORLD, B16 = "world", "ViT-B-16"  # the drawn world; the tower that SC-CLIP's settings are for, as open_clip names it
+WORLD = ("world", REFERENCE)  # the drawn world, as runs under this profile saw it, or committed ones
+B16 = "ViT-B-16"  # the tower that SC-CLIP's settings are for, as open_clip names it
 COUNTED = ("formula", "count", "cost on ViT-B")  # the other domains are findings
 EMOTIONS, MASKS = "emotion classification", "masks"
 PEOPLE, PHOTOGRAPHS = "emotion classification by votes of people", "masks of real photographs with a ViT-B/16"
@@ -272,7 +274,11 @@ class Results:
         """How far the best of `READERS` lies above the system that a difference is taken to; None where not known."""
         records, _ = self.rows(found["file"].split("/")[0])
         same = [
-            r for r in records if not r.get("minus") and all(r[k] == found[k] for k in ("dataset", "split", "metric"))
+            r
+            for r in records
+            if not r.get("minus")
+            and all(r[k] == found[k] for k in ("dataset", "split"))
+            and r["metric"].removesuffix(CONVERGED) == found["metric"]
         ]
         ours = [r for r in same if all(r.get(k) == found.get(k) for k in ("system", "regime", "n_train"))]
         best = max((r["value"] for r in same if r["system"] in READERS), default=None)
@@ -310,7 +316,7 @@ def _unmet(claim: Claim, found: Mapping[str, Any], results: Results) -> Iterator
         return
     need, notebook = claim.requires, found["file"].split("/")[0]
     made, finding = results.made.get(notebook), claim.domain not in COUNTED
-    if claim.domain in (PEOPLE, PHOTOGRAPHS) and found["dataset"] == WORLD:
+    if claim.domain in (PEOPLE, PHOTOGRAPHS) and found["dataset"] in WORLD:
         yield f"the embedded world decides nothing here, and the claim is about {claim.domain}"
     elif claim.domain == PHOTOGRAPHS and made and B16 not in str(made["clip"]):
         yield f"{notebook} ran on another tower, and the claim is about {claim.domain}"
@@ -376,7 +382,8 @@ def _weigh(
     except Missing as error:
         why = BRIEF if brief else error.args[0].replace(str(results.folder), results.folder.name)
         return NOT_TESTABLE, 0, [{**_named(rule.row), **test, "verdict": NOT_TESTABLE, "why": why}]
-    unmet = [[BRIEF] if brief else list(_unmet(claim, row, results)) for row in found]
+    found.sort(key=lambda row: row["dataset"] != REFERENCE)  # what is trained to convergence speaks first
+    unmet = [[BRIEF] if brief and row["dataset"] != REFERENCE else list(_unmet(claim, row, results)) for row in found]
     met = sum(not reasons for reasons in unmet)
     if 0 < met < claim.requires.budgets:  # of the numbers of labels too few may judge
         short = f"{met} number of labels may judge it and the rule wants {claim.requires.budgets}"
@@ -422,7 +429,7 @@ def judge(results: str | Path, rules: Path = RULES) -> list[dict[str, Any]]:
         verdict = _combined("all", [part["verdict"] for part in parts])
         decides = next(part["decides"] for part in parts if part["verdict"] == verdict)
         row, testable = read[decides], verdict != NOT_TESTABLE
-        illustration = testable and claim.domain in (EMOTIONS, MASKS) and row["dataset"] == WORLD
+        illustration = testable and claim.domain in (EMOTIONS, MASKS) and row["dataset"] in WORLD
         why = row["why"] if testable else f"{row['why']}; it takes {claim.takes}"
         rule = {
             "reading": claim.reading,

@@ -165,7 +165,7 @@ def against_others(results: Results, system: str) -> pd.DataFrame:
     """A system's paired differences in top-1 accuracy to the others, with the verdicts of notebook 04."""
     found = rows(results, FULL)
     found = found[(found["system"] == system) & (found["metric"] == "top-1 accuracy") & (found["minus"] != "")]
-    found = found[~found["minus"].str.startswith(f"{system}, ")]
+    found = found[~found["minus"].str.startswith(f"{system}, ") & found["n_train"].isna()]  # no points of the curve
     heads = {"minus": "compared with", "regime": "learns from", "text": "points", "verdict": "verdict"}
     return found[list(heads)].rename(columns=heads)
 

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from hc_lafter import commands
+from hc_lafter.analysis import learning, statistics
 from hc_lafter.analysis.metrics import softmax64
 from hc_lafter.data.emotion.wheels import MIKELS
 from hc_lafter.data.masks.names import BACKGROUND
@@ -120,6 +121,15 @@ def benchmark(study: Study) -> dict[tuple[str, str], list[Run]]:
     return found
 
 
+def consistency(study: Study) -> Rows:
+    """04: the design with its consistency loss ``on`` and ``off``, at six validations, of whose time it has a third."""
+    entry = find(HYBRID)
+    sixth = {"epochs": 6, "until": (end := until(study, entry)) and replace(end, checks=6)}
+    weights = {"on": HybridCascadeConfig.consistency, "off": 0.0}
+    configs = {name: settings_of(study, entry, consistency=weight) for name, weight in weights.items()}
+    return {name: row(study, HYBRID, "supervised", config, **sixth) for name, config in configs.items()}
+
+
 def mask_systems(study: Study) -> dict[tuple[str, str], list[Run]]:
     """05: every system for masks under each of its regimes; where nothing is trained, one run stands for all seeds."""
     found = {}
@@ -134,6 +144,20 @@ def mask_systems(study: Study) -> dict[tuple[str, str], list[Run]]:
                 config = replace(config, margin=0.0)
             found[name, regime] = row(study, name, regime, config)[: None if regime != "no training" else 1]
     return found
+
+
+def mask_arms(study: Study) -> Rows:
+    """05: Cascade-CLIP in parts, where the profile wants it: decoders x how the layers that one reads are summed."""
+    if not study.profile.mask_arms:
+        return {}
+    whole = mask_systems(study)["Cascade-CLIP", "inductive"][0].config
+    levels = {"one decoder": (tuple(whole.layers),), "three decoders": whole.levels}
+    return {
+        f"Cascade-CLIP, {decoders}, {kind}": row(study, "Cascade-CLIP", "inductive", config)[:TOWER_SEEDS]
+        for decoders, of in levels.items()
+        for kind in ("mean", "last", "free")
+        for config in [replace(whole, levels=of, nga=kind)]
+    }
 
 
 def released_masks(study: Study) -> Rows:
@@ -344,11 +368,18 @@ def alignment(study: Study) -> dict[tuple[int, float], list[Run]]:
     return {(m, s): hybrid(study, stages=((m, deepest),), sigma=s, **held) for m in middle for s in (1.0, 2.0)}
 
 
+def distilled(study: Study) -> dict[int, list[Run]]:
+    """06: the stages of `alignment`, sigma held at 1, drawn towards the frozen tower: middle layer -> runs."""
+    *middle, deepest = settings_of(study, find(HYBRID)).layers
+    held = {"starts": "templates", "nga_lr": 0.0, "distillation": 0.1}
+    return {m: hybrid(study, stages=((m, deepest),), **held) for m in middle}
+
+
 NOTEBOOKS: dict[str, Callable[[Study], list[Run]]] = {
     "02-nga-weights": lambda study: _flat(*nga(study).values()),
-    "04-full-training": lambda study: _flat(benchmark(study), curve(study)),
-    "05-cascade-vs-hybrid": lambda study: _flat(mask_systems(study), whole_images(study)),
-    "06-cka-alignment": lambda study: _flat(alignment(study)),
+    "04-full-training": lambda study: _flat(benchmark(study), consistency(study), curve(study)),
+    "05-cascade-vs-hybrid": lambda study: _flat(mask_systems(study), mask_arms(study), whole_images(study)),
+    "06-cka-alignment": lambda study: _flat(alignment(study), distilled(study)),
     "07-sc-clip-diagnostics": lambda study: _flat(released_masks(study)),
     "08-ablations": lambda study: _flat(
         *ablations(study).values(), few_labels(study), labels(study), token_sweep(study), prompts(study)
@@ -581,6 +612,24 @@ def with_runs(table: pd.DataFrame, found: Mapping[Key, Sequence[Result]]) -> pd.
     behind = [[found[side[i]] for side in sides] for i in table.index]
     n_train = [rows[0][0].run.n_train for rows in behind]
     return table.assign(n_train=n_train, converged=[settled(*rows) for rows in behind])
+
+
+def steadier(material: Material, ours: Sequence[Result], theirs: Sequence[Result]) -> list[dict[str, Any]]:
+    """Records of how many times as much as another row of runs one varies over the same seeds, in standard deviations.
+
+    Of the smoothed task loss (`learning.late_mean`) and of test accuracy; none of what does not vary, nor where a run
+    diverged.
+    """
+    both, found = (ours, theirs), []
+    if any(result.history.diverged for row in both for result in row):
+        return found
+    loss = [learning.late_mean([r.history.steps for r in row]) for row in both]
+    right = [hits(material, row).mean(axis=-1) for row in both]
+    for split, of, values in (("train", "the smoothed task loss", loss), ("test", "test accuracy", right)):
+        if all(np.ptp(x) > 0 for x in values):
+            about = {"metric": f"sd over seeds of {of}", "split": split, "converged": settled(*both)}
+            found.append({**about, **statistics.ratio_of_spreads(*values)})
+    return found
 
 
 def save_predictions(study: Study, material: Material, found: Mapping[Any, Sequence[Result]]) -> Path:

@@ -95,6 +95,7 @@ class Profile(BaseModel):
     )
     n_masks: Size = Field(description="the number of images of a split whose masks are learned, or predicted")
     mask_epochs: int = Field(ge=2, description="the number of epochs, 2 or more, of training on masks")
+    mask_arms: bool = Field(description="whether Cascade-CLIP is trained in parts, too: decoders x sums of layers")
     mask_batch: Size = Field(description="the number of images per step of training on masks")
     random_clip: Name = Field(description="a second tower with random weights, e.g. 'ViT-B-32/random'")
     random_images: Size = Field(description="the number of images that go through the second tower")

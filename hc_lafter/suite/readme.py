@@ -39,9 +39,9 @@ def headline(folder: Path) -> str:
     records = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
     top, masks_of = _sample(results, comparing.FULL, "top-1 accuracy"), _sample(results, comparing.MASKS, "mIoU")
     return f"""\
-{_choices(results)}Top-1 accuracy in per cent, {top}; differences paired on images and seeds, verdicts after Holm's correction over all
-comparisons of the notebook; an interval for "all together" holds for all of them. Fewer than six seeds can show no
-difference between trained systems. Training is short: these verdicts judge no design (see the profile `reference`).
+{_choices(results)}Top-1 accuracy in per cent, {top}; differences paired on images and seeds, verdicts after
+Holm's correction over all comparisons of the notebook; an interval for "all together" holds for all of them. Fewer than
+six seeds can show no difference between trained systems. Training is short: these verdicts judge no design.
 
 {_markdown(systems)}
 

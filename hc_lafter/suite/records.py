@@ -13,6 +13,8 @@ from hc_lafter.refusals import unusable
 UNITS = ("fraction", "nats", "bits", "ratio", "count", "pixels", "logit", "cosine", "degrees", "unitless")
 TIME_UNITS = ("seconds", "milliseconds", "images/second", "MiB")  # differ from run to run: timings.json only
 DIGITS = 6  # significant digits on file: far below what any interval resolves, far above float32's last-bit noise
+REFERENCE = "world, reference"  # data set of what committed runs said that were trained to convergence on the world
+CONVERGED = ", trained to convergence"  # ends the metric of points of their curve
 KEY = ("system", "minus", "regime", "dataset", "split", "metric", "n_train")  # what names a number; one record each
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from hc_lafter import store
-from hc_lafter.analysis.statistics import compare_all, interval
+from hc_lafter.analysis.statistics import compare_all, interval, paired
 from hc_lafter.data import stratified
 from hc_lafter.files import write_whole
 from hc_lafter.suite.study import Study
@@ -30,6 +30,7 @@ from hc_lafter.tuning.runs import get
 from hc_lafter.tuning.training import History
 
 FIELDS = ("system", "regime", "n_train", "seed", "batch_size", "view", "classifier", "target", "lam")
+_NUMBERS = ("value", "low", "high", "n", "seeds")
 PLACE = ["system", "regime", "n_train", "seed"]  # of a point on the curve
 _SMALL = {"compression": "zstd", "compression_level": 19, "use_dictionary": False}  # hardly two logits are equal
 _LOGITS = ("val", "test", "train", "val before", "test before")
@@ -137,8 +138,8 @@ def points_of(study: Study, plan: Mapping[Any, Sequence[Run]]) -> pd.DataFrame:
 
     Returns:
         A row per system, regime and number of training images: system, regime, n_train, ``hits`` [S, n] of the test
-        images (one seed where all say the same), ``validation`` accuracy, seeds, converged (`gains_no_more`), rate
-        (the chosen one), steps (the most that a seed took).
+        images (one seed where all say the same), ``drawn``, the seeds, ``validation`` accuracy, seeds, their number,
+        converged (`gains_no_more`), rate (the chosen one), steps (the most that a seed took).
     """
     if plan:
         found = get([run for runs in plan.values() for run in runs])
@@ -157,6 +158,7 @@ def points_of(study: Study, plan: Mapping[Any, Sequence[Run]]) -> pd.DataFrame:
         if regime == "no training" and (hits == hits[0]).all():
             hits = hits[:1]
         row = {"system": system, "regime": regime, "n_train": images, "hits": hits, "seeds": len(hits)}
+        row["drawn"] = tuple(runs["seed"])[: len(hits)]
         flags = [None if pd.isna(flag) else flag for flag in runs["converged"]]
         seeds = zip(flags, (History(**json.loads(text)) for text in runs["history"]), runs["error"], strict=True)
         row |= {"validation": runs["validation"].mean(), "converged": gains_no_more(seeds)}
@@ -177,7 +179,8 @@ def gains_no_more(seeds: Iterable[tuple[bool | None, History, float | None]]) ->
         return None
     if any(history.diverged for history in histories) or not any(flags):  # no seed's alone: too few steps
         return False
-    curves = np.mean([[row["accuracy"] for row in (h.start, *h.epochs)] for h in histories], axis=0)
+    metric = "seen" if "seen" in histories[0].start else "accuracy"  # `Run.select`
+    curves = np.mean([[row[metric] for row in (h.start, *h.epochs)] for h in histories], axis=0)
     return converged(curves[0], curves[1:].tolist(), float(np.mean(errors)))
 
 
@@ -186,7 +189,7 @@ def curve_of(study: Study, points: pd.DataFrame) -> pd.DataFrame:
     if points.empty:
         return points
     spans = [vars(interval(hits[0] if len(hits) == 1 else hits, **study.resampling)) for hits in points["hits"]]
-    return points.drop(columns=["hits", "seeds"]).join(pd.DataFrame(spans))
+    return points.drop(columns=["hits", "drawn", "seeds"]).join(pd.DataFrame(spans))
 
 
 def answers(study: Study, points: pd.DataFrame, classes: int) -> pd.DataFrame:
@@ -206,16 +209,43 @@ def answers(study: Study, points: pd.DataFrame, classes: int) -> pd.DataFrame:
         first = open_to.loc[open_to["validation"].idxmax()]
         about = {"metric": f"choice with {images // classes:,} labels per class", "regime": first["regime"]}
         about |= {"system": first["system"], "n_train": first["n_train"]}
-        chosen.append({**about, "hits": first["hits"], "seeds": first["seeds"]})
+        chosen.append({**about, **first[["hits", "drawn", "seeds"]]})
         for other in open_to.drop(first.name).itertuples():
             minus = other.system + (", label-free" if other.regime == "label-free" else "")
-            pairs[minus, *about.items()] = _alike(first["hits"], other.hits)
+            pairs[minus, *about.items()] = _alike(first.hits, first.drawn, other.hits, other.drawn)
     found = compare_all({str(key): pair for key, pair in pairs.items()}, **study.comparing)
     duels = [{"minus": key[0], **dict(key[1:]), **vars(found[str(key)])} for key in pairs]
     return pd.concat([curve_of(study, pd.DataFrame(chosen)), pd.DataFrame(duels)], ignore_index=True)
 
 
-def _alike(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def duels(study: Study, points: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
+    """Paired differences of systems wherever both stand on the curve, for the ledger, which alone gives the verdict.
+
+    Args:
+        pairs: (a, b) for a - b.
+
+    Returns:
+        Records, one per pair, regime and number of training images at which both have two seeds or more in common;
+        converged is that of both.
+    """
+    rows, same = [], ["regime", "n_train"]
+    for a, b in pairs:
+        ours, theirs = (points[points["system"] == name] for name in (a, b))
+        for row in ours.merge(theirs, on=same, suffixes=("", "_b")).itertuples():
+            x, y = _alike(row.hits, row.drawn, row.hits_b, row.drawn_b)
+            if len(x) > 1:
+                found = {k: v for k, v in vars(paired(x, y, **study.resampling)).items() if k in _NUMBERS}
+                about = {"system": a, "minus": b, "regime": row.regime, "n_train": row.n_train}
+                rows.append({**about, "converged": row.converged is True and row.converged_b is True, **found})
+    return pd.DataFrame(rows)
+
+
+def _alike(
+    a: np.ndarray, a_drawn: Sequence[int], b: np.ndarray, b_drawn: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
     """[S, n] each, with the seeds that both have; one seed that stands for all is repeated."""
-    seeds = max(len(a), len(b)) if 1 in (len(a), len(b)) else min(len(a), len(b))
-    return tuple(np.repeat(x, seeds, axis=0) if len(x) == 1 else x[:seeds] for x in (a, b))
+    if 1 in (len(a), len(b)):
+        a, b = np.broadcast_arrays(a, b)
+        return a, b
+    both = sorted({*a_drawn} & {*b_drawn})
+    return tuple(x[[drawn.index(seed) for seed in both]] for x, drawn in ((a, a_drawn), (b, b_drawn)))
