@@ -18,9 +18,12 @@ from hc_lafter.systems.linear_probe import LinearProbeConfig
 from hc_lafter.systems.mean_of_layers import MeanOfLayersConfig
 from hc_lafter.systems.multilayer import SEGMENTS, MultiLayerConfig
 from hc_lafter.systems.sc_clip import PRESETS, preset, released
+from hc_lafter.tuning.computing import compute
 from hc_lafter.tuning.material import opened
-from hc_lafter.tuning.runs import Run, compute, settings_for, tune
+from hc_lafter.tuning.runs import Run
 from hc_lafter.tuning.setting import Setting
+from hc_lafter.tuning.start import settings_for
+from hc_lafter.tuning.tune import tune
 
 ENTRIES = systems.registry()
 
