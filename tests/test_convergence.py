@@ -425,6 +425,7 @@ def test_the_choice_is_made_on_validation_and_reported_on_test():
     ]  # fmt: skip
     points = pd.DataFrame(about, columns=["system", "regime", "n_train", "validation", "converged"])
     points["hits"], points["seeds"] = [hits[name] for name in points["system"]], 6
+    points["drawn"] = [tuple(range(len(seeds))) for seeds in points["hits"]]
     resampling = {"resamples": 2000, "rng_seed": 0}
     study = SimpleNamespace(resampling=resampling, comparing={**resampling, "tables": 2})
     found = reference.answers(study, points, 8)

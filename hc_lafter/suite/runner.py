@@ -253,14 +253,16 @@ class Run:
 
     def variables(self) -> dict[str, str]:
         """The environment of the kernels."""
+        own = str(self.output / ".hc_lafter" / "ipython")
         given = {
             "HC_LAFTER_ROOT": str(self.root),
             "HC_LAFTER_OUTPUT": str(self.output),
-            # The package beside the notebooks, whichever one is installed.
-            "PYTHONPATH": os.pathsep.join([str(self.root), *filter(None, _python_path())]),
+            # The package beside the notebooks, whichever one is installed; not first, since ipykernel takes the first
+            # place for the working folder, which it leaves out.
+            "PYTHONPATH": os.pathsep.join([own, str(self.root), *filter(None, _python_path())]),
             # What lies in the working folder is no code of the run, nor is what the user's IPython starts with.
             "PYTHONSAFEPATH": "1",
-            "IPYTHONDIR": str(self.output / ".hc_lafter" / "ipython"),
+            "IPYTHONDIR": own,
             "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0"),  # or the order of a set differs from run to run
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # figures land in the notebook whatever is set
             # How long a thread spins before it sleeps, while it waits for the others (GNU OpenMP, Linux). On an idle
