@@ -359,7 +359,7 @@ def test_nothing_of_the_account_or_the_working_folder_is_code_of_a_run(chain, tm
     Path("random.py").write_text("of_the_folder = 1\n")
     chain.add("01-first", "import random\nprint(hasattr(random, 'of_the_folder'), 'of_the_account' in dir())")
     assert chain.run()[0] == 0
-    assert chain.executed("01-first").cells[2].outputs[0].text == "False False\n"
+    assert chain.executed("01-first").cells[3].outputs[0].text == "False False\n"
 
 
 @pytest.mark.parametrize("name", ["open_clip.py", "json.py", "torch/__init__.py"])
