@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ def test_entries_that_cannot_be_are_refused(added, source, sentence):
         systems.registry()
 
 
-def test_five_lines_of_the_readme_train_lafter_on_a_folder_and_name_a_picture(tmp_path, monkeypatch, capsys):
+def test_five_lines_of_the_readme_train_lafter_on_a_folder_and_name_a_picture(tmp_path):
     """Run as printed, in a folder that holds ``photos`` and ``new``."""
     lines = re.search(r"```python\n(from hc_lafter import load_clip.*?)```", README, re.DOTALL)[1]
     assert len([line for line in lines.splitlines() if line]) == 5
@@ -103,7 +104,6 @@ def test_five_lines_of_the_readme_train_lafter_on_a_folder_and_name_a_picture(tm
         place = tmp_path / ("new" if record.split == "test" else f"photos/{record.label_name}") / f"{i}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
         record.image.save(place)
-    monkeypatch.chdir(tmp_path)
-    exec(lines, {})
-    printed = capsys.readouterr().out
-    assert "60.png" in printed and "path" in printed and (tmp_path / "lafter.safetensors").is_file()
+    found = subprocess.run([sys.executable, "-c", lines], cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert "60.png" in found.stdout and "path" in found.stdout and (tmp_path / "lafter.safetensors").is_file()
