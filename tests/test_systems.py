@@ -94,10 +94,10 @@ def test_where_prompts_start(visual, classifier, images):
     assert torch.equal(LaFTer(visual, classifier, LaFTerConfig(tokens=5, prompt_start=0.5), seed=3).prompts, half)
     segments = SEGMENTS["ViT-B/16"]
     randomly, multi = (
-        MultiLayerLaFTer(visual, classifier, MultiLayerConfig(segments, tokens=4, prompt_start=start), seed=3)
+        MultiLayerLaFTer(visual, classifier, MultiLayerConfig(segments, tokens=4, prompt_start=start, lr=0.1), seed=3)
         for start in (1.0, 0.0)
     )
-    optimiser = torch.optim.AdamW(multi.parameter_groups(), lr=0.1)
+    optimiser = torch.optim.AdamW(multi.parameter_groups())
     for _ in range(3):
         optimiser.zero_grad()
         F.cross_entropy(multi(images).logits, torch.arange(3) % C).backward()
