@@ -16,7 +16,7 @@ from plugin import installed
 
 from hc_lafter.clip.load import build_embedded, save_clip
 from hc_lafter.data.world.dataset import World
-from hc_lafter.suite import plans
+from hc_lafter.suite import claims, plans
 from hc_lafter.suite.study import Study
 from hc_lafter.systems import find
 from hc_lafter.tuning import runs
@@ -94,6 +94,21 @@ def test_the_text_classifier_and_every_system_beat_chance(smoke):
     for job in plans.benchmark(Study("04-full-training", "smoke")):
         if job[1] != "no training" and not find(job[0]).fit:
             assert accuracy[job]["low"] > 0.2 and accuracy[job]["seeds"] == 2, accuracy[job]
+
+
+def test_rows_that_rules_read_are_written(smoke):
+    """C10, C27 and C28; that no rule may judge on them is due to 80 images, two seeds and three epochs alone."""
+    rows = metrics(smoke, "03-text-adapter") + metrics(smoke, "08-ablations")
+    read = {c.id: [c.rule] if c.id == "C10" else c.rule.of for c in claims.load() if c.id in ("C10", "C27", "C28")}
+    for key, parts in read.items():
+        for part in parts:
+            if part.row.minus != "LaFTer, 100 tokens":  # too many for a smoke test
+                (row,) = [r for r in rows if part.row.fits(r) and (key != "C28" or "n_train" in r)]
+                assert row["low"] <= row["value"] <= row["high"] and row["n"] >= 40 and row["seeds"] == 2, row
+    released = [r for r in rows if r["system"].startswith("text classifier, as released, ")]
+    assert {r.get("minus") for r in released} == {None, "text classifier"} and len(released) == 4
+    starts = {r["system"] for r in rows if r.get("minus") in ("LaFTer, 50 tokens", "multi-layer LaFTer")}
+    assert {"LaFTer, 50 tokens, start for patches of 16 px", "multi-layer LaFTer, prompts from zeros"} <= starts
 
 
 def test_a_system_of_another_package_is_in_every_table(smoke):

@@ -88,6 +88,25 @@ def test_parameter_counts_of_vit_b(name, patch):
     assert prompts.abs().max() <= bound and prompts.abs().max() > 0.99 * bound
 
 
+def test_where_prompts_start(visual, classifier, images):
+    """At a part of the bound of the tower's own patches, or at zero, whence a segment's tokens stay one vector."""
+    half = 0.5 * LaFTer(visual, classifier, LaFTerConfig(tokens=5), seed=3).prompts
+    assert torch.equal(LaFTer(visual, classifier, LaFTerConfig(tokens=5, prompt_start=0.5), seed=3).prompts, half)
+    segments = SEGMENTS["ViT-B/16"]
+    randomly, multi = (
+        MultiLayerLaFTer(visual, classifier, MultiLayerConfig(segments, tokens=4, prompt_start=start, lr=0.1), seed=3)
+        for start in (1.0, 0.0)
+    )
+    optimiser = torch.optim.AdamW(multi.parameter_groups())
+    for _ in range(3):
+        optimiser.zero_grad()
+        F.cross_entropy(multi(images).logits, torch.arange(3) % C).backward()
+        optimiser.step()
+    for moved, drawn in zip(multi.prompts, randomly.prompts, strict=True):
+        assert moved.abs().max() > 0.01 and not torch.allclose(drawn, drawn[:1].expand_as(drawn))
+        torch.testing.assert_close(moved, moved[:1].expand_as(moved), rtol=1e-3, atol=1e-4)
+
+
 def test_the_tower_is_a_frozen_copy(visual, classifier, images):
     """Training a system leaves the CLIP that it was made of as it was, and counts nothing of the tower as trainable."""
     before = {k: v.clone() for k, v in visual.state_dict().items()}

@@ -1,0 +1,114 @@
+"""What the ledger's rules read is what plans compute and tables carry: numbers of labels and tokens, convergence."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from hc_lafter.suite import claims, plans
+from hc_lafter.suite.claims import NOT_TESTABLE, SUPPORTED
+from hc_lafter.suite.study import Study
+from hc_lafter.tuning.run import Result
+from hc_lafter.tuning.training import History
+
+NOTEBOOK = "08-ablations"
+RULES = {claim.id: claim for claim in claims.load()}
+
+
+def study(profile: str) -> Study:
+    return Study(NOTEBOOK, profile, {"bootstrap": 200})
+
+
+def made(runs, done: bool | None) -> list[Result]:
+    """Results of runs without their training, whose curve on validation was level in the end, or still rose."""
+    rows = [{"accuracy": 0.5 if done else 0.04 * i} for i in range(1, 21)]
+    history = History(epochs=rows, start={"accuracy": 0.4 if done else 0.0})
+    return [Result(run, {}, history, {}, 0.0, converged=done, error=0.01) for run in runs]
+
+
+def records(plan, values, pairs, metric: str, done: bool | None, at: Study) -> list[dict]:
+    found = {name: made(runs, done) for name, runs in plan.items()}
+    table = plans.with_runs(at.differences(values, pairs), found)
+    at.add(table, metric=metric, unit="fraction", dataset="world", split="test")
+    return list(at._kept.values())
+
+
+def judged(folder, rows: list[dict], claim: str) -> dict:
+    path = folder / "reference" / NOTEBOOK / "metrics.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    return next(record for record in claims.judge(folder / "reference") if record["id"] == claim)
+
+
+@pytest.mark.parametrize("done", [True, False, None])
+def test_few_labels_are_what_the_claim_on_overfitting_reads(tmp_path, done):
+    at = study("reference")
+    plan = plans.few_labels(at)
+    shared, independent = list(plan)[:2]
+    rule = RULES["C10"].rule
+    assert (independent, shared) == (rule.row.system, rule.row.minus)
+    for runs in plan.values():
+        least, most = rule.row.n_train
+        assert {least <= run.n_train <= most and run.until is not None for run in runs} == {True}
+        assert len(runs) >= RULES["C10"].requires.seeds and not any(run.brief for run in runs)  # logits of training
+    rng = np.random.default_rng(0)
+    right = {shared: rng.random((10, 400)) < 0.6, independent: rng.random((10, 400)) < 0.4}
+    gaps = {name: 1.0 - hits for name, hits in right.items()}
+    rows = records({k: plan[k] for k in right}, gaps, [(independent, shared)], "train-test gap", done, at)
+    assert [(row["n_train"], row.get("converged"), row["seeds"]) for row in rows] == [(128, done, 10)]
+    record = judged(tmp_path, rows, "C10")
+    assert record["verdict"] == (SUPPORTED if done else NOT_TESTABLE), record["evidence"]["why"]
+    assert done or f"no converged run (converged is {json.dumps(done)})" in record["evidence"]["why"]
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_numbers_of_tokens_are_what_the_claim_on_them_reads(tmp_path, done):
+    at = study("reference")
+    plan = {name: runs for name, runs in plans.prompts(at).items() if name.endswith(" tokens")}
+    rows_read = [part.row for part in RULES["C28"].rule.of]
+    assert {row.system for row in rows_read} | {row.minus for row in rows_read} == set(plan)
+    for name, runs in plan.items():
+        assert {(run.config.tokens, run.batch_size) for run in runs} == {(int(name.split()[1]), 50)}
+        assert len(runs) >= 6 and all(run.until is not None for run in runs)
+    hits = np.random.default_rng(0).random((6, 400)) < 0.6
+    values = {name: hits ^ (np.arange(400) == i) for i, name in enumerate(plan)}
+    pairs = [(row.system, row.minus) for row in rows_read]
+    rows = records(plan, values, pairs, "top-1 accuracy", done, at)
+    assert judged(tmp_path, rows, "C28")["verdict"] == (SUPPORTED if done else NOT_TESTABLE)
+
+
+def test_starts_of_prompts():
+    """The tower has patches of 8 pixels: the release's bound, made for 16, is narrower."""
+    at = study("smoke")
+    rows = plans.prompts(at)
+    starts = {name: runs[0].config.prompt_start for name, runs in rows.items()}
+    assert starts["LaFTer, 50 tokens"] == starts["multi-layer LaFTer"] == 1
+    assert starts["LaFTer, 50 tokens, prompts from zeros"] == starts["multi-layer LaFTer, prompts from zeros"] == 0
+    width = plans.opened(at.setting)[0].visual.conv1.out_channels
+    bounds = [math.sqrt(6 / (3 * side**2 + width)) for side in (16, 8)]
+    assert starts["LaFTer, 50 tokens, start for patches of 16 px"] == pytest.approx(bounds[0] / bounds[1])
+    assert {len(runs) for runs in rows.values()} == {2}
+    assert plans.prompts(study("default")) == {}  # a newcomer's quarter of an hour
+
+
+def test_random_start_of_multi_layer_lafter_is_the_run_of_notebook_04():
+    at = study("reference")
+    there = plans.benchmark(at)["multi-layer LaFTer", "supervised"]
+    assert plans.prompts(at)["multi-layer LaFTer"] == there[:6]
+
+
+def test_rows_have_converged_where_their_mean_curves_have():
+    run = SimpleNamespace(n_train=7)
+    done, rising, untold = (made([run] * 3, flag) for flag in (True, False, None))
+    assert plans.settled(done) is True and plans.settled(done, rising) is False
+    assert plans.settled(done, untold) is None and plans.settled(rising) is False
+    uneven = [done[0], replace(done[1], converged=False), done[2]]  # one seed alone: the mean curve is level
+    assert plans.settled(uneven) is True
+    table = study("smoke").estimates({"a": np.arange(40) % 2, "b": np.arange(40) % 3 == 0})
+    table = plans.with_runs(table, {"a": done, "b": untold})
+    assert table["n_train"].tolist() == [7, 7] and table["converged"].tolist() == [True, None]
