@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hc_lafter.suite import claims, ledger, provenance
+from hc_lafter.suite import claims, ledger, provenance, records
 from hc_lafter.suite.claims import CONTRADICTED, INCONCLUSIVE, NOT_TESTABLE, SUPPORTED, Check, Parts
 
 ROOT = Path(__file__).parents[1]
@@ -219,6 +219,30 @@ def test_a_claim_holds_at_every_number_of_labels_that_may_judge_it(tmp_path):
     keep(tmp_path / "reference", NOTEBOOK, [a, a])
     with pytest.raises(ValueError, match="holds 2 rows of"):
         claims.judge(tmp_path / "reference", path)
+
+
+def test_committed_runs_judge_under_any_profile(tmp_path):
+    """What the notebook itself trained for a moment stands beside, and does not."""
+    rule = {"kind": "at_least", "bounds": [0.02], "row": {**ROW, "minus": "theirs"}}
+    requires = {"converged": True, "headroom": 0.02, "budgets": 2}
+    path = rules(tmp_path, rule, requires=requires, **EMOTIONS)
+    place = {"dataset": records.REFERENCE}
+    of_curve = place | {"metric": "accuracy" + records.CONVERGED, "converged": True}
+    curve = [number(0.5, n_train=n, **of_curve) for n in (128, 2000)]
+    reader = number(0.9, system="best reader", **of_curve)
+    brief = gain(*NO, converged=None, n_train=None)
+    both = [gain(*YES, n_train=n, **place) for n in (128, 2000)]
+    for rows, verdict, why in (
+        ([brief, *both, *curve, reader], SUPPORTED, "points, to be at least 2"),
+        ([brief, both[0], *curve, reader], NOT_TESTABLE, "1 number of labels may judge it and the rule wants 2"),
+        ([brief, *both, *curve], NOT_TESTABLE, "headroom above theirs is not known and the claim is of 2"),
+        ([brief, *curve, reader], NOT_TESTABLE, claims.BRIEF),
+    ):
+        keep(tmp_path / "default", NOTEBOOK, rows)
+        (record,) = claims.judge(tmp_path / "default", path)
+        assert record["verdict"] == verdict and why in record["evidence"]["why"], record["evidence"]["why"]
+        assert record["evidence"]["illustration"] == (verdict == SUPPORTED)
+    assert len(record["evidence"]["read"]) == 1
 
 
 @pytest.mark.parametrize(

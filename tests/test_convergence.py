@@ -17,9 +17,10 @@ from torch import nn
 from hc_lafter import files, systems
 from hc_lafter.analysis.segmentation import scores
 from hc_lafter.data.masks.sets import mask_split
-from hc_lafter.suite import reference
+from hc_lafter.suite import plans, reference
+from hc_lafter.suite.study import Study
 from hc_lafter.systems import Output, Phase, System
-from hc_lafter.systems.hybrid_cascade import HybridCascadeConfig
+from hc_lafter.systems.hybrid_cascade import HybridCascade, HybridCascadeConfig
 from hc_lafter.systems.mean_of_layers import MeanOfLayersConfig
 from hc_lafter.tuning import computing, runs
 from hc_lafter.tuning import run as kept
@@ -435,3 +436,83 @@ def test_the_choice_is_made_on_validation_and_reported_on_test():
     verdicts = found[found["metric"] == "choice with 64 labels per class"].set_index("minus")["verdict"].dropna()
     assert verdicts.to_dict() == {"zero-shot": "better", "free, label-free": "better", "level": "no difference"}
     assert "short" not in set(found["minus"])  # it has not converged, and judges nothing
+
+
+def test_two_systems_meet_where_both_stand_on_the_curve_and_on_the_seeds_of_both():
+    """By hand: seed s of `ours` is right on 100 + s of 400 images, of `theirs` on 90 + 3 s."""
+    ours, theirs = (lambda s: np.arange(400) < 100 + s), (lambda s: np.arange(400) < 90 + 3 * s)
+
+    def point(system, n, seeds, hits, converged=True, regime="supervised"):
+        stacked = np.stack([hits(s) for s in seeds])
+        return {
+            "system": system,
+            "regime": regime,
+            "n_train": n,
+            "hits": stacked,
+            "drawn": seeds,
+            "converged": converged,
+        }
+
+    points = pd.DataFrame([
+        point("ours", 32, (0, 1, 2, 4, 5), ours), point("theirs", 32, (1, 2, 3, 5), theirs),
+        point("ours", 128, (0, 1, 2), ours), point("theirs", 128, (0, 1, 2), theirs, converged=False),
+        point("ours", 512, (0, 1, 2), ours),  # alone
+        point("ours", 2000, (0, 1), ours), point("theirs", 2000, (1, 2), theirs),  # one seed in common
+        point("theirs", 32, (0, 1), theirs, regime="label-free"),
+    ])  # fmt: skip
+    study = SimpleNamespace(resampling={"resamples": 200, "rng_seed": 0})
+    found = reference.duels(study, points, [("ours", "theirs"), ("ours", "nobody")])
+    assert found[["system", "minus", "regime", "n_train"]].to_numpy().tolist() == [
+        ["ours", "theirs", "supervised", n] for n in (32, 128)
+    ]
+    assert found["converged"].tolist() == [True, False] and found["seeds"].tolist() == [3, 3]
+    by_hand = [np.mean([10 - 2 * s for s in seeds]) / 400 for seeds in ((1, 2, 5), (0, 1, 2))]
+    assert found["value"].tolist() == pytest.approx(by_hand)
+    assert "verdict" not in found  # it is the ledger's
+    study = Study("04-full-training", "smoke")
+    study.add(found, dataset="world", split="test", metric="top-1 accuracy", unit="fraction")
+
+
+def of_seeds(values, converged=True, diverged=None):
+    """Results of runs whose loss ends at a value; what each names rightly is ``hits``, patched."""
+    history = [SimpleNamespace(steps=[{"task": 9.0}] * 4 + [{"task": v}], diverged=diverged) for v in values]
+    return [SimpleNamespace(history=h, converged=converged) for h in history]
+
+
+def test_steadiness_is_a_ratio_of_standard_deviations_over_seeds(monkeypatch):
+    ours, theirs = of_seeds([1.0, 1.1, 1.3, 1.2]), of_seeds([2.0, 2.4, 2.2, 2.9])
+    right = {id(ours): np.arange(40).reshape(4, 10) % 3 == 0, id(theirs): np.arange(40).reshape(4, 10) < 21}
+    monkeypatch.setattr(plans, "hits", lambda material, found: right[id(found)])
+    loss, accuracy = plans.steadier(None, ours, theirs)
+    assert loss["metric"] == "sd over seeds of the smoothed task loss" and loss["split"] == "train"
+    assert loss["value"] == pytest.approx(np.std([1.0, 1.1, 1.3, 1.2]) / np.std([2.0, 2.4, 2.2, 2.9]))
+    spread = [right[id(x)].mean(axis=1).std() for x in (ours, theirs)]
+    assert accuracy["value"] == pytest.approx(spread[0] / spread[1]) and accuracy["split"] == "test"
+    assert loss["converged"] is True and loss["seeds"] == 4
+    right[id(theirs)] = np.ones((4, 10), dtype=bool)  # accuracy does not vary: no ratio
+    assert [row["split"] for row in plans.steadier(None, ours, theirs)] == ["train"]
+    assert plans.steadier(None, ours, of_seeds([1.0, 2.0, 3.0, 4.0], diverged="it broke")) == []
+    assert plans.settled(ours, of_seeds([1.0], converged=False)) is False
+    assert plans.settled(ours, of_seeds([1.0], converged=None)) is None
+
+
+def test_the_consistency_loss_is_on_for_a_third_of_the_steps():
+    for name in ("smoke", "default", "reference"):
+        arms = plans.consistency(Study("04-full-training", name))
+        assert {x: runs[0].settings.consistency for x, runs in arms.items()} == {"on": 0.1, "off": 0.0}
+        run = arms["on"][0]
+        stretches = run.epochs if run.until is None else run.until.checks
+        *_, last = HybridCascade.schedule(SimpleNamespace(config=run.settings, parameter_groups=list), stretches)
+        assert last.weights["consistency"] == 0.1 and last.epochs / stretches >= 0.3
+
+
+def test_the_arms_on_masks_are_both_one_or_none_of_the_two():
+    arms = plans.mask_arms(Study("05-cascade-vs-hybrid", "reference"))
+    assert len(arms) == 6 and {len(runs) for runs in arms.values()} == {plans.TOWER_SEEDS}
+    whole = plans.mask_systems(Study("05-cascade-vs-hybrid", "reference"))["Cascade-CLIP", "inductive"]
+    assert arms["Cascade-CLIP, three decoders, free"] == whole[: plans.TOWER_SEEDS]  # trained once
+    assert all(run.until is not None for runs in arms.values() for run in runs)
+    of = {name: runs[0].settings for name, runs in arms.items()}
+    assert of["Cascade-CLIP, one decoder, mean"].levels == ((6, 7, 8, 9, 10, 11, 12),)
+    assert {c.nga for name, c in of.items() if "three" in name} == {"mean", "last", "free"}
+    assert plans.mask_arms(Study("05-cascade-vs-hybrid", "default")) == {}

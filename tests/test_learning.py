@@ -44,6 +44,28 @@ def test_scatter_is_of_the_last_phase():
     np.testing.assert_allclose(learning.late_scatter(STEPS), [np.std([1, 3], ddof=1), np.nan])
 
 
+def test_the_smoothed_loss_is_that_of_the_last_steps():
+    np.testing.assert_allclose(learning.late_mean(STEPS), [3.0, 5.0])  # a fifth of four steps is one
+    np.testing.assert_allclose(learning.late_mean(STEPS, share=0.5), [2.0, 5.0])
+
+
+@pytest.mark.parametrize(
+    ("scores", "taken", "per_pass", "reached", "long"),
+    [
+        ([0.5, 0.7, 0.8, 0.8], 8, 2, 3, 4),  # a validation after each pass: it is counted
+        ([0.5, 0.7, 0.8, 0.8], 8, 4, 2, 2),  # two in a pass: the third comes in the second one
+        ([0.5, 0.7, 0.8, 0.8], 40, 4, 8, 10),  # two and a half passes between them: 30 steps are in the eighth
+        ([0.9, 0.7, 0.8, 0.8], 8, 2, 1, 4),  # more than in the end is enough
+        ([0.1], 3, 2, 2, 2),
+    ],
+)
+def test_passes_are_counted_within_the_last_phase(scores, taken, per_pass, reached, long):
+    steps = [{"phase": "a"}] * 5 + [{"phase": "b"}] * taken
+    epochs = [{"phase": "a", "accuracy": 0.9}] + [{"phase": "b", "accuracy": score} for score in scores]
+    passes, there = learning.passes_of_last_phase([steps], [epochs], per_pass)
+    assert passes.tolist() == [reached] and there == long
+
+
 def test_first_epoch_with_enough():
     assert learning.first_reaching(np.array([[0.5, 0.8, 0.7, 0.8], [0.9, 0.1, 0.2, 0.3]])).tolist() == [1, 0]
 

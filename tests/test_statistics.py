@@ -406,6 +406,25 @@ def test_ratio_over_seeds_is_a_paired_t_interval_on_logarithms():
             statistics.ratio_over_seeds(a, wrong)
 
 
+def test_ratio_of_spreads_ends_where_pitmans_test_does():
+    """Two spreads are alike where sum and difference are uncorrelated; p of that is 5% at either end."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 10))
+    a = 2 * a + b
+    found = statistics.ratio_of_spreads(a, b)
+    assert found["value"] == pytest.approx(a.std(ddof=1) / b.std(ddof=1)) and found["seeds"] == 10
+    for end in ("low", "high"):
+        x = a / found[end]
+        assert stats.pearsonr(x + b, x - b).pvalue == pytest.approx(0.05)
+    other = statistics.ratio_of_spreads(b, a)  # turned over, it is the inverse
+    assert other["low"] == pytest.approx(1 / found["high"]) and other["value"] == pytest.approx(1 / found["value"])
+    two = statistics.ratio_of_spreads(a[:2], b[:2])
+    assert two["value"] > 0 and np.isnan([two["low"], two["high"]]).all()
+    for wrong in (a[:1], a[:9], np.ones(10), np.full(10, np.nan)):
+        with pytest.raises(ValueError, match="a ratio of spreads"):
+            statistics.ratio_of_spreads(wrong, b)
+
+
 def test_rank_correlation_is_spearmans_and_nothing_where_nothing_varies():
     a, b = np.random.default_rng(0).normal(size=(2, 5, 9)).round(1)  # ties
     want = [stats.spearmanr(x, y).statistic for x, y in zip(a, b, strict=True)]
