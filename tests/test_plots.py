@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex, to_rgb
 
 from hc_lafter.suite import plots
@@ -123,7 +124,7 @@ def test_distribution_runs_from_top_to_bottom(ax):
 
 
 def test_accuracy_against_labels():
-    """A curve per supervised system, a level for what has no labels, hollow where a run has not converged."""
+    """A curve per supervised system, a mark at 0 for what has no labels, hollow where a run has not converged."""
     rows = [("linear probe", "supervised", n, 0.1 * i, None) for i, n in enumerate((32, 128), start=5)]
     rows += [("LaFTer", "supervised", n, 0.1 * i, n == 32) for i, n in enumerate((32, 128), start=4)]
     rows += [("LaFTer", "label-free", 2000, 0.45, True), ("zero-shot", "no training", 0, 0.4, None)]
@@ -131,12 +132,16 @@ def test_accuracy_against_labels():
     table = table.assign(low=table["value"] - 0.02, high=table["value"] + 0.02)
     figure = plots.label_curves(table, 8, levels={"best": 0.9}, title="labels")
     (ax,) = figure.axes
-    curves = {line.get_label(): line for line in ax.lines if not line.get_label().startswith("_")}
-    assert curves["linear probe"].get_xdata().tolist() == [4, 16] == ax.get_xticks().tolist()
-    assert curves["zero-shot"].get_ydata()[0] == 0.4 and curves["LaFTer, label-free"].get_ydata()[0] == 0.45
-    marks = [faces.get_facecolors() for faces in ax.collections if len(faces.get_offsets()) == 2]
-    hollow = [(face[:, :3] == 1).all(axis=1).tolist() for face in marks if len(face) == 2]
-    assert hollow == [[False, False], [False, True]]
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "4", "16"]
+    assert ax.get_xticks().tolist() == [0, 2, 4]
+    curves = [line.get_xydata().tolist() for line in ax.lines if len(line.get_xydata()) == 2]
+    assert all([pytest.approx(a), pytest.approx(b)] in curves for a, b in (([2, 0.5], [4, 0.6]), ([2, 0.4], [4, 0.5])))
+    marks = [found for found in ax.collections if isinstance(found, PathCollection) and len(found.get_offsets())]
+    free = [xy for found in marks for xy in found.get_offsets().tolist() if xy[0] < 1]
+    assert sorted(free) == [pytest.approx([-0.6, 0.4]), pytest.approx([0.6, 0.45])]
+    hollow = [(found.get_facecolors()[:, :3] == 1).all(axis=1).tolist() for found in marks]
+    assert hollow == [[False, False], [False, True], [False], [False]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["linear probe", "LaFTer", "zero-shot"]
     plt.close(figure)
 
 

@@ -635,35 +635,38 @@ def level(ax: Axes, value: float, text: str) -> Axes:
 def label_curves(
     table: pd.DataFrame, classes: int, *, levels: Mapping[str, float] | None = None, title: str = ""
 ) -> Figure:
-    """Accuracy against labels per class, a curve per system with its 95% interval, one panel per regime.
+    """Accuracy against labels per class: a curve per system with its 95% interval.
 
-    Without labels a system is a level of its own. Hollow marks did not converge.
+    What needs no labels stands at 0: squares where nothing is trained, diamonds where unlabelled images are. Hollow
+    marks did not converge.
 
     Args:
-        table: as `hc_lafter.suite.reference.curve` gives it. classes: C.
+        table: as `hc_lafter.suite.reference.curve_of` gives it. classes: C.
         levels: name -> a broken line, such as the best possible reader.
     """
-    table = table.assign(labels=table["n_train"] / classes)
-    trained = table[table["regime"] == "supervised"]
+    learned = table["regime"] == "supervised"
+    counts = sorted((table.loc[learned, "n_train"] / classes).unique())
+    zero = np.log2(counts[0]) - 2
+    free = table[~learned].sort_values("value")
+    beside = dict(zip(free.index, zero + np.linspace(-0.6, 0.6, len(free)), strict=True))
+    at = pd.Series(beside).reindex(table.index).fillna(np.log2(table["n_train"].clip(lower=1) / classes))
     figure, (ax,) = panels(1, columns=1, height=3.6, title=title)
-    for name, of in trained.groupby("system", sort=False):
+    for name, of in table.assign(at=at).groupby("system", sort=False):
         shade, line = _look(name)
-        band(ax, of["labels"], of, colour=shade, line=line if len(of) > 1 else "", label=name if len(of) > 1 else "")
-        ax.vlines(of["labels"], of["low"], of["high"], color=shade, linewidth=0.8)
-        faces = ["white" if done is False else shade for done in of["converged"]]
-        label = {} if len(of) > 1 else {"label": name}
-        ax.scatter(of["labels"], of["value"], c=faces, edgecolors=shade, s=14, zorder=3, **label)
-    for row in table[table["regime"] != "supervised"].itertuples():
-        free = row.regime == "label-free"
-        name = f"{row.system}, label-free" if free else row.system
-        ax.axhline(row.value, color=_look(row.system)[0], linestyle="--" if free else ":", linewidth=1, label=name)
+        for regime, mark in (("supervised", "o"), ("label-free", "D"), ("no training", "s")):
+            rows = of[of["regime"] == regime]
+            if len(rows) > 1:
+                band(ax, rows["at"], rows, colour=shade, line=line)
+            ax.vlines(rows["at"], rows["low"], rows["high"], color=shade, linewidth=0.8)
+            faces = ["white" if done is False else shade for done in rows["converged"]]
+            ax.scatter(rows["at"], rows["value"], c=faces, edgecolors=shade, s=16, marker=mark, zorder=3)
+        ax.plot([], [], line, color=shade, marker="o" if learned[of.index].any() else "s", label=name)
     for text, value in (levels or {}).items():
         level(ax, value, text)
-    ax.set_xscale("log")
-    ticks = sorted(trained["labels"].unique())
-    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    ax.minorticks_off()
-    ax.set(xlabel="labels per class", ylabel="top-1 accuracy")
+    ax.set_xticks([zero, *np.log2(counts)], ["0", *(f"{count:,.0f}" for count in counts)])
+    ax.set(
+        xlabel="labels per class (at 0: squares untrained, diamonds trained without labels)", ylabel="top-1 accuracy"
+    )
     _percent(ax, "y")
     legend_below(figure)
     return figure
