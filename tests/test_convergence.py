@@ -475,8 +475,9 @@ def test_two_systems_meet_where_both_stand_on_the_curve_and_on_the_seeds_of_both
 
 def of_seeds(values, converged=True, diverged=None):
     """Results of runs whose loss ends at a value; what each names rightly is ``hits``, patched."""
-    history = [SimpleNamespace(steps=[{"task": 9.0}] * 4 + [{"task": v}], diverged=diverged) for v in values]
-    return [SimpleNamespace(history=h, converged=converged) for h in history]
+    flat = {"start": {"accuracy": 0.5}, "epochs": [{"accuracy": 0.5}] * 4, "diverged": diverged}
+    history = [SimpleNamespace(steps=[{"task": 9.0}] * 4 + [{"task": v}], **flat) for v in values]
+    return [SimpleNamespace(history=h, converged=converged, error=0.01) for h in history]
 
 
 def test_steadiness_is_a_ratio_of_standard_deviations_over_seeds(monkeypatch):

@@ -173,7 +173,7 @@ def test_root_is_missing(tmp_path, monkeypatch):
 def test_study_places_and_seeds(place, tmp_path, monkeypatch):
     (tmp_path / "code").mkdir()
     monkeypatch.setenv("HC_LAFTER_ROOT", str(tmp_path / "code"))
-    one = Study(NAME, "smoke", {"seed": 5, "seeds": None, "workers": 0})
+    one = Study(NAME, "smoke", {"seed": 5, "workers": 0})
     assert one.seeds == [5, 6] and one.seed == 5 and one.name == "smoke"
     folder = one.results.parent.name
     assert one.results == place.resolve() / "results" / folder / NAME
@@ -325,11 +325,8 @@ def test_timings_stand_apart(place):
 
 def test_results_folder_that_cannot_be_written(place):
     (place / "results").write_text("a file in the place of the folder")
-    with pytest.raises(OSError, match=r"cannot be written \(.*\): make room or give write access") as caught:
-        one = Study(NAME, "smoke")
-        one.add([{**ROW, "value": 0.5}])
-        one.finish()
-    assert "metrics" in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(OSError, match="cannot be written: give write access, or choose another folder by --out DIR"):
+        Study(NAME, "smoke")
 
 
 def test_written_whole_or_not_at_all(tmp_path):
