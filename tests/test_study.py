@@ -513,7 +513,7 @@ class Shell:
 
 
 def test_what_a_cell_took_long_for_is_read_again(place, monkeypatch, capsys):
-    monkeypatch.setenv("HC_LAFTER_CACHE", str(place / "cache"))  # not the checkout's, where the last run of this test is
+    monkeypatch.setenv("HC_LAFTER_CACHE", str(place / "cache"))  # not the checkout's
     made = []
 
     def make():
