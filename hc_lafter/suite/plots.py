@@ -52,6 +52,7 @@ NAMES = 6.5  # letters of a row's name before it breaks, per inch of its panel: 
 # Where several fonts have a sign that DejaVu lacks, these come first.
 _PREFERRED = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "WenQuanYi Zen Hei", "Hiragino Sans")
 _PREFERRED += ("Yu Gothic", "Noto Emoji", "Symbola")
+_BOXES = ("Last Resort", "LastResort", "Adobe Blank", "Unicode BMP Fallback")  # have a box, or nothing, for every sign
 _EAST = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC", "FULLWIDTH")  # scripts of one font
 _TICKS = {"labelsize": 7.5, "major.size": 2.5, "major.width": 0.6}
 # One style for every figure. Glyphs are drawn as paths and ids are salted, so that a figure looks the same without our
@@ -314,7 +315,7 @@ def _fallbacks(signs: frozenset[str]) -> tuple[list[str], frozenset[str]]:
         for path in sorted({*font_manager.findSystemFonts()} - {f.fname for f in manager.ttflist}):
             with suppress(OSError, RuntimeError, KeyError):
                 manager.addfont(path)
-        plain = [f for f in manager.ttflist if f.style == "normal"]
+        plain = [f for f in manager.ttflist if f.style == "normal" and not f.name.strip(".").startswith(_BOXES)]
         for font in sorted(plain, key=lambda f: (f.name not in _PREFERRED, f.weight != 400, f.name, f.fname)):
             has = {s for s in left if ord(s) in _signs_of(font.fname) and _draws(font.fname, s)}
             if has and font.name not in families:
