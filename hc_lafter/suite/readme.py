@@ -89,7 +89,7 @@ def _markdown(frame: pd.DataFrame) -> str:
 
 def _sample(results: claims.Results, notebook: str, metric: str) -> str:
     rows = comparing.rows(results, notebook)
-    rows = rows[rows["metric"] == metric]
+    rows = rows[(rows["metric"] == metric) & (rows["dataset"] != claims.REFERENCE)]
     return f"{rows['n'].max()} test images of the {rows['dataset'].iloc[0]}, {rows['seeds'].max()} seeds, 95% intervals"
 
 
