@@ -27,7 +27,7 @@ CHAIN = [path.stem for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]-*.ip
 
 def run_all(out: Path, *words: str, **env: str) -> str:
     command = [sys.executable, str(ROOT / "run_all.py"), "--profile", "smoke", "--out", str(out), *words]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=540, env=os.environ | env)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800, env=os.environ | env)
     assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import json
 import math
 import re
@@ -285,6 +287,11 @@ def test_pictures_become_small_and_stay_what_they_are(tmp_path):
     Image.fromarray(shades).save(tmp_path / "04-x" / "one.png")
     made = reporting.picture(tmp_path / "04-x" / "one.png", 'a "caption" <b>')
     assert 'id="figure-04-x-one"' in made and "<b>" not in made
+    assert "<source" not in reporting.picture(tmp_path / "04-x" / "one.png", narrow=True)  # there is no narrow one
+    Image.fromarray(shades[:, 20:60]).save(tmp_path / "04-x" / "one-single.png")
+    both = reporting.picture(tmp_path / "04-x" / "one.png", narrow=True)
+    wide, narrow = (Image.open(io.BytesIO(base64.b64decode(x))).width for x in re.findall('base64,([^"]+)', both)[::-1])
+    assert (wide, narrow) == (90, 40) and 'media="(max-width: 600px)"' in both
     with pytest.raises(FileNotFoundError, match="run notebook 04 first"):
         reporting.pictures(tmp_path, ["04-x/one", "04-x/two"], strict=True)
     made = reporting.pictures(tmp_path, ["04-x/one", "04-x/two"])
@@ -448,7 +455,7 @@ def test_readme_report_and_ledger_refuse_mixed_results(tmp_path, field):
     other = {"profile": entry["profile"] | {"n_test": 60}, "code": "0", "clip": entry["clip"] | {"weight_hash": "0"}}
     entry[field] = (other | {"data": entry["data"] | {"fingerprint": "0"}})[field]
     path.write_text(json.dumps(kept), encoding="utf-8")
-    what = {"profile": r"parameters \(n_test 60 and 2000\)", "clip": "weights"}.get(field, field)
+    what = {"profile": r"parameters \(n_test 60 and 1000\)", "clip": "weights"}.get(field, field)
     for refuses in (readme.headline, claims.judge, lambda folder: comparing.advice(Results(folder))):
         with pytest.raises(
             ValueError, match=f"02-nga-weights and 01-feature-tapping ran with different {what}: run both"
@@ -460,7 +467,7 @@ def test_the_headline_is_markdown_that_follows_the_results(tmp_path):
     results = shutil.copytree(COMMITTED, tmp_path / "default")
     claims.write(results)
     before = readme.headline(results)
-    assert before.count("\n| ") == 13 + 16 + 13 + 31  # heads; layers, systems, those that give masks, claims
+    assert before.count("\n| ") == 7 + 13 + 16 + 13 + 31  # heads; choices, layers, systems, those with masks, claims
     assert readme.updated(f"a {readme.START} b {readme.END} c", "x") == f"a {readme.START}\nx\n{readme.END} c"
     records = json.loads((results / "claims.json").read_text(encoding="utf-8"))
     assert records[0]["verdict"] == "supported"

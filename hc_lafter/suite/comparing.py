@@ -103,7 +103,7 @@ def choices(results: Results) -> pd.DataFrame:
         level = of.loc[of["verdict"] == "no difference", "minus"]
         gain = of.loc[of["minus"] == ZERO_SHOT, "text"]
         lines.append({
-            "labels per class": row["metric"].removeprefix(CHOICE).split()[0],
+            "with": row["metric"].removeprefix(CHOICE),
             "take": row["system"] + (", label-free" if row["regime"] == "label-free" else ""),
             "top-1 accuracy, %": row["text"], "minus zero-shot, points": "".join(gain),
             "not told from it": "; ".join(level) or "none", "costs": _cost(results, row),

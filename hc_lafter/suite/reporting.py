@@ -142,28 +142,38 @@ def anchor(figure: str) -> str:
     return "figure-" + figure.replace("/", "-")
 
 
-def picture(path: Path, caption: str = "") -> str:
+def picture(path: Path, caption: str = "", *, narrow: bool = False) -> str:
     """A figure as HTML with the picture inside, its colours reduced to 256, so that a page of them stays small.
+
+    Args:
+        narrow: on a phone show its version for one column, where that lies beside it.
 
     Raises:
         FileNotFoundError: there is no such picture.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: run notebook {path.parent.name[:2]} first.")
-    small, name = io.BytesIO(), f"{path.parent.name}/{path.stem}"
+    name, single = f"{path.parent.name}/{path.stem}", path.with_name(f"{path.stem}-single.png")
+    beside = _encoded(single) if narrow and single.is_file() else ""
+    return _part("figure", anchor(name), name, _encoded(path), beside, caption)
+
+
+def _encoded(path: Path) -> str:
+    """A picture in 256 colours, in base64."""
+    small = io.BytesIO()
     with Image.open(path) as image:
         image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
-    return _part("figure", anchor(name), name, base64.b64encode(small.getvalue()).decode(), caption)
+    return base64.b64encode(small.getvalue()).decode()
 
 
-def pictures(figures: Path, names: Iterable[str], *, strict: bool = False) -> str:
+def pictures(figures: Path, names: Iterable[str], *, strict: bool = False, narrow: bool = False) -> str:
     """`picture` of each ``notebook/figure`` under the folder ``figures/<profile>``.
 
     Args:
-        strict: a figure that was not drawn is an error; otherwise a line says so.
+        strict: a figure that was not drawn is an error; otherwise a line says so. narrow: as in `picture`.
     """
     paths = {name: figures / f"{name}.png" for name in names}
-    made = [picture(p) if p.is_file() or strict else _part("undrawn", name) for name, p in paths.items()]
+    made = [picture(p, narrow=narrow) if p.is_file() or strict else _part("undrawn", name) for name, p in paths.items()]
     return "\n".join(made)
 
 
