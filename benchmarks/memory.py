@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from hc_lafter.clip.load import Clip, load_clip
 from hc_lafter.data.record import Dataset, Record
+from hc_lafter.systems import find
 from hc_lafter.tuning.computing import compute
 from hc_lafter.tuning.material import material_of
 from hc_lafter.tuning.run import Run
@@ -97,8 +98,9 @@ def sweep(images: int, epochs: int, folder: Path, pipe: Connection) -> None:
     pipe.send(f"sweep of {len(SYSTEMS)} systems, 2 seeds")
     for seed in (0, 1):
         for name in SYSTEMS:
-            run = Run(name, "supervised", seed, setting, n_train=images, n_val=images, epochs=epochs, batch_size=512,
-                      classifier="templates")  # fmt: skip
+            sizes = {"n_train": images, "n_val": images, "epochs": epochs, "batch_size": 512}
+            config = find(name).configure(depth=LAYERS)
+            run = Run(name, "supervised", seed, setting, config, classifier="templates", **sizes)
             compute(run, material=material)
     pipe.send("")
 

@@ -410,7 +410,7 @@ def test_stopped_from_outside_it_goes_on_next_time(chain, tmp_path):
             time.sleep(0.05)
         kernel = psutil.Process(int(pids.read_text()))
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
         assert process.returncode == expected, out + err
         assert said in err and "Traceback" not in err
         psutil.wait_procs([kernel], timeout=10)
