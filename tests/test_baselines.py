@@ -16,7 +16,7 @@ from hc_lafter.clip.text import class_embeddings, encode_tokens, templates_for
 from hc_lafter.clip.vit import walk
 from hc_lafter.suite import plans
 from hc_lafter.suite.study import Study
-from hc_lafter.systems import tip_adapter
+from hc_lafter.systems import lp_plus_plus, tip_adapter
 from hc_lafter.systems.base import Start
 from hc_lafter.systems.clip_adapter import ClipAdapter, ClipAdapterConfig
 from hc_lafter.systems.clip_lora import ClipLora, ClipLoraConfig
@@ -218,9 +218,25 @@ def test_lp_plus_plus_takes_the_steps_of_torchs_sgd(start):
     right = [(prediction == said[-1]).sum().item() for prediction in said]  # validation is on the last one's side
     best = right.index(max(right))
     assert best > 10, "alpha has not moved yet"
-    system = LPPlusPlus.fit(start, (taps, labels), (asked[:, None], said[-1]), LPPlusPlusConfig(steps=steps))
+    system = LPPlusPlus.fit(start, (taps, labels), (asked[:, None], said[-1]), LPPlusPlusConfig(steps=steps, doublings=0))
     torch.testing.assert_close(system.weight, iterates[best][0], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(system.alpha, iterates[best][1], rtol=1e-3, atol=1e-3)
+
+
+def test_lp_plus_plus_goes_on_for_as_long_as_validation_gains(start, monkeypatch):
+    """Its iterates are counted; a validation image more is right in each of the first 40, of 200."""
+    (taps, labels), (val, _) = pair(30, 8, noise=2.0), pair(200, 7)
+    said, truth = [], torch.zeros(200, dtype=torch.int64)
+
+    def logits(unit, weight, alpha, text):
+        if len(unit) == len(truth):
+            said.append(min(len(said), 40))
+            return F.one_hot((torch.arange(200) >= said[-1]).long(), C).float()
+        return torch.zeros(len(unit), C)
+
+    monkeypatch.setattr(lp_plus_plus, "_logits", logits)
+    LPPlusPlus.fit(start, (taps, labels), (val, truth), LPPlusPlusConfig(steps=10, doublings=5))
+    assert len(said) == 81, "40 steps gained as much as all before, 80 nothing more"
 
 
 def test_lp_plus_plus_takes_classes_without_images(start):

@@ -247,7 +247,7 @@ def differences(
         counts, unseen: as for `estimates`. scores: what a score is called in the table -> one of `SCORES`.
         options: resamples, rng_seed and, where the scores are not the whole family, its number of tables.
     """
-    both, found = {pair: np.broadcast_arrays(*(counts[name] for name in pair)) for pair in pairs}, []
+    both, found = {pair: statistics.alike(*(counts[name] for name in pair)) for pair in pairs}, []
     for metric, score in scores.items():
         table = statistics.tabled(compare_all_of(both, measure(score, unseen), **options))
         table.insert(0, "metric", metric)

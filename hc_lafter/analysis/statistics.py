@@ -333,13 +333,25 @@ def differences(
     Of `compare_all`; the last two are NaN where the interval needs no correction beside its verdict.
 
     Args:
-        values: system -> per-image values; a row [n] without seeds stands beside [S, n] as often as it is asked to.
+        values: system -> per-image values, of which each pair has those that `alike` gives.
         pairs: (a, b) for a - b; or a name: every other system minus that one.
         tables, compare: as in `compare_all`.
     """
     pairs = [(name, pairs) for name in values if name != pairs] if isinstance(pairs, str) else list(pairs)
-    both = {pair: np.broadcast_arrays(*(values[name] for name in pair)) for pair in pairs}
+    both = {pair: alike(*(values[name] for name in pair)) for pair in pairs}
     return tabled(compare_all(both, tables=tables, resamples=resamples, rng_seed=rng_seed, compare=compare))
+
+
+def alike(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two systems' values with the seeds of both: where one has more, they begin with the other's.
+
+    Args:
+        a, b: [S, n, ...] and [S', n, ...]; without seeds [n, ...], which stands beside any.
+    """
+    if a.ndim == b.ndim and a.shape[1:] == b.shape[1:] and a.ndim % 2 == 0:
+        few = min(len(a), len(b)) if 1 not in (len(a), len(b)) else None
+        a, b = a[:few], b[:few]
+    return tuple(np.broadcast_arrays(a, b))
 
 
 def tabled(found: Mapping[tuple[str, str], Comparison]) -> pd.DataFrame:

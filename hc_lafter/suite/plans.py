@@ -61,7 +61,10 @@ def settings_of(study: Study, entry: System, **changes: Any) -> Any:
 
 
 def row(study: Study, name: str, regime: str, config: Any = None, **changes: Any) -> list[Run]:
-    """One system under one regime, with every seed, sized as the profile says."""
+    """One system under one regime, with every seed, sized as the profile says.
+
+    Where a tower runs at each step of training to convergence it is the first `TOWER_SEEDS` of them.
+    """
     p, entry = study.profile, find(name)
     config = settings_of(study, entry) if config is None else config
     if entry.reads == "masks":
@@ -74,7 +77,8 @@ def row(study: Study, name: str, regime: str, config: Any = None, **changes: Any
         sizes |= {"n_train": 0, "n_val": 0, "epochs": 0, "batch_size": 0}
     view = "strong" if regime == "label-free" and entry.reads == "images" else "plain"
     run = Run(name, regime, 0, study.setting, config, **{**sizes, "view": view, **changes})
-    return [replace(run, seed=seed) for seed in study.seeds]
+    few = TOWER_SEEDS if entry.reads != "taps" and run.until is not None else None
+    return [replace(run, seed=seed) for seed in study.seeds[:few]]
 
 
 def until(study: Study, entry: System) -> Convergence | None:
@@ -105,8 +109,7 @@ def curve(study: Study) -> dict[tuple[str, str, int], list[Run]]:
             else:
                 sizes = [0 if regime == "no training" else min(2000, here)]
             for n in (n for n in sizes if n <= here):
-                runs = row(study, name, regime, n_train=n, brief=n != study.profile.n_tune)
-                found[name, regime, n] = runs if cached else runs[:TOWER_SEEDS]
+                found[name, regime, n] = row(study, name, regime, n_train=n, brief=n != study.profile.n_tune)
     return found
 
 
@@ -147,17 +150,19 @@ def mask_systems(study: Study) -> dict[tuple[str, str], list[Run]]:
 
 
 def mask_arms(study: Study) -> Rows:
-    """05: Cascade-CLIP in parts, where the profile wants it: decoders x how the layers that one reads are summed."""
+    """05: Cascade-CLIP in parts, where the profile wants it: decoders x how the layers that one reads are summed, and
+    the released way with the tower's projections in the place of random ones."""
     if not study.profile.mask_arms:
         return {}
     whole = mask_systems(study)["Cascade-CLIP", "inductive"][0].config
     levels = {"one decoder": (tuple(whole.layers),), "three decoders": whole.levels}
-    return {
-        f"Cascade-CLIP, {decoders}, {kind}": row(study, "Cascade-CLIP", "inductive", config)[:TOWER_SEEDS]
+    configs = {
+        f"{decoders}, {kind}": replace(whole, levels=of, nga=kind)
         for decoders, of in levels.items()
         for kind in ("mean", "last", "free")
-        for config in [replace(whole, levels=of, nga=kind)]
     }
+    configs["the tower's own projections"] = replace(whole, projections="tower")
+    return {f"Cascade-CLIP, {n}": row(study, "Cascade-CLIP", "inductive", config) for n, config in configs.items()}
 
 
 def released_masks(study: Study) -> Rows:
@@ -232,9 +237,7 @@ def prompts(study: Study) -> Rows:
     sizes = few if p.steps is None else {}
 
     def of(name: str, batch: int, **changes: Any) -> list[Run]:
-        config = settings_of(study, find(name), **changes)
-        runs = row(study, name, "supervised", config, batch_size=batch, **sizes)
-        return runs if sizes else runs[:TOWER_SEEDS]
+        return row(study, name, "supervised", settings_of(study, find(name), **changes), batch_size=batch, **sizes)
 
     width, _, patch, _ = opened(study.setting)[0].visual.conv1.weight.shape
     starts = {"prompts from zeros": 0.0}
@@ -620,7 +623,8 @@ def steadier(material: Material, ours: Sequence[Result], theirs: Sequence[Result
     Of the smoothed task loss (`learning.late_mean`) and of test accuracy; none of what does not vary, nor where a run
     diverged.
     """
-    both, found = (ours, theirs), []
+    few, found = min(len(ours), len(theirs)), []
+    both = ours[:few], theirs[:few]
     if any(result.history.diverged for row in both for result in row):
         return found
     loss = [learning.late_mean([r.history.steps for r in row]) for row in both]

@@ -248,8 +248,13 @@ def _masks(
         start, owner = replace(start, text=text.to(setting.device)), masks.owner_of(names).to(setting.device)
     system = run.entry.build(start, run.settings, run.seed).to(setting.device)
     judge, exam = (
-        masks.MaskViews(scenes.subset(masks.draw(scenes, split, n, 0)), clip, short=short, whole=protocol is None)
-        for split, n in (("val", run.n_val), ("test", len(scenes) if run.n_test is None else run.n_test))
+        masks.MaskViews(
+            scenes.subset(masks.draw(scenes, split, n, 0)), clip, short=short, whole=protocol is None, keep=keep
+        )
+        for split, n, keep in (
+            ("val", run.n_val, setting.workers == 0),
+            ("test", len(scenes) if run.n_test is None else run.n_test, False),
+        )
     )
 
     def score(module: nn.Module, views: masks.MaskViews) -> Any:
@@ -271,7 +276,8 @@ def _masks(
         phases = system.schedule(_epochs(run), **how)
         at = masks.draw(scenes, "train", run.n_train, run.seed)
         augment = getattr(run.settings, "augment", False)
-        data = masks.MaskViews(scenes.subset(at), clip, size=(side, side), augment=augment, seed=run.seed)
+        keep = setting.workers == 0
+        data = masks.MaskViews(scenes.subset(at), clip, size=(side, side), augment=augment, seed=run.seed, keep=keep)
         terms = regime_terms(run.regime, system)
         # who trains without labels of the unseen classes has none to choose an epoch with either
         history = _fit(run, system, data, terms, phases, validate, training, train_mode=True)

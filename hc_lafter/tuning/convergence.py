@@ -15,6 +15,7 @@ from hc_lafter.tuning.training import History
 
 RATES = ("lr", "nga_lr")  # fields of a configuration that are learning rates, the one that is chosen first
 _ENOUGH = 0.5  # standard errors of the validation score: no larger gain is one
+_BEYOND = 3  # rates that may be tried beyond either end of the grid, each half a decade from the last
 
 Trial = tuple[float | None, int]  # a learning rate, None for the configuration's own, and a number of steps
 
@@ -25,8 +26,8 @@ class Convergence:
 
     Attributes:
         steps: the fewest optimiser steps to choose from.
-        rates: learning rates to choose from; one seed, `seed`, is kept for that and reports nothing. A configuration
-            without a rate has nothing to choose.
+        rates: learning rates to choose from, rising; one seed, `seed`, is kept for that and reports nothing. A
+            configuration without a rate has nothing to choose.
         doublings: how often twice the steps are tried, each time from the start, while that still helps.
         checks: validations per run, evenly spaced.
         warmup: share of the steps over which the rate rises. decay: what it does then, ``constant``, ``cosine`` or
@@ -50,8 +51,18 @@ class Convergence:
     @property
     def trials(self) -> list[Trial]:
         """Whatever `search` could ask for."""
-        rates, doublings = self.rates or (None,), range(1 + self.doublings)
-        return [(rate, self.steps * 2**number) for number in doublings for rate in rates]
+        return [(rate, self.steps * 2**number) for number in range(1 + self.doublings) for rate in self.ladder]
+
+    @property
+    def ladder(self) -> list[float | None]:
+        """The rates, and those beyond either end of a grid that could be tried as well; None: the configuration's."""
+        if len(self.rates) < 2:
+            return list(self.rates) or [None]
+        below, above = (
+            [float(f"{end * 10 ** (sign * n / 2):.3g}") for n in range(1, 1 + _BEYOND)]
+            for end, sign in ((self.rates[0], -1), (self.rates[-1], 1))
+        )
+        return [*reversed(below), *self.rates, *above]
 
 
 @dataclass(frozen=True)
@@ -71,27 +82,32 @@ class Choice:
 def search(until: Convergence, scores: Mapping[Trial, tuple[float, float]]) -> Choice | list[Trial]:
     """The rate and the steps that validation chooses, or the trials that have to be made before it can.
 
-    First every rate is tried with the fewest steps, then with twice as many the best one and those beside it, since
-    longer training may want a smaller one; and so on, until the best score gains at most half a standard error: then
-    the steps before were enough, and of these the best rate, the first of equals, is the choice.
+    First every rate is tried with the fewest steps, and where the best one stands at an end of the grid the next beyond
+    it, until it no longer does; then with twice as many the best one and those beside it, since longer training may
+    want a smaller one; and so on, until the best score gains at most half a standard error: then the steps before were
+    enough, and of these the best rate, the first of equals, is the choice.
 
     Args:
         scores: of the trials so far: the best validation score and its standard error.
     """
-    rates, doublings = until.rates or (None,), range(1 + until.doublings)
-    if len(rates) == 1 and not until.doublings:
-        return Choice(rates[0], until.steps)
-    tried, before = range(len(rates)), None
-    for number in doublings:
+    ladder, beyond = until.ladder, _BEYOND if len(until.rates) > 1 else 0
+    if len(ladder) == 1 and not until.doublings:
+        return Choice(ladder[0], until.steps)
+    low, high, before = beyond, len(ladder) - beyond, None
+    for number in range(1 + until.doublings):
         steps = until.steps * 2**number
-        pairs = [(rates[i], steps) for i in tried]
-        if lacking := [pair for pair in pairs if pair not in scores]:
-            return lacking
-        best = max(pairs, key=lambda pair: scores[pair][0])
+        while True:
+            pairs = [(rate, steps) for rate in ladder[low:high]]
+            if lacking := [pair for pair in pairs if pair not in scores]:
+                return lacking
+            best = max(pairs, key=lambda pair: scores[pair][0])
+            at = ladder.index(best[0])
+            if number or low < at < high - 1 or at in (0, len(ladder) - 1):
+                break
+            low, high = min(low, at - 1), max(high, at + 2)
         if before and scores[best][0] - scores[before][0] <= _ENOUGH * scores[best][1]:
             return Choice(*before, enough=True)
-        before, at = best, rates.index(best[0])
-        tried = range(max(0, at - 1), min(len(rates), at + 2))
+        before, low, high = best, max(0, at - 1), at + 2
     return Choice(*before, enough=False if until.doublings else None)
 
 

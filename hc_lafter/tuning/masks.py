@@ -31,6 +31,7 @@ from hc_lafter.systems.base import System
 from hc_lafter.systems.masks import Protocol, decide, sliding
 from hc_lafter.tuning.batches import read
 from hc_lafter.tuning.features import decoded
+from hc_lafter.tuning.views import ROOM
 
 Scores = Callable[[Tensor], Tensor]  # images [B, 3, H, W] -> scores [B, C, H', W']
 
@@ -100,6 +101,7 @@ class MaskViews(torch.utils.data.Dataset):
             resizes; for images that pass in windows.
         augment: beside ``size``: through `CropAndJitter`. What is drawn is a function of (seed, epoch, index) alone.
         seed: from 0.
+        keep: hold items for which nothing is drawn in memory, up to `hc_lafter.tuning.views.ROOM` bytes.
 
     Raises:
         ValueError: later, sides that are not multiples of the patch, or an image or a mask that cannot be read.
@@ -115,10 +117,12 @@ class MaskViews(torch.utils.data.Dataset):
         whole: bool = True,
         augment: bool = False,
         seed: int = 0,
+        keep: bool = False,
     ):
         self.dataset, self.size, self.short, self.whole = dataset, size, short, whole
         self.clip = SimpleNamespace(name=clip.name, transform=clip.transform, patch_size=clip.patch_size)
         self.augment, self.seed, self.epoch = CropAndJitter(self.clip, size) if augment else None, seed, 0
+        self.keep, self._kept, self._held = keep and not augment, {}, 0
 
     def set_epoch(self, epoch: int) -> None:
         """What is drawn from now on is drawn for this epoch."""
@@ -128,6 +132,14 @@ class MaskViews(torch.utils.data.Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+        if (item := self._kept.get(int(index))) is None:
+            item = self._read(index)
+            size = sum(item[name].nbytes for name in ("student", "mask"))
+            if self.keep and self._held + size <= ROOM:
+                self._kept[int(index)], self._held = item, self._held + size
+        return dict(item)
+
+    def _read(self, index: int) -> dict[str, Tensor | int]:
         record = decoded(self.dataset, index)
         mask = torch.from_numpy(np.asarray(record.mask, dtype=np.uint8).copy())
         if self.augment:

@@ -201,7 +201,10 @@ def _own_gpu(gpus: int) -> Any:
 
 
 def _spread(client: Any, runs: Sequence[Run], count: _Count) -> Iterator[tuple[Run, str]]:
-    """(run, "" or why it failed) as they are done; first whatever several of them share."""
+    """(run, "" or why it failed) as they are done; before it whatever several share, and the trials of rates and steps.
+
+    No row of runs waits for the trials of another.
+    """
     from dask.distributed import KilledWorker, as_completed, wait
 
     texted = (run for run in runs if run.classifier != "templates" and run.entry.reads != "masks")
@@ -210,45 +213,49 @@ def _spread(client: Any, runs: Sequence[Run], count: _Count) -> Iterator[tuple[R
     # what fails here fails again, and by name, in the runs that need it
     wait([client.submit(_gathered, setting, pure=False) for setting in settings])
     wait([client.submit(train_of_seed, *one, pure=False) for one in shared])
-    _search(client, runs, count)
-    of = {_submitted(client, run): run for run in runs}
-    for future in as_completed(of):
+    rows: dict[Run | None, list[Run]] = {}  # those that share their trials, under one that stands for all of these
+    for run in runs:
+        rows.setdefault(None if run.to_choose is None else run.trial(None, 1), []).append(run)
+    scores: dict[Run, dict[Trial, tuple[float, float]]] = {row: {} for row in rows if row is not None}
+    of: dict[Any, tuple[Run, Run | None, Trial | None]] = {}
+    under_way = as_completed()
+
+    def submit(run: Run, row: Run | None = None, pair: Trial | None = None) -> None:
+        future = client.submit(_kept, run, run.key, key=f"run-{run.key}", priority=run.cost)
+        of[future] = run, row, pair
+        under_way.add(future)
+
+    def go_on(row: Run) -> None:
+        ahead = search(rows[row][0].to_choose, scores[row])
+        if isinstance(ahead, Choice):
+            for run in rows[row]:
+                submit(run)
+        else:
+            for pair in ahead if not any(about[1] is row for about in of.values()) else ():
+                submit(rows[row][0].trial(*pair), row, pair)
+
+    for run in rows.get(None, ()):
+        submit(run)
+    for row in scores:
+        go_on(row)
+    for future in under_way:
         if future.cancelled():  # as all are when the scheduler is gone
             raise CancelledError
+        run, row, pair = of.pop(future)
         error = future.exception()
-        if isinstance(error, KilledWorker):
-            error = RuntimeError("every worker that was at it was killed, perhaps for want of memory")
-        yield of[future], "" if error is None else f"{type(error).__name__}: {error}"
-
-
-def _search(client: Any, runs: Sequence[Run], count: _Count) -> None:
-    """Make the trials that choose rates and steps, which all seeds of a run share.
-
-    One that fails fails again, and by name, in the runs that need it.
-    """
-    from dask.distributed import as_completed
-
-    seeds = {run.trial(None, 1): run for run in runs if run.to_choose is not None}
-    scores: dict[Run, dict[Trial, tuple[float, float]]] = {run: {} for run in seeds.values()}
-    while scores:
-        ahead = {run: search(run.to_choose, found) for run, found in scores.items()}
-        scores = {run: found for run, found in scores.items() if not isinstance(ahead[run], Choice)}
-        trials = {run.trial(*pair): (run, pair) for run in scores for pair in ahead[run]}
-        of = {_submitted(client, trial): trial for trial in sorted(trials, key=lambda trial: -trial.cost)}
-        for future in as_completed(of):
-            if future.cancelled():
-                raise CancelledError
-            count.try_out()
-            run, pair = trials[trial := of[future]]
-            if future.exception() is not None:
-                scores.pop(run, None)
-            elif run in scores:
-                result = read_kept(trial, path_of(trial))
-                scores[run][pair] = result.score, result.error
-
-
-def _submitted(client: Any, run: Run) -> Any:
-    return client.submit(_kept, run, run.key, key=f"run-{run.key}")
+        if row is None:
+            if isinstance(error, KilledWorker):
+                error = RuntimeError("every worker that was at it was killed, perhaps for want of memory")
+            yield run, "" if error is None else f"{type(error).__name__}: {error}"
+            continue
+        count.try_out()
+        if error is not None:
+            for waiting in rows.pop(row, ()):  # it fails again, and by name, in the runs that need it
+                submit(waiting)
+        elif row in rows:
+            result = read_kept(run, path_of(run))
+            scores[row][pair] = result.score, result.error
+            go_on(row)
 
 
 def _gathered(setting: Setting) -> None:
