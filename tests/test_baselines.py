@@ -218,7 +218,9 @@ def test_lp_plus_plus_takes_the_steps_of_torchs_sgd(start):
     right = [(prediction == said[-1]).sum().item() for prediction in said]  # validation is on the last one's side
     best = right.index(max(right))
     assert best > 10, "alpha has not moved yet"
-    system = LPPlusPlus.fit(start, (taps, labels), (asked[:, None], said[-1]), LPPlusPlusConfig(steps=steps, doublings=0))
+    system = LPPlusPlus.fit(
+        start, (taps, labels), (asked[:, None], said[-1]), LPPlusPlusConfig(steps=steps, doublings=0)
+    )
     torch.testing.assert_close(system.weight, iterates[best][0], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(system.alpha, iterates[best][1], rtol=1e-3, atol=1e-3)
 
