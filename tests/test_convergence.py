@@ -302,6 +302,17 @@ def test_committed_runs_are_read_instead_of_computed(setting, tmp_path, monkeypa
     assert reference.adopt(elsewhere, tmp_path / "runs") == 0
 
 
+def test_what_another_device_computed_is_read_here(setting, tmp_path):
+    """Meta stands for a GPU: the run is the same but for the device, under which it has another key."""
+    (made,) = get([small(setting)], scheduler="none", progress=False)
+    there = replace(made.run, setting=replace(setting, device="meta"))
+    assert there.key != made.run.key
+    reference.write([replace(made, run=there)], tmp_path / "runs")
+    assert reference.read(tmp_path / "runs")[["device", "key"]].to_numpy().tolist() == [["meta", made.run.key]]
+    asked = replace(made.run, setting=replace(setting, cache=tmp_path / "cache"))
+    assert reference.adopt([asked], tmp_path / "runs") == 1 and same(made, get([asked])[0], tensors=False)
+
+
 def test_a_run_under_other_code_takes_the_old_ones_place(setting, tmp_path, monkeypatch):
     made = get([small(setting)], scheduler="none", progress=False)
     reference.write(made, tmp_path)
