@@ -194,7 +194,8 @@ GRID = Convergence(100, (0.1, 0.2, 0.3, 0.4), doublings=2)
         (GRID, [[1, 2, 3, 1], [9, 2, 4.1, 4.2], [9, 2, 4, 9]], [4, 3, 3], Choice(0.4, 400, False)),
         (GRID, [[1, 2, 3, 1], [9, 5, 4.1, 1], [5.5, 5, 3, 9]], [4, 3, 3], Choice(0.2, 200, True)),
         (GRID, [[7, 7, 7, 7], [6, 7, 9, 9]], [4, 1, 3], Choice(0.1, 100, True)),  # the first of equals, below it less
-        (GRID, [[1, 2, 3, 4, 5], [1, 2, 3, 4, 5]], [4, 1, 1, 3], Choice(1.26, 100, True)),  # beyond the end of the grid
+        (GRID, [[1, 2, 3, 4, 5.1], [1, 2, 3, 4, 5]], [4, 1, 1, 3], Choice(1.26, 100, True)),  # beyond the grid's end
+        (GRID, [[1, 2, 3, 4, 4.9], [1, 2, 3, 4, 4.9]], [4, 1, 3], Choice(0.4, 100, True)),  # too little is gained there
         (replace(GRID, doublings=0), [[1, 2, 3, 4, 4]], [4, 1], Choice(0.4, 100, None)),
         (replace(GRID, doublings=0), [[1, 2, 3, 1]], [4], Choice(0.3, 100, None)),
         (replace(GRID, rates=(0.3,)), [[1], [1]], [1, 1], Choice(0.3, 100, True)),
