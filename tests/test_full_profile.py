@@ -170,6 +170,7 @@ def printed(out: Path, number: str) -> str:
 def test_every_notebook_measures_on_the_data_set_with_both_seeds(out, name):
     rows = [row for row in metrics(out, name[:2]) if row["dataset"] == "EmoSet-118K"]
     tested = [row for row in rows if row["split"] == "test" and "accuracy" in row["metric"]]
+    tested = [row for row in tested if not row["metric"].startswith("sd over seeds")]  # rests on no image
     sweeps = {3 * GIVEN["n_sweep"]} if name == "08-ablations" else set()
     assert tested and {row["n"] for row in tested} == {USED["test"]} | sweeps
     assert {row["seeds"] for row in rows} & {2} and not {row["seeds"] for row in rows} - {None, 1, 2}
