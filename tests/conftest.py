@@ -1,6 +1,6 @@
 """Two workers share the cores (addopts in pyproject.toml): one thread each, in the processes that they start, too.
 
-The files that take minutes begin, so that no worker is left alone with one at the end.
+The files that take long begin, the longest first, so that no worker is left alone with one at the end.
 """
 
 import multiprocessing
@@ -11,7 +11,8 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; more threads than cores are slower than one
 
-LONG = ["notebooks", "full_profile", "pretrain", "embedded_clip", "workers", "benchmarks", "runs", "run_all"]
+LONG = ["notebooks", "full_profile", "workers", "pretrain", "benchmarks", "runs", "embedded_clip", "tune", "figures"]
+LONG += ["report", "registry", "baselines", "vit", "masks_full", "world", "repository", "clip", "run_all", "fidelity"]
 LONG = [f"test_{name}.py" for name in LONG]
 
 

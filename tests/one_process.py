@@ -1,7 +1,7 @@
 """The notebooks of a profile in one process, one after the other: a chain for half the time, without kernels and files
 of figures. `test_notebooks.py` and `test_full_profile.py` start it.
 
-    python tests/one_process.py PROFILE drawn|undrawn [KEY=VALUE ...]
+    python tests/one_process.py PROFILE drawn|undrawn [NUMBER ...] [KEY=VALUE ...]
 
 What a notebook prints lands in ``HC_LAFTER_OUTPUT/<name>.txt``. Times are taken once, since they are no metric. A
 figure is made at both widths, so that what cannot be drawn fails, or not at all; no file of it is written.
@@ -34,16 +34,21 @@ def drawn(self, name, draw, *args, **kwargs):
             plt.close(plots.fit(draw(*args, **kwargs)))
 
 
-def main(profile: str, figures: str, *params: str) -> None:
-    """Run all but the report where figures are drawn, which wants their files; the error of a cell is raised."""
+def main(profile: str, figures: str, *words: str) -> None:
+    """Run the notebooks of these numbers, or all; without the report where figures are drawn, which wants their files.
+
+    The error of a cell is raised.
+    """
     os.chdir(root := find_root())
+    numbers, params = ([w for w in words if ("=" in w) == with_value] for with_value in (False, True))
     given, in_turn, figure = parse_overrides(params), costs._in_turn, Study.figure
     costs._in_turn = lambda functions, rounds: in_turn(functions, 1)
     made = {"drawn": drawn, "undrawn": lambda *args, **kwargs: None}[figures]
-    chain = find_chain(root / "notebooks")
+    chain = [book for book in find_chain(root / "notebooks") if not numbers or book.number in numbers]
+    chain = [book for book in chain if book.name != REPORT or figures == "undrawn"]
     plans.compute(profile, given, [notebook.name for notebook in chain], progress=False)
     shell = InteractiveShell(config=Config(HistoryManager={"enabled": False}))
-    for notebook in chain[: -1 if figures == "drawn" else None]:
+    for notebook in chain:
         shell.reset()  # of all that the one before has left
         Study.figure = made if notebook.name != REPORT else figure  # it shows its own from the file
         with (Path(os.environ["HC_LAFTER_OUTPUT"]) / f"{notebook.name}.txt").open("w", encoding="utf-8") as file:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hc_lafter.analysis.costs import MIB, flops, interleaved, parameters, ratios, training_memory
+from hc_lafter.analysis.costs import MIB, flops, interleaved, parameters, ratios, ratios_to, training_memory
 
 B, D, H = 32, 64, 128  # batch, width in, width inside
 FLOAT = 4
@@ -183,9 +183,11 @@ def test_ratios_are_taken_round_by_round(monkeypatch):
 
     calls = []
     monkeypatch.setattr("hc_lafter.analysis.costs.time.perf_counter", lambda: clock["now"])
-    got = ratios({name: call(name) for name in factor}, "a")
-    assert got["a"] == {"value": 1, "low": 1, "high": 1, "n": 6}
-    assert got["b"] == pytest.approx({"value": 2, "low": 2, "high": 3, "n": 6})
+    got = ratios_to({name: call(name) for name in factor}, ["a", "b"])
+    assert got["a"]["a"] == got["b"]["b"] == {"value": 1, "low": 1, "high": 1, "n": 6}
+    assert got["a"]["b"] == pytest.approx({"value": 2, "low": 2, "high": 3, "n": 6})
+    assert got["b"]["a"] == pytest.approx({"value": 1 / 2, "low": 1 / 3, "high": 1 / 2, "n": 6})
+    assert len(calls) == 2 * 7  # timed once for both
     with pytest.raises(ValueError, match="rounds is 5"):
         ratios({"a": call("a")}, "a", rounds=5)
 

@@ -1,5 +1,6 @@
 """Figures of a study: two widths, three formats, the same bytes again, nothing cut; and the copies for print."""
 
+import io
 import re
 
 import matplotlib.pyplot as plt
@@ -82,6 +83,15 @@ def test_two_widths_three_formats_and_the_same_bytes_again(study, name):
         assert float(re.search(r'width="([\d.]+)pt"', svg)[1]) == pytest.approx(72 * inches, abs=0.01)
         assert b"/FontFile2" in pdf and b"/Type3" not in pdf and b"CreationDate" not in pdf
         assert "<text" not in svg and "dc:date" not in svg
+
+
+def test_a_file_is_what_savefig_writes():
+    with plots.at_width("double"):
+        figure = plots.fit(anything())
+        for form, metadata in figures.FORMATS.items():
+            figure.savefig(buffer := io.BytesIO(), format=form, metadata=metadata)
+            assert figures.saved(figure, form) == buffer.getvalue()
+        plt.close(figure)
 
 
 def test_what_shows_this_very_figure_is_not_drawn_again(study, monkeypatch):

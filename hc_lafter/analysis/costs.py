@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -144,13 +145,20 @@ def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int) -> d
 
 
 def ratios(functions: Mapping[str, Callable[[], object]], base: str, rounds: int = 6) -> dict[str, dict[str, float]]:
-    """How many times as long as ``base`` each function takes, by round: {value, low, high, n}.
+    """`ratios_to` one base: name -> {value, low, high, n}."""
+    return ratios_to(functions, [base], rounds)[base]
+
+
+def ratios_to(
+    functions: Mapping[str, Callable[[], object]], bases: Sequence[str], rounds: int = 6
+) -> dict[str, dict[str, dict[str, float]]]:
+    """How many times as long as each base each function takes, by round: base -> name -> {value, low, high, n}.
 
     The median of the rounds' ratios, with the least and the greatest of them: that range of n rounds holds the true
     median with a probability of 1 - 2 ** (1 - n), whatever the times' distribution (sign test): 97% for six.
 
     Args:
-        functions: name -> what is timed, as for `interleaved`; ``base`` is one of them.
+        functions: name -> what is timed, as for `interleaved`; once for all bases, which are among them.
         rounds: from 6, below which that range is no 95% interval.
 
     Raises:
@@ -160,10 +168,10 @@ def ratios(functions: Mapping[str, Callable[[], object]], base: str, rounds: int
     if rounds < 6:
         raise ValueError(f"rounds is {rounds}, but a 95% interval of their median takes at least six.")
     seconds = _in_turn(functions, rounds)
-    found = {}
-    for name, taken in seconds.items():
+    found: dict[str, dict[str, dict[str, float]]] = {base: {} for base in bases}
+    for base, (name, taken) in itertools.product(bases, seconds.items()):
         each = [mine / other for mine, other in zip(taken, seconds[base], strict=True)]
-        found[name] = {"value": statistics.median(each), "low": min(each), "high": max(each), "n": rounds}
+        found[base][name] = {"value": statistics.median(each), "low": min(each), "high": max(each), "n": rounds}
     return found
 
 

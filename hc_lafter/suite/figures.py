@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib as mpl
+from matplotlib.backend_bases import get_registered_canvas_class
 from matplotlib.figure import Figure
 
 from hc_lafter import commands
@@ -29,9 +31,18 @@ FORMATS = {
 
 
 def saved(figure: Figure, form: str) -> bytes:
-    """The file of a figure: fonts embedded (PDF) or drawn as paths (SVG), 300 dots per inch (PNG), no dates."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=form, metadata=FORMATS[form])
+    """The file of a figure whose layout stands still (`hc_lafter.suite.plots.fit`): fonts embedded (PDF) or drawn as
+    paths (SVG), 300 dots per inch (PNG), no dates.
+
+    The same bytes as those of ``savefig``, which draws all of it once more beforehand, for the sake of a layout.
+    """
+    buffer, screen, canvas = io.BytesIO(), figure.get_dpi(), figure.canvas
+    figure.set_dpi(mpl.rcParams["savefig.dpi"])
+    try:
+        getattr(get_registered_canvas_class(form)(figure), f"print_{form}")(buffer, metadata=FORMATS[form])
+    finally:
+        figure.set_canvas(canvas)
+        figure.set_dpi(screen)
     return buffer.getvalue()
 
 
