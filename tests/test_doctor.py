@@ -178,6 +178,7 @@ def test_class_order(pets, tmp_path):
 @pytest.mark.parametrize(
     ("names", "coded"),
     [(("1", "2"), True), (("0.0", "1.0"), True), (("n01440764", "n01443537"), True), (("class_1", "class_2"), True),
+     (("A", "B"), True), (("class A", "class B"), True), (("I", "we"), False), (("no", "na"), False),
      (("100", "dog"), False), (("2000s", "1990s"), False), (("cat", "dog"), False)],
 )  # fmt: skip
 def test_class_names_that_are_codes_are_remarked_upon(tmp_path, names, coded):
@@ -185,6 +186,20 @@ def test_class_names_that_are_codes_are_remarked_upon(tmp_path, names, coded):
         fill(tmp_path / name, 10, 100 * k)
     remarks = [r for r in look(tmp_path).remarks if "mean nothing to a text tower: name the folders" in r]
     assert len(remarks) == coded == sum(f"numbers or codes ({', '.join(sorted(names))})" in r for r in remarks)
+
+
+@pytest.mark.parametrize(
+    ("names", "bare"),
+    [(("01_cat", "02_dog"), "cat, dog"), (("1. Katze", "2. Hund"), "Katze, Hund"), (("003-猫", "004-犬"), "猫, 犬"),
+     (("1_cat", "dog"), None), (("1990s", "2000s"), None), (("3D_print", "2D_print"), None),
+     (("50 euros", "100 euros"), None)],
+)  # fmt: skip
+def test_numbers_before_class_names_are_remarked_upon(tmp_path, names, bare):
+    for k, name in enumerate(names):
+        fill(tmp_path / name, 10, 100 * k)
+    remarks = [r for r in look(tmp_path).remarks if "begin with numbers" in r]
+    assert len(remarks) == (bare is not None)
+    assert all(f"({', '.join(names)})" in r and r.endswith(f"by the words alone ({bare}).") for r in remarks)
 
 
 def test_ignored_files_and_thin_images(pets):
@@ -307,3 +322,9 @@ def test_the_command_as_a_module(pets):
         [sys.executable, "-m", doctor.__name__, str(pets)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0 and "pets: 60 readable images" in done.stdout
+
+
+def test_the_world_has_no_files(capsys):
+    with pytest.raises(SystemExit):
+        main(["world"])
+    assert "the world is drawn by the package and has no files to examine" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import pytest
 from hc_lafter.suite import claims, plans
 from hc_lafter.suite.claims import NOT_TESTABLE, SUPPORTED
 from hc_lafter.suite.study import Study
+from hc_lafter.systems import find
 from hc_lafter.tuning.run import Result
 from hc_lafter.tuning.training import History
 
@@ -112,3 +113,12 @@ def test_rows_have_converged_where_their_mean_curves_have():
     table = study("smoke").estimates({"a": np.arange(40) % 2, "b": np.arange(40) % 3 == 0})
     table = plans.with_runs(table, {"a": done, "b": untold})
     assert table["n_train"].tolist() == [7, 7] and table["converged"].tolist() == [True, None]
+
+
+@pytest.mark.parametrize(("name", "depth", "said"), [
+    ("HybridCascade-LaFTer", 12, "stages 5-7, 8-9, 10-12"), ("HybridCascade-LaFTer", 24, "stages 9-14, 15-18, 19-24"),
+    ("one decoder, last layer", 24, "levels 24"), ("mean of layers", 24, "layers 9-24"),
+    ("SC-CLIP", 24, "layers 9-19, by the likeness of 17 and 7"), ("NACLIP", 24, ""),
+])  # fmt: skip
+def test_layers_are_named_from_the_tower(name, depth, said):
+    assert plans.layers_of(find(name).configure("mine", "world", depth)) == said

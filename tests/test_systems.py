@@ -15,9 +15,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from hc_lafter import store
-from hc_lafter.clip.load import build_embedded
+from hc_lafter.clip.load import build_embedded, load_clip, save_clip
 from hc_lafter.clip.vit import Prompts, walk
-from hc_lafter.systems.base import Masks, Output, split_epochs
+from hc_lafter.systems import find
+from hc_lafter.systems.base import Masks, Output, Start, split_epochs
 from hc_lafter.systems.hybrid_cascade import HybridCascade, HybridCascadeConfig
 from hc_lafter.systems.lafter import LaFTer, LaFTerConfig
 from hc_lafter.systems.linear_probe import LinearProbe, LinearProbeConfig
@@ -25,7 +26,7 @@ from hc_lafter.systems.losses import consistency, distillation
 from hc_lafter.systems.mean_of_layers import MeanOfLayers, MeanOfLayersConfig
 from hc_lafter.systems.multilayer import SEGMENTS, MultiLayerConfig, MultiLayerLaFTer
 from hc_lafter.systems.regimes import LabelFree, Supervised
-from hc_lafter.systems.trained import Trained, load
+from hc_lafter.systems.trained import Trained, load, save
 from hc_lafter.systems.zero_shot import ZeroShot
 
 C, W, D, S = 5, 24, 16, 32
@@ -421,3 +422,26 @@ def test_a_file_that_holds_no_trained_system(tmp_path):
     path = store.write(tmp_path / "run.safetensors", {"x": torch.zeros(1)}, run="a run")
     with pytest.raises(ValueError, match=r"run.safetensors holds no trained system"):
         load(path)
+
+
+def test_the_clip_of_a_file_is_found_where_it_lay(clip, tmp_path, monkeypatch):
+    """By the file's path, whatever folder one is in."""
+    entry, place, saved = find("zero-shot"), tmp_path / "weights" / "mine.safetensors", tmp_path / "system.safetensors"
+    place.parent.mkdir()
+    save_clip(clip, place)
+    mine = load_clip(place)
+    text = torch.nn.functional.normalize(torch.randn(2, mine.embed_dim), dim=-1)
+    config = entry.configure(mine.name, "pets", mine.layers)
+    start = Start(mine.visual, mine.name, text, 1.0, classifier=text)
+    save(
+        Trained(entry.name, config, entry.build(start, config, 0), mine, ("cat", "dog"), text),
+        saved,
+    )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = load(saved)
+    assert again.clip.weight_hash == mine.weight_hash and again.clip.source == str(place)
+    place.rename(moved := tmp_path / "moved.safetensors")
+    with pytest.raises(ValueError, match=r"the CLIP mine.safetensors \(from .*weights.*say where it is, load\("):
+        load(saved)
+    assert load(saved, clip=str(moved)).classes == ("cat", "dog")

@@ -109,6 +109,7 @@ def test_two_go_on_where_one_was_stopped(place, alone, monkeypatch):
 @pytest.mark.parametrize(("words", "message"), [
     (["--system", "LaFtr"], "system 'LaFtr' is unknown (did you mean 'LaFTer'?)"),
     (["--regime", "supervisd"], "LaFTer has no regime 'supervisd' (did you mean 'supervised'?)"),
+    (["--set", "tokens="], "--set tokens= is empty: give tokens a value, or leave it out."),
     (["--set", "token=3"], "--set token=3: LaFTer has the settings tokens, prompt_start, smoothing, threshold, lr"),
     (["--set", "tokens=few"], "--set tokens=few: 'few' is not usable for tokens, which is of type int."),
     (["--accumulate", "0"], "accumulate is 0: give the number of shares"),

@@ -342,6 +342,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the report of a data spec; returns 0 without problems, else 1."""
     parser = commands.doctor()
     args = parser.parse_args(argv)
+    if args.data == "world" and not Path(args.data).exists():
+        parser.error("the world is drawn by the package and has no files to examine: name a folder, a csv or a set")
     if is_mask_spec(args.data) and (args.skip or args.near or args.classes or args.cache):
         parser.error("a segmentation set takes --seed only: leave the other options out")
     report = examine(args.data, classes=args.classes, seed=args.seed, skip=args.skip, near=args.near, cache=args.cache)

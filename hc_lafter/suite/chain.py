@@ -163,7 +163,8 @@ def work(run: Run, selected: Sequence[Notebook], options: argparse.Namespace) ->
         print(f"{len(failed)} of {len(selected)} did not run: {', '.join(sorted(failed.values()))}.")
     else:
         folder = run.places(selected[0]).profile
-        print(f"Figures are in figures/{folder}, metrics and executed notebooks in results/{folder}.")
+        where = "" if run.output == run.root else f" of {run.output}"
+        print(f"Figures are in figures/{folder}, metrics and executed notebooks in results/{folder}{where}.")
     for notebook in selected:
         if notebook.name == REPORT and notebook.number not in failed:
             _report(run, notebook)

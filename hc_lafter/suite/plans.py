@@ -60,6 +60,21 @@ def settings_of(study: Study, entry: System, **changes: Any) -> Any:
     return replace(config, **{**follow, **changes})
 
 
+def layers_of(config: Any) -> str:
+    """Which layers of the tower settings name, in words: ``stages 5-7, 8-9, 10-12``; "" where they name none."""
+
+    def ends(layers: Sequence[int]) -> str:
+        first, last = layers[0], layers[-1]
+        return f"{first}-{last}" if last > first else f"{first}"
+
+    for name in ("stages", "levels"):
+        if groups := getattr(config, name, ()):
+            return f"{name} {', '.join(map(ends, groups))}"
+    if fusion := getattr(config, "fusion", ()) if hasattr(config, "pre") else ():
+        return f"layers {ends(fusion)}, by the likeness of {config.pre} and {config.post}"
+    return f"layers {ends(config.layers)}" if getattr(config, "layers", ()) else ""
+
+
 def row(study: Study, name: str, regime: str, config: Any = None, **changes: Any) -> list[Run]:
     """One system under one regime, with every seed, sized as the profile says.
 

@@ -18,6 +18,7 @@ from hc_lafter.suite.paths import find_root
 
 START, END = "<!-- headline: python -m hc_lafter.suite.readme -->", "<!-- /headline -->"
 LAYERS = "01-feature-tapping"
+ROWS = 5  # of the table that is not folded
 
 
 def headline(folder: Path) -> str:
@@ -39,16 +40,24 @@ def headline(folder: Path) -> str:
     records = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
     top, masks_of = _sample(results, comparing.FULL, "top-1 accuracy"), _sample(results, comparing.MASKS, "mIoU")
     return f"""\
-{_choices(results)}Top-1 accuracy in per cent, {top}; differences paired on images and seeds, verdicts after
+{_choices(results)}<details><summary>System by system, trained briefly</summary>
+
+Top-1 accuracy in per cent, {top}; differences paired on images and seeds, verdicts after
 Holm's correction over all comparisons of the notebook; an interval for "all together" holds for all of them. Fewer than
 six seeds can show no difference between trained systems. Training is short: these verdicts judge no design.
 
 {_markdown(systems)}
 
-Masks: mIoU in per cent, {masks_of}. Cascade-CLIP, its one-decoder baseline and the dense hybrid learned from pixels of
+</details>
+
+<details><summary>Masks</summary>
+
+mIoU in per cent, {masks_of}. Cascade-CLIP, its one-decoder baseline and the dense hybrid learned from pixels of
 seen classes.
 
 {_markdown(masks)}
+
+</details>
 
 Claims about [the designs](docs/designs.md): **{claims.tally(records)}**.
 The {len(records)} are no family: each is judged by itself, at 95%, and a finding only by a rule older than its run.
@@ -78,7 +87,13 @@ def _choices(results: claims.Results) -> str:
 are chosen on validation, accuracy is on {found["n"]:,} test images of the drawn world, {found["seeds"]} seeds, 95%
 intervals. What is *not told from it* differs from it on test by less than these seeds and images can show.
 
+{_markdown(pd.concat([table[: ROWS - 1], table[ROWS - 1 :][-1:]]))}
+
+<details><summary>With every number of labels</summary>
+
 {_markdown(table)}
+
+</details>
 
 """
 

@@ -173,7 +173,7 @@ def load(path: str | os.PathLike[str], clip: Clip | str | None = None, *, device
     """Read a file of `save`.
 
     Args:
-        clip: the CLIP, or what `hc_lafter.load_clip` takes; None: the one that the file names.
+        clip: the CLIP, or what `hc_lafter.load_clip` takes; None: the one that the file names, a file where it lay.
         device: where it computes; None: where the given CLIP lies, else the CPU.
 
     Raises:
@@ -187,7 +187,7 @@ def load(path: str | os.PathLike[str], clip: Clip | str | None = None, *, device
         raise ValueError(f"{path} holds no trained system: give a file that hc_lafter.systems.save has written.")
     theirs = kept["clip"]
     if not isinstance(clip, Clip):
-        clip = _load_clip(path, theirs["name"] if clip is None else clip, device or "cpu")
+        clip = _its_clip(path, theirs, device or "cpu") if clip is None else load_clip(clip, device=device or "cpu")
     differing = [key for key, value in _identity(clip).items() if theirs[key] != value]
     if differing:
         raise ValueError(
@@ -231,12 +231,18 @@ def _identity(clip: Clip) -> dict[str, str]:
     return {"hash": clip.weight_hash, "activation": clip.activation, "transform": clip.transform_id}
 
 
-def _load_clip(path: Any, clip: str, device: str) -> Clip:
+def _its_clip(path: Any, theirs: Mapping[str, str], device: str) -> Clip:
+    """The CLIP that a file of `save` names: by its own spec, or from the file that it came from."""
+    spec, activation = theirs["name"], None
+    arch, named, _ = spec.rpartition("@")
+    if spec != "embedded" and os.path.isfile(theirs["source"]):
+        spec, activation = f"{arch}{named}{theirs['source']}", theirs["activation"]
     try:
-        return load_clip(clip, device=device)
+        return load_clip(spec, activation=activation, device=device)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{path} was tuned on the CLIP {clip}, which cannot be loaded ({error}): give it, clip=..."
+            f"{path} was tuned on the CLIP {theirs['name']} (from {theirs['source']}), which cannot be loaded "
+            f"({str(error).rstrip('.')}): say where it is, load({str(path)!r}, clip=...)."
         ) from error
 
 

@@ -42,6 +42,8 @@ def settings_of(entry: System, given: Sequence[str]) -> dict[str, Any]:
         if not separator or name not in names:
             near = nearest(name, names)
             raise ValueError(f"--set {word}: {entry.name} has the settings {', '.join(names)}{near}; give KEY=VALUE.")
+        if not value.strip():
+            raise ValueError(f"--set {word} is empty: give {name} a value, or leave it out.")
         try:
             found[name] = TypeAdapter(hints[name]).validate_python(yaml.safe_load(value))
         except (ValidationError, yaml.YAMLError):

@@ -33,7 +33,16 @@ PLACEHOLDER = 5  # files with equal pixels and more than one label from which a 
 
 
 _REFUSALS = 2  # raise when other files are refused than before, though all others decode to the same pixels
-_CODE = re.compile(r"[\W_]*(class|label|n)?[\W_]*\d+([.,]\d+)?", re.IGNORECASE)  # 1, 0.0, class_3, n01440764
+# 1, 0.0, class_3, n01440764, A, class B
+_CODE = re.compile(r"[\W_]*((class|label|n)?[\W_]*\d+([.,]\d+)?|((class|label)[\W_]+)?[a-z])", re.IGNORECASE)
+_NUMBERED = re.compile(r"\d+[\W_]+(?=[^\W\d_])")  # what stands before the name in 01_happy, 2. sad
+
+
+def _counted(names: Sequence[str]) -> bool:
+    """Whether names are words behind numbers that count them, as in 01_happy and 02_sad."""
+    found = list(map(_NUMBERED.match, names))
+    numbers = sorted(int(re.match(r"\d+", match[0])[0]) for match in found if match)
+    return all(found) and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
 @dataclass(frozen=True)
@@ -126,6 +135,12 @@ class ImageFiles(Dataset):
             notes.append(
                 f"the class names are numbers or codes ({', '.join(self.classes[:4])}), which mean nothing to a text "
                 "tower: name the folders or labels after what they show, for zero-shot and all trained texts read them."
+            )
+        elif _counted(self.classes):
+            bare = ", ".join(_NUMBERED.sub("", name, count=1) for name in self.classes[:4])
+            notes.append(
+                f"the class names begin with numbers ({', '.join(self.classes[:4])}), which a text tower reads, too: "
+                f"name the folders or labels by the words alone ({bare})."
             )
         self.notes = (*notes, *listing.notes, *decided)
         self.ids = [item.id for item in self._items]
