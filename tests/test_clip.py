@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import pickle
+import re
 import socket
 import time
 import warnings
@@ -179,7 +180,7 @@ def test_a_file_that_does_not_tell_its_activation_warns(tmp_path):
     with pytest.warns(UserWarning, match="does not tell its activation, so GELU is assumed"):
         clip = load_clip(tmp_path / "x.pt")
     assert clip.activation == "GELU"
-    assert "activation='QuickGELU'" in clip.describe()
+    assert f"goes back to OpenAI's weights say Tiny-8-quickgelu@{tmp_path / 'x.pt'}, otherwise" in clip.describe()
 
 
 @pytest.mark.parametrize("activation", ["GELU", "QuickGELU"])
@@ -409,38 +410,92 @@ def test_bad_files_are_one_sentence_with_the_path(tmp_path, kind):
     assert str(path) in one_sentence(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("save", "words"),
-    [
-        (
-            lambda p: torch.save(build(vision_cfg={**VISION, "layers": 3}).state_dict(), p),
-            r"12 tensors differ, such as visual.transformer.resblocks.2.attn.in_proj_bias of shape \(192,\) for none",
-        ),
-        (
-            lambda p: torch.save(build(embed_dim=24).state_dict(), p),
-            r"such as text_projection of shape \(64, 24\) for \(64, 32\)",
-        ),
-    ],
-)
-def test_a_file_of_another_architecture_than_named(tmp_path, save, words):
-    save(tmp_path / "bad.pt")
+def test_a_file_of_another_architecture_than_named(tmp_path, monkeypatch):
+    """Where the path alone loads it says so; where it would not, what would is said at once."""
+    deeper = {**TINY, "vision_cfg": {**VISION, "layers": 3}}
+    torch.save(build(vision_cfg=deeper["vision_cfg"]).state_dict(), tmp_path / "bad.pt")
+    with pytest.raises(ValueError, match=r"\(3 blocks of width 64, .*\) does not tell its architecture") as caught:
+        load_clip(f"Tiny-8@{tmp_path / 'bad.pt'}")
+    one_sentence(caught.value)
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "Deeper-8", deeper)
+    words = r"is not of this architecture: 12 tensors differ, such as visual.* for none; give its path"
     with pytest.raises(ValueError, match=words) as caught:
         load_clip(f"Tiny-8@{tmp_path / 'bad.pt'}")
-    assert "is not of this architecture" in one_sentence(caught.value)
+    one_sentence(caught.value)
+    assert quiet(tmp_path / "bad.pt", activation="GELU").layers == 3
 
 
 def test_shapes_that_two_architectures_share(tmp_path, monkeypatch):
     twin = {**TINY, "vision_cfg": {**VISION, "head_width": 16}}
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "Twin-8", twin)
     torch.save(build().state_dict(), tmp_path / "x.pt")
-    with pytest.raises(ValueError, match=r"'Tiny-8', 'Twin-8' share its shapes: name it, as in Tiny-8@x.pt"):
+    with pytest.raises(ValueError, match=r"'Tiny-8', 'Twin-8' share its shapes: name it, as in Tiny-8@.*x.pt"):
         load_clip(tmp_path / "x.pt")
 
 
-def test_folder_and_missing_file(tmp_path):
-    with pytest.raises(ValueError, match="is a folder: give the path"):
-        load_clip(tmp_path)
-    for spec in (tmp_path / "none.safetensors", f"Tiny-8@{tmp_path / 'none.pt'}", "none.pt"):
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (["a.jpg"], r"is a folder without weights .*: give the path of a file with some"),
+        (
+            ["below/epoch_3.pt", "b.txt"],
+            r"folder with weights below it .'below.epoch_3.pt'.: give the path of one",
+        ),
+        (
+            ["model-1.safetensors", "model.safetensors.index.json"],
+            "is a folder with weights in several files: save",
+        ),
+        (
+            ["adapter_model.safetensors", "adapter_config.json"],
+            "is a folder of an adapter and no CLIP: save",
+        ),
+    ],
+)
+def test_folders_that_are_no_clip(tmp_path, files, words):
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for spec in (tmp_path, f"Tiny-8@{tmp_path}"):
+        with pytest.raises(ValueError, match=words) as caught:
+            load_clip(spec)
+        one_sentence(caught.value)
+
+
+def test_configurations_given_for_weights(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"config.json is a configuration: give the file of weights"):
+        load_clip(tmp_path / "config.json")
+    with pytest.raises(ValueError, match=r"index.json is an index of weights in several files: save them as one"):
+        load_clip(tmp_path / "model.safetensors.index.json")
+
+
+def test_advice_holds_when_it_is_followed(tmp_path, monkeypatch):
+    """A note's spec loads from any folder; a wrong name is not answered with a path that is refused in its turn."""
+    torch.save(build().state_dict(), tmp_path / "x.pt")
+    with pytest.warns(UserWarning, match="otherwise name it (.*)") as caught:
+        first = load_clip(tmp_path / "x.pt")
+    advice = re.search("otherwise name it (.*)", str(caught[0].message))[1]
+    monkeypatch.chdir("/")
+    assert quiet(advice).weight_hash == first.weight_hash
+    odd = build(vision_cfg={**VISION, "width": 96, "head_width": 32})
+    torch.save(odd.state_dict(), tmp_path / "odd.pt")
+    mends = []
+    for spec in (tmp_path / "odd.pt", f"Tiny-8@{tmp_path / 'odd.pt'}"):
+        with pytest.raises(ValueError, match="does not tell its architecture") as refused:
+            load_clip(spec)
+        mends.append(str(refused.value).partition("does not tell")[2])
+    assert mends[0] == mends[1]
+
+
+def test_missing_file(tmp_path):
+    for spec in (
+        tmp_path / "none.safetensors",
+        f"Tiny-8@{tmp_path / 'none.pt'}",
+        "none.pt",
+        "runs/none.pt",
+        "a/b/none",
+    ):
         with pytest.raises(FileNotFoundError, match=r"there is no file .*none") as caught:
             load_clip(spec)
         one_sentence(caught.value)
@@ -553,10 +608,9 @@ def test_another_resolution_or_text_length_loads_with_a_note(tmp_path, sizes):
 def test_the_advice_on_an_unknown_size_works_as_given(tmp_path, layers):
     model = build(vision_cfg={**VISION, "width": 128, "layers": layers})
     torch.save(model.state_dict(), tmp_path / "x.pt")
-    with pytest.raises(ValueError, match=r"is not of this architecture: .* give its path alone"):
-        load_clip(f"Tiny-8@{tmp_path / 'x.pt'}")
-    with pytest.raises(ValueError, match=f"{layers} blocks of width 128") as caught:
-        load_clip(tmp_path / "x.pt")
+    for spec in (f"Tiny-8@{tmp_path / 'x.pt'}", tmp_path / "x.pt"):
+        with pytest.raises(ValueError, match=f"{layers} blocks of width 128") as caught:
+            load_clip(spec)
     advice = one_sentence(caught.value).partition("as in ")[2].removesuffix(".")
     (tmp_path / "open_clip_config.json").write_text(advice)
     clip = quiet(tmp_path / "x.pt")
@@ -650,8 +704,8 @@ def test_part_of_a_hugging_face_clip_is_the_same_sentence_either_way(tmp_path):
         ("vit-b-16/openai", "did you mean 'ViT-B-16'"),
         ("embeded", "did you mean 'embedded'"),
         ("", "clip is empty: give 'embedded'"),
-        ("ViT-B-16/laion", "ViT-B-16 has no weights 'laion': choose ViT-B-16/ and one of openai, .*random"),
-        ("Tiny-8", "Tiny-8 has no weights '': choose Tiny-8/ and one of random"),
+        ("ViT-B-16/laion", "ViT-B-16 has no weights 'laion'.*: give ViT-B-16@<file>, or ViT-B-16/ and one of .*random"),
+        ("Tiny-8", "Tiny-8 is an architecture without its weights: give Tiny-8@<file>, or Tiny-8/ and one of random"),
         ("Tiny-8/random:x", "has no weights 'random:x'"),
         ("RN50/openai", "RN50 cannot be walked layer by layer: its vision tower is a ResNet"),
         ("ViT-B-16-SigLIP/webli", "its vision tower is timm's vit_base_patch16_siglip_224"),
@@ -678,7 +732,7 @@ def test_unknown_names(spec, words):
         ("hf-hub:timm/ViT-B-16-SigLIP", "its vision tower is timm's"),
         ("ViT-L/14@336px", "is OpenAI's name of ViT-L-14-336/openai: say ViT-L-14-336/openai"),
         ("ViT-B/32", "say ViT-B-32/openai"),
-        ("ViT-B-32::nothing", "ViT-B-32 has no weights 'nothing': choose"),
+        ("ViT-B-32::nothing", "ViT-B-32 has no weights 'nothing'.*: give"),
         ("ViT-B-32@", "names no file: give ViT-B-32@<path>"),
         ("https://example.org/a.pt", "is an address: download the file, and give its path"),
     ],

@@ -59,6 +59,7 @@ _IDS = 49408  # of CLIP's own tokenizer
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _WEIGHTS_NAMES = (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME, "model.safetensors", "pytorch_model.bin")
 _FORMAT = "hc_lafter.clip"
+_SHARDS = "weights in several files: save them as one, save_pretrained(..., max_shard_size='100GB')"
 # transformers' names of OpenAI's weights, which open_clip has from elsewhere
 _OPENAI = {
     "openai/clip-vit-base-patch32": "ViT-B-32/openai",
@@ -248,21 +249,24 @@ def resolve(spec: str | Path) -> str:
         _config(arch)
         tags = open_clip.list_pretrained_tags_by_model(arch)
         if tag not in tags and not re.fullmatch(r"random(:\d+)?", tag):
+            what = f"has no weights {tag!r}{nearest(tag, tags)}" if tag else "is an architecture without its weights"
             raise ValueError(
-                f"{arch} has no weights {tag!r}: choose {arch}/ and one of {', '.join([*tags, 'random'])}."
+                f"{arch} {what}: give {arch}@<file>, or {arch}/ and one of {', '.join([*tags, 'random'])}."
             )
         return f"{arch}/{tag}"
     theirs = spec.replace("/", "-", 1).replace("@", "-").removesuffix("px")  # OpenAI's ViT-L/14@336px
     if theirs in known:
         raise ValueError(f"{spec!r} is OpenAI's name of {theirs}/openai: say {theirs}/openai.")
+    if Path(spec).suffix in _SUFFIXES and "://" not in spec and not at:
+        raise FileNotFoundError(f"there is no file {spec}: check the path.")
     prefixed = re.sub(r"^(hf[-_]hub:|hf:(//)?|huggingface:|(https?://)?(www\.)?(huggingface|hf)\.co/)", "", spec)
     repository = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@\w+|/(tree|blob|resolve)/.*)?/?", prefixed)
     if repository and (prefixed != spec or repository[1].lower() in _hub() or not nearest(arch, known)):
         return _in_hub(repository[1])
     if "://" in spec:
         raise ValueError(f"{spec} is an address: download the file, and give its path.")
-    if Path(spec).suffix in _SUFFIXES and not at:
-        raise FileNotFoundError(f"there is no file {spec}: check the path.")
+    if "/" in spec and not at and not nearest(arch, known):
+        raise FileNotFoundError(f"there is no file {spec}, and {arch} is no architecture of open_clip: check the path.")
     _config(named if at else arch)
     raise AssertionError(f"{spec} is known after all")
 
@@ -273,8 +277,22 @@ def _file_in(path: Path) -> Path:
         raise FileNotFoundError(f"there is no file {path}: check the path.")
     inside = [path / name for name in _WEIGHTS_NAMES if (path / name).is_file()]
     if path.is_dir() and not inside:
-        raise ValueError(f"{path} is a folder: give the path of the weights file in it.")
+        raise ValueError(f"{path} is a folder {_without_weights(path)}.")
+    if path.name.endswith(".index.json"):
+        raise ValueError(f"{path} is an index of {_SHARDS}.")
     return inside[0] if inside else path
+
+
+def _without_weights(folder: Path) -> str:
+    """Why a folder that has no file of weights under its usual name is no CLIP, and what to give instead."""
+    if next(folder.glob("*.index.json"), None):
+        return f"with {_SHARDS}"
+    if (folder / "adapter_config.json").is_file():
+        return "of an adapter and no CLIP: save the CLIP with it, merge_and_unload().save_pretrained(...)"
+    found = sorted(f for f in folder.rglob("*") if f.suffix in _SUFFIXES and f.is_file())
+    if found:
+        return f"with weights below it ({some((str(f.relative_to(folder)) for f in found), 3)}): give the path of one"
+    return f"without weights ({', '.join(_SUFFIXES)}): give the path of a file with some"
 
 
 def _hub() -> dict[str, str]:
@@ -427,9 +445,11 @@ def _from_file(path: Path, arch: str | None, asked: str | None) -> Clip:
             f"{hugging_face.CONFIG} of its weights beside it, or say activation="
         )
     elif not (known or asked or named):
+        quick = f"{arch}-quickgelu"
+        quick = f"{quick}@{path}" if quick in open_clip.list_models() else "activation='QuickGELU'"
         notes.append(
             f"the file does not tell its activation, so {activation} is assumed: if it goes back to OpenAI's weights "
-            f"say activation='QuickGELU', otherwise name it {arch}@{path.name}"
+            f"say {quick}, otherwise name it {arch}@{path}"
         )
     if preprocess is None:
         preprocess, agreed = _usual_preprocess(arch or "", activation)
@@ -614,6 +634,8 @@ def _sizes(weights: Weights) -> dict[str, Any]:
         why = f"its first tensors are {', '.join(list(shapes)[:3])}"
         if "visual.trunk." in names or "visual.layer1." in names:
             why = "its vision tower is a timm model or a ResNet"
+        elif names.replace("visual.", "").startswith(("class_embedding", "positional_embedding", "proj ")):
+            why = "it has the vision tower alone"
         raise ValueError(
             f"{weights.path} holds no CLIP with a vision transformer under open_clip's or transformers' names: {why}; "
             "give a whole CLIP of such a kind."
@@ -665,7 +687,7 @@ def _recognise(weights: Weights) -> tuple[str | None, dict[str, Any]]:
     example = json.dumps({"model_cfg": {"vision_cfg": {"head_width": 64}, "text_cfg": texts}})
     mend = f"put an {_CONFIG_BESIDE} with its own numbers of heads beside it, as in {example}"
     if found:
-        why, mend = f"{some(found, 3)} share its shapes", f"name it, as in {next(iter(found))}@{weights.path.name}"
+        why, mend = f"{some(found, 3)} share its shapes", f"name it, as in {next(iter(found))}@{weights.path}"
     elif weights.hugging_face:
         mend = f"put the {hugging_face.CONFIG} of its weights beside it"
     raise ValueError(
@@ -709,6 +731,7 @@ def _fill(model: nn.Module, weights: Weights) -> list[str]:
         first = different[0]
         if wanted.keys() != given.keys():
             _check_names(weights)
+        _recognise(weights)  # where this refuses, the path alone would be no help
         raise ValueError(
             f"{weights.path} is not of this architecture: {len(different)} tensors differ, such as {first} of shape "
             f"{given.get(first, 'none')} for {wanted.get(first, 'none')}; give its path alone."

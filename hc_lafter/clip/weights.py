@@ -93,6 +93,8 @@ def read_weights(path: Path) -> Weights:
     except Exception as error:  # a damaged file may break its reader anywhere
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         why = f"cannot be read as a checkpoint ({type(error).__name__}): it is damaged or not one, take another copy"
+        if path.suffix == ".json":
+            why = "is a configuration: give the file of weights that it belongs to, or its folder"
         if wanted:
             why = f"is a pickle that wants {wanted[1]}, which may run code: save its state dict alone"
         raise ValueError(f"{path} {why}.") from error
