@@ -531,12 +531,9 @@ def test_listing_is_quick(chain):
 
 def commands() -> list[str]:
     """Every command in the notebooks' prose and code, as it stands there."""
-    sources = [
-        cell.source for path in find_chain(REPOSITORY / "notebooks") for cell in nbformat.read(path.path, 4).cells
-    ]
-    return sorted(
-        {found for text in sources for found in re.findall(r"`([^`]*(?:--param|run_all|hc-lafter )[^`]*)`", text)}
-    )
+    books = [nbformat.read(book.path, as_version=4) for book in find_chain(REPOSITORY / "notebooks")]
+    quoted = [found for book in books for cell in book.cells for found in re.findall(r"`([^`]+)`", cell.source)]
+    return sorted({found for found in quoted if re.search(r"--param|run_all|hc-lafter |uv run", found)})
 
 
 @pytest.mark.parametrize("command", commands())

@@ -94,6 +94,7 @@ class Study:
         _compute_with(self.profile.threads)
         _seed_everything(self.seed)
         plots.use_style()
+        pd.set_option("display.max_colwidth", None)  # tables in a notebook wrap; pandas would cut a text at 50 signs
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # `figure` says it in a sentence
 
     def __repr__(self) -> str:
