@@ -11,7 +11,7 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; more threads than cores are slower than one
 
-LONG = ["notebooks", "full_profile", "pretrain", "embedded_clip", "workers", "benchmarks", "runs", "run_all"]
+LONG = ["notebooks", "full_profile", "browser", "pretrain", "embedded_clip", "workers", "benchmarks", "runs", "run_all"]
 LONG = [f"test_{name}.py" for name in LONG]
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -53,6 +54,8 @@ def checkout(tmp_path_factory) -> Path:
         text = source.read_text(encoding="utf-8")
         smoke = text.replace('profile = \\"default\\"', 'profile = \\"smoke\\"')
         assert smoke != text
+        if source.stem in EXPLORERS:  # no second tower of the size of a ViT-B, whose passes notebook 07 times
+            smoke = smoke.replace("overrides = {}", 'overrides = {\\"random_clip\\": \\"embedded/random\\"}')
         (made / "notebooks").mkdir(exist_ok=True)
         (made / "notebooks" / source.name).write_text(smoke, encoding="utf-8")
     return made
@@ -99,7 +102,7 @@ class Opened:
     def __init__(self, browser: Any, lab: str, path: str):
         self.said: list[str] = []
         self.page = browser.new_page(viewport={"width": WIDTHS[0], "height": 900})
-        self.page.set_default_timeout(60_000)
+        self.page.set_default_timeout(180_000)
         self.page.on("console", lambda m: self.said.append(m.text) if m.type == "error" else None)
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.goto(f"{lab}/lab/tree/{path}?reset")
@@ -133,6 +136,17 @@ class Opened:
         """The number of the last code cell whose source has a text."""
         return max(i for i, cell in enumerate(self.cells()) if text in cell["source"])
 
+    def bars(self) -> int:
+        """The number of progress bars that stand under cells."""
+        shown = 0
+        for at, cell in enumerate(self.cells()):
+            if any(WIDGET in output.get("data", {}) for output in cell["outputs"]):
+                views = self.show(at).locator(".jp-OutputArea-output")
+                views.last.wait_for(state="attached")
+                self.page.wait_for_timeout(500)  # a widget is drawn after its cell
+                shown += views.locator(".widget-hprogress").count()
+        return shown
+
 
 def faults(cells: list[dict]) -> list[dict]:
     outputs = [output for cell in cells for output in cell["outputs"]]
@@ -158,14 +172,19 @@ def test_all_cells_run_and_neither_they_nor_the_console_say_an_error(explorer):
 
 def test_no_pile_of_bars_is_left(explorer):
     """A bar of many runs goes when they are done; the one that read the images may stay, full."""
-    _, opened = explorer
-    bars = [
-        bar
-        for at, cell in enumerate(opened.cells())
-        if any("model_id" in output.get("data", {}).get(WIDGET, {}) for output in cell["outputs"])
-        for bar in opened.show(at).locator(".widget-hprogress, .jupyter-widgets.widget-progress").all()
-    ]
-    assert len(bars) <= 1
+    assert explorer[1].bars() <= 1
+
+
+def test_bars_that_stay_are_counted(browser, lab, checkout):
+    book = nbformat.v4.new_notebook()
+    book.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    lines = [f"for _ in tqdm(range(2), leave={leave}): pass" for leave in (True, False, True)]
+    book.cells = [nbformat.v4.new_code_cell(f"from tqdm.auto import tqdm\n{line}") for line in lines]
+    nbformat.write(book, checkout / "notebooks" / "bars.ipynb")
+    opened = Opened(browser, lab, "notebooks/bars.ipynb")
+    opened.run_all()
+    assert opened.bars() == 2
+    opened.page.close()
 
 
 def picture_of(cell: Any, other_than: str = "") -> str:
