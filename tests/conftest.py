@@ -11,7 +11,18 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; more threads than cores are slower than one
 
-LONG = ["notebooks", "full_profile", "workers", "pretrain", "benchmarks", "runs", "embedded_clip", "tune", "figures"]
+LONG = [
+    "notebooks",
+    "full_profile",
+    "browser",
+    "workers",
+    "pretrain",
+    "benchmarks",
+    "runs",
+    "embedded_clip",
+    "tune",
+    "figures",
+]
 LONG += ["report", "registry", "baselines", "vit", "masks_full", "world", "repository", "clip", "run_all", "fidelity"]
 LONG = [f"test_{name}.py" for name in LONG]
 

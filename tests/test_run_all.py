@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import filelock
 import nbformat
 import psutil
 import pytest
+from PIL import Image
 
 from hc_lafter.suite import chain as chain_module
 from hc_lafter.suite import paths, runner
@@ -122,9 +124,14 @@ def test_runs_then_skips_what_is_up_to_date(chain, monkeypatch):
     text = (chain.results("01-first") / "01-first.ipynb").read_text(encoding="utf-8")
     executed = chain.executed("01-first")
     assert [c.execution_count for c in executed.cells if c.cell_type == "code"] == [1, 2, 3, 4]
+    # It says on its top what it is, and its folder is one that a study refuses (test_study.py).
+    assert (
+        "The record of a run" in executed.cells[0].source
+        and "open `notebooks/01-first.ipynb`" in executed.cells[0].source
+    )
     assert executed.metadata.papermill == {"parameters": {"profile": "default", "overrides": {"seeds": 4}}}
     # This very Python ran it, not the kernel that JUPYTER_PATH offers.
-    printed = executed.cells[3].outputs[0].text.strip()
+    printed = executed.cells[4].outputs[0].text.strip()
     assert printed == sys.executable.replace(sys.prefix, "<python>")
     assert not any(word in text for word in ("start_time", "duration", "iopub", str(chain.root), "re{po}"))
 
@@ -198,6 +205,7 @@ def test_failures_are_named_saved_and_contained(chain):
     # Saved as far as they got, marked where they broke.
     executed = chain.executed("01-raises")
     assert "An Exception was encountered at" in executed.cells[0].source
+    assert "The record of a run" in executed.cells[1].source
     assert any(c.get("outputs") and c.outputs[0].get("text") == "so far\n" for c in executed.cells)
     assert executed.cells[-1].execution_count is None
     for name in ("03-dies", "04-slow"):
@@ -220,7 +228,7 @@ def test_data_of_the_user(chain):
     )  # values of one's own have a place of their own
     executed = nbformat.read(path, as_version=4)
     # What the notebook's own cell says stays where the command line says nothing.
-    assert executed.cells[3].outputs[0].text == "{'data': 'photos', 'n_test': 5, 'layers': None} ['a.png']\n"
+    assert executed.cells[4].outputs[0].text == "{'data': 'photos', 'n_test': 5, 'layers': None} ['a.png']\n"
     assert not (chain.root / "results").exists()
     assert chain.up_to_date(*words) == ["01-first"]
     Path("photos/b.png").write_bytes(b"b")
@@ -317,6 +325,12 @@ def test_refuses_notebooks(chain, no_kernel):
     assert "02-x.ipynb lacks its parameters" in refused(chain.add("02-x", parameters="seeds = 3"))
     assert "02-x.ipynb computes in its parameters cell" in refused(chain.add("02-x", parameters="profile = str(1)"))
     assert "02-x.ipynb computes in its parameters cell" in refused(chain.add("02-x", parameters="%time 1"))
+    for name, sentence in {
+        "override": "sets 'override', which nothing reads (did you mean 'overrides'?)",
+        "seeds": "sets seeds, which nothing reads: write overrides = {'seeds': ...}",
+    }.items():
+        other = chain.add("02-x", parameters=f"{PARAMETERS}\n{name} = 3")
+        assert f"the parameters cell of 02-x.ipynb {sentence}" in refused(other)
     unknown = chain.add("02-x", parameters='profile = "default"\noverrides = {"sedes": 3}')
     assert "parameter 'sedes' is unknown (did you mean 'seeds'?)" in refused(unknown)
     assert "01-good.ipynb and 01-same.ipynb share a number" in refused(chain.add("01-same"))
@@ -359,7 +373,7 @@ def test_nothing_of_the_account_or_the_working_folder_is_code_of_a_run(chain, tm
     Path("random.py").write_text("of_the_folder = 1\n")
     chain.add("01-first", "import random\nprint(hasattr(random, 'of_the_folder'), 'of_the_account' in dir())")
     assert chain.run()[0] == 0
-    assert chain.executed("01-first").cells[3].outputs[0].text == "False False\n"
+    assert chain.executed("01-first").cells[4].outputs[0].text == "False False\n"
 
 
 @pytest.mark.parametrize("name", ["open_clip.py", "json.py", "torch/__init__.py"])
@@ -513,6 +527,24 @@ def test_listing_is_quick(chain):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.stderr.strip() == ""
     assert done.stdout == "01-first                 to run     What is 01-first?\n"
+
+
+def commands() -> list[str]:
+    """Every command in the notebooks' prose and code, as it stands there."""
+    books = [nbformat.read(book.path, as_version=4) for book in find_chain(REPOSITORY / "notebooks")]
+    quoted = [found for book in books for cell in book.cells for found in re.findall(r"`([^`]+)`", cell.source)]
+    return sorted({found for found in quoted if re.search(r"--param|run_all|hc-lafter |uv run", found)})
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_in_notebooks_work_as_printed(command, tmp_path):
+    """Up to what they would run: ``--list`` behind each."""
+    (tmp_path / "cat").mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / "cat" / "a.png")
+    runner, *words = command.replace("FOLDER", str(tmp_path)).removeprefix("uv run ").split(" ")
+    assert command.startswith("uv run ") and runner == "run_all.py"
+    done = subprocess.run([sys.executable, runner, *words, "--list"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("to run") == 9, done.stderr
 
 
 def test_needs_go_before():

@@ -189,6 +189,58 @@ def test_study_places_and_seeds(place, tmp_path, monkeypatch):
     assert not torch.equal(torch.rand(3), drawn[0])
 
 
+def test_relative_paths_count_from_the_repository_in_a_live_notebook(place, tmp_path, monkeypatch):
+    root = tmp_path / "code"
+    (root / "hc_lafter").mkdir(parents=True)
+    (root / "notebooks").mkdir()
+    (root / "pyproject.toml").touch()
+    monkeypatch.chdir(root / "notebooks")
+    monkeypatch.setenv("HC_LAFTER_ROOT", str(root))  # run_all.py: paths count from where it was started
+    Study(NAME, "smoke")
+    assert Path.cwd() == root / "notebooks"
+    monkeypatch.delenv("HC_LAFTER_ROOT")
+    Study(NAME, "smoke")
+    assert Path.cwd() == root
+    Study(NAME, "smoke")  # its cell once more
+    assert Path.cwd() == root
+
+
+def test_a_record_of_a_run_does_not_run_again(place, monkeypatch):
+    """Whatever its parameters say: the kernel of JupyterLab works in the notebook's folder."""
+    one = Study(NAME, "smoke")
+    one.add([{**SAME, "system": "a", "value": 0.5}])
+    one.finish()
+    before = (one.results / "metrics.json").read_bytes()
+    (one.results / f"{NAME}.ipynb").touch()
+    monkeypatch.chdir(one.results)
+    for overrides in ({}, {"seed": 5}):
+        with pytest.raises(ValueError, match=f"record of a run and stays as it is: open notebooks/{NAME}.ipynb"):
+            Study(NAME, "smoke", overrides)
+    assert (one.results / "metrics.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("cell", "sentence"),
+    [
+        ('profile = "smoke"\noverride = {"seeds": 3}', r"sets 'override', which .* \(did you mean 'overrides'\?\)"),
+        ('profil = "smoke"\noverrides = {}', r"sets 'profil', which nothing reads \(did you mean 'profile'\?\)"),
+        ('profile = "smoke"\noverrides = {}\nseeds = 3', r"sets seeds, .* write overrides = \{'seeds': \.\.\.\}"),
+        ('profile = "smoke"\noverrides = {}', None),
+    ],
+)
+def test_a_parameter_renamed_in_a_live_notebook_is_refused(place, monkeypatch, cell, sentence):
+    """The kernel still has the old name, with the old value."""
+    first = ["", 'profile = "smoke"\noverrides = {}', "%matplotlib inline", "study = Study()"]
+    later = ["x = 3", "import os\nprofile_of = os.name", "study = Study()"]
+    shell = SimpleNamespace(user_ns={"In": [*first, cell, *later]})
+    monkeypatch.setattr(study, "get_ipython", lambda: shell)
+    if sentence is None:
+        Study(NAME, "smoke")
+        return
+    with pytest.raises(ValueError, match=sentence):
+        Study(NAME, "smoke")
+
+
 def test_cache_can_be_moved(place, monkeypatch):
     monkeypatch.setenv("HC_LAFTER_CACHE", str(place / "elsewhere"))
     assert Study(NAME, "smoke").cache == (place / "elsewhere").resolve()

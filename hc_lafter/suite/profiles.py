@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import PurePath
@@ -32,6 +33,9 @@ AsList = BeforeValidator(
 Counts = Annotated[list[Size], Field(min_length=1), AsList]
 Grid = Annotated[list[Positive], Field(min_length=1), AsList]
 Amounts = Annotated[list[Annotated[float, Field(ge=0, allow_inf_nan=False)]], Field(min_length=1), AsList]
+
+
+PARAMETERS = ("profile", "overrides")  # what the parameters cell of a notebook sets
 
 
 class Profile(BaseModel):
@@ -135,6 +139,35 @@ def load_profile(name: str = "default", overrides: Mapping[str, Any] | None = No
         return Profile.model_validate({**tables[name], **(overrides or {})}, strict=strict)
     except ValidationError as error:
         raise ValueError(unusable(error, Profile, "parameter ")) from None
+
+
+def parameters(source: str) -> dict[str, Any]:
+    """Name -> value of what a parameters cell sets.
+
+    Raises:
+        SyntaxError: it is not Python. ValueError: it computes.
+    """
+    assigned = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+    return {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in assigned}
+
+
+def check_parameters(names: Iterable[str], place: str) -> None:
+    """Refuse a parameters cell that sets more than a notebook reads.
+
+    Args:
+        place: the cell in words, for the sentence.
+
+    Raises:
+        ValueError: another name than ``profile`` and ``overrides`` is set; what the profile has goes into the latter.
+    """
+    for name in names:
+        if name in Profile.model_fields:
+            raise ValueError(f"{place} sets {name}, which nothing reads: write overrides = {{{name!r}: ...}}.")
+        if name not in PARAMETERS:
+            raise ValueError(
+                f"{place} sets {name!r}, which nothing reads{nearest(name, PARAMETERS)}: it may set profile and "
+                "overrides."
+            )
 
 
 def folder_name(name: str, profile: Profile) -> str:

@@ -1,20 +1,24 @@
 """Notebook 09, executed, as one HTML file that needs nothing else: no network, no script; for screen, phone and paper.
 
 nbconvert does the converting. Code is folded away and unfolds at a click; pictures are inside the file.
-Use: ``python -m hc_lafter report [--profile default]``; a run of the notebooks does the same after notebook 09.
+Use: ``python -m hc_lafter report [--profile default]``; a run of the notebooks does the same after notebook 09, and so
+does the notebook's last cell in JupyterLab.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 import nbformat
+from IPython import get_ipython
 from markupsafe import Markup
 
 from hc_lafter.files import write_whole
-from hc_lafter.suite.paths import Places
+from hc_lafter.suite.paths import Places, find_root
+from hc_lafter.suite.runner import RECORD
 
 NOTEBOOK = "09-report"
 
@@ -34,6 +38,8 @@ def page(notebook: nbformat.NotebookNode) -> str:
 
     if not any(cell.outputs for cell in notebook.cells if cell.cell_type == "code"):
         raise ValueError("the notebook has no outputs: run it, then make the report of its executed copy.")
+    shown = [cell for cell in notebook.cells if RECORD not in cell.metadata.get("tags", ())]
+    notebook = nbformat.from_dict({**notebook, "cells": shown})
     folds = (TEMPLATES / "notebook.html.j2").read_text(encoding="utf-8")
     body, _ = HTMLExporter(raw_template=folds, exclude_anchor_links=True).from_notebook_node(notebook)
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
@@ -59,6 +65,34 @@ def write(executed_notebook: str | Path, target: str | Path) -> Path:
         why = type(error).__name__
         raise ValueError(f"{path} is not a notebook ({why}): run notebook {NOTEBOOK[:2]} again.") from None
     return write_whole(target, page(notebook))
+
+
+def write_live(target: Path) -> None:
+    """Write the page of the live notebook 09, as far as it has run; nothing where `run_all.py` makes it afterwards.
+
+    The prose is that of the file in notebooks/, the outputs are those that IPython keeps of each cell's last run.
+
+    Raises:
+        ValueError: no cell that has run stands in the file: it was changed and not saved.
+    """
+    shell = get_ipython()
+    if not hasattr(shell, "kernel") or "HC_LAFTER_ROOT" in os.environ:
+        return
+    notebook = nbformat.read(find_root() / "notebooks" / f"{NOTEBOOK}.ipynb", as_version=4)
+    ran = {source.strip(): number for number, source in enumerate(shell.user_ns["In"])}
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            kept = shell.history_manager.outputs.get(ran.get(cell.source.strip()), [])
+            cell.outputs = [_output(kind.output_type, kind.bundle) for kind in kept]
+    print(f"The report is {write_whole(target, page(notebook)).relative_to(target.parents[2])}.")
+
+
+def _output(kind: str, bundle: dict) -> nbformat.NotebookNode:
+    """What IPython keeps of an output, as nbformat has it."""
+    if "stream" in bundle:
+        name = "stderr" if kind == "err_stream" else "stdout"
+        return nbformat.v4.new_output("stream", name=name, text="".join(bundle["stream"]))
+    return nbformat.v4.new_output("display_data", data=bundle)
 
 
 def main(argv: list[str] | None = None) -> int:

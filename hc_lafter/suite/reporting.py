@@ -193,6 +193,7 @@ def provenance(folder: Path) -> pd.DataFrame:
         words = {key: {"name": entry[key]} for key in ("clip", "data") if isinstance(entry[key], str)}
         lines.append({"notebook": name, **entry, **words})
     found = pd.json_normalize(lines)
+    found = found.reindex(columns=found.columns.union(["notebook", "data.name"], sort=False))  # where nothing ran, too
     heads = {
         "notebook": "notebook",
         "clip.name": "CLIP",

@@ -8,7 +8,6 @@ bytes. `chain` is the face of it.
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import functools
 import hashlib
@@ -30,7 +29,7 @@ from hc_lafter.files import code_hash, file_hash, versions, write_whole
 from hc_lafter.refusals import nearest
 from hc_lafter.suite import provenance
 from hc_lafter.suite.paths import NOTEBOOK, Places
-from hc_lafter.suite.profiles import folder_name, load_profile
+from hc_lafter.suite.profiles import check_parameters, folder_name, load_profile, parameters
 
 KERNEL_START = 180  # seconds: a cold disk or a loaded machine takes far more than nbclient's 60
 # what a kernel does before its first cell: the imports that take seconds, without a name left behind
@@ -47,6 +46,7 @@ POINTERS = {
     "descriptions": ("mikels", "ekman"),
 }
 OURS = ("hc_lafter", "run_all", "tests", "benchmarks", "docs", "notebooks")  # what a checkout has beside it
+RECORD = "record"  # the tag of the cell that says what an executed copy is
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -101,9 +101,7 @@ def _read(path: Path) -> Notebook:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path.name} is not a notebook ({_last_line(error)}): restore it from git.") from None
     try:
-        parameters = ast.parse("\n".join(text for _, text, tags in cells if "parameters" in tags)).body
-        assigned = [node for node in parameters if isinstance(node, ast.Assign)]
-        given = {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in assigned}
+        given = parameters("\n".join(text for _, text, tags in cells if "parameters" in tags))
     except (SyntaxError, ValueError):
         raise ValueError(f"{path.name} computes in its parameters cell: keep it to literals.") from None
     if "profile" not in given or not isinstance(given.get("overrides"), dict):
@@ -111,6 +109,7 @@ def _read(path: Path) -> Notebook:
             f"{path.name} lacks its parameters: let a cell tagged 'parameters' say "
             "profile = 'default' and overrides = {}."
         )
+    check_parameters(given, f"the parameters cell of {path.name}")
     lines = (line for kind, text, _ in cells if kind == "markdown" for line in text.splitlines())
     title = next((line.lstrip("# ") for line in lines if line.startswith("#")), "")
     return Notebook(path, title, given["overrides"], json.dumps(cells))
@@ -311,7 +310,10 @@ class Run:
         before = _written(places.metrics)
         book = kernel.client.nb
         failure = _run_cells(kernel, on_cell)
-        write_whole(places.executed, nbformat.writes(tidy(book, self.root)) + "\n")
+        tidied = tidy(book, self.root)
+        place = 1 if failure else 0  # what failed stands first
+        tidied.cells.insert(place, _record(notebook, places.profile))
+        write_whole(places.executed, nbformat.writes(tidied) + "\n")
         if not failure and _written(places.metrics) in (None, before):
             failure = "it wrote no metrics.json: let its last cell call study.finish()"
         if failure:
@@ -428,6 +430,15 @@ def tidy(notebook: Any, root: Path) -> Any:
         if cell.cell_type == "code":
             cell.outputs = clean([output for output in cell.outputs if WIDGET not in output.get("data", {})])
     return notebook
+
+
+def _record(notebook: Notebook, profile: str) -> Any:
+    """The cell that says what an executed copy is and which notebook to open; `Study` holds it to that."""
+    from nbformat.v4 import new_markdown_cell
+
+    text = f"> **The record of a run** (`{profile}`): it refuses to run again, so that it stays one. "
+    text += f"To change or run it, open `notebooks/{notebook.path.name}`."
+    return new_markdown_cell(text, id=RECORD, metadata={"tags": [RECORD]})
 
 
 def _last_line(error: object) -> str:

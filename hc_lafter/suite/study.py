@@ -31,7 +31,7 @@ from hc_lafter import store
 from hc_lafter.analysis import statistics
 from hc_lafter.files import file_hash, own_code, processor, versions, write_whole
 from hc_lafter.refusals import some
-from hc_lafter.suite import figures, plots, provenance, words
+from hc_lafter.suite import figures, plots, profiles, provenance, words
 from hc_lafter.suite.paths import Places
 from hc_lafter.suite.profiles import Profile, folder_name, load_profile
 from hc_lafter.suite.records import DIGITS, Metric, is_timing, key_of, metric
@@ -40,6 +40,9 @@ from hc_lafter.tuning.setting import Setting
 
 class Study:
     """Seeds everything, finds device and places, and keeps what the notebook measured.
+
+    In a live notebook of ``notebooks/`` the working folder becomes the repository, so that relative paths count from
+    there, as on the command line.
 
     Args:
         notebook: the notebook's name, e.g. ``01-feature-tapping``.
@@ -61,7 +64,8 @@ class Study:
         results, figures, cache: folders (`pathlib.Path`), see `hc_lafter.suite.paths.Places`.
 
     Raises:
-        ValueError: profile, field, value, notebook name, device or precision is not usable here.
+        ValueError: profile, field, value, notebook name, device or precision is not usable here; the parameters cell
+            sets another name; the notebook is the record of a run.
         FileNotFoundError: there is no repository around.
         OSError: results, figures or the cache cannot be written.
     """
@@ -75,9 +79,13 @@ class Study:
         self._reads: dict[str, str] = {}
         self._unwritten: set[str] = set()
         self._shown: Any = None
+        _refuse_records(notebook)
+        _refuse_other_parameters()
         self.profile: Profile = load_profile(profile, overrides)
         self._places = Places.find(notebook, folder_name(profile, self.profile))
         self._places.check()
+        if "HC_LAFTER_ROOT" not in os.environ and Path.cwd() == self._places.root / "notebooks":  # else run_all's own
+            os.chdir(self._places.root)
         self.results, self.figures, self.cache = self._places.results, self._places.figures, self._places.cache
         self.seed = self.profile.seed
         self.seeds = [self.seed + i for i in range(self.profile.seeds)]
@@ -86,6 +94,7 @@ class Study:
         _compute_with(self.profile.threads)
         _seed_everything(self.seed)
         plots.use_style()
+        pd.set_option("display.max_colwidth", None)  # tables in a notebook wrap; pandas would cut a text at 50 signs
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # `figure` says it in a sentence
 
     def __repr__(self) -> str:
@@ -309,6 +318,28 @@ def _together(row: Any) -> list[float]:
     """Both ends of a comparison's interval for its whole family, where it carries one."""
     ends = [getattr(row, name, None) for name in ("low_all", "high_all")]
     return [] if pd.isna(ends).any() else ends
+
+
+def _refuse_records(notebook: str) -> None:
+    """The executed copy in results/ is what its numbers come from; run from its own folder it would write over them."""
+    if Path(f"{notebook}.ipynb").is_file() and Path("metrics.json").is_file():
+        raise ValueError(
+            f"{Path.cwd() / notebook}.ipynb is the record of a run and stays as it is: open "
+            f"notebooks/{notebook}.ipynb and change the parameters there."
+        )
+
+
+def _refuse_other_parameters() -> None:
+    """A name that is changed in a live notebook leaves the one it had before in the kernel, which would be used."""
+    shell = get_ipython()
+    cells = [] if shell is None else shell.user_ns.get("In", [])[:-1]  # the last one is at work
+    for cell in reversed(cells):
+        try:
+            names = profiles.parameters(cell)
+        except (SyntaxError, ValueError):  # a magic, or a cell that computes
+            continue
+        if {"profile", "overrides"} & set(names):
+            return profiles.check_parameters(names, "the parameters cell")
 
 
 @cache
