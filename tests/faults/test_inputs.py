@@ -1,8 +1,8 @@
 """Bad inputs of every kind, each answered by one sentence that names the file or the value and what to do.
 
-`ROWS` is the table: what makes the input, what is called with it, and words that the sentence has to say. A command ends
-with status 2 (the doctor with 1, since a problem is what it was asked for), prints no traceback, leaves no half-written
-file behind, and changes nothing that was there. README has the number of rows.
+`ROWS` is the table: what makes the input, what is called with it, and words that the sentence has to say. A command
+ends with status 2 (the doctor with 1, since a problem is what it was asked for), prints no traceback, leaves no
+half-written file behind, and changes nothing that was there. README has the number of rows.
 """
 
 from __future__ import annotations
