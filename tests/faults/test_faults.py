@@ -1,8 +1,8 @@
 """Faults that are no bad input: memory that runs out, a clock that is set back, markup in names.
 
 Elsewhere: killed workers, clients and schedulers and a full disk in `test_workers.py`; two processes on one entry,
-damaged entries and a full cache in `test_store.py`; damaged checkpoints in `test_training.py`; places that cannot be written in
-`test_run_all.py`. The package unpacks no archive: of a zip file single members are read into memory.
+damaged entries and a full cache in `test_store.py`; damaged checkpoints in `test_training.py`; places that cannot be
+written in `test_run_all.py`. The package unpacks no archive: of a zip file single members are read into memory.
 """
 
 from __future__ import annotations

@@ -523,6 +523,10 @@ for word, says in {
     "device=gpu": r"device='gpu' is not usable .*: give 'auto', 'cpu', 'mps', 'cuda' or 'cuda:1'",
     "data=gone": "data=gone is neither 'world' nor a folder or file here: check the path, it counts from",
     "clip=gone.pt": r"clip=gone\.pt is neither 'embedded' nor a folder or file here: check the path",
+    "data=none": "--param data=none says nothing: give 'world', .*, or leave it out",
+    "clip=ViT-B-32@gone": "clip=ViT-B-32@gone is neither 'embedded' nor a folder or file here: check the path",
+    "clip=hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K": "is not in the hub's cache .*: say ViT-B-32/laion2b_s34b_b79k",
+    "random_clip=ViT-B/32": r"'ViT-B/32' is OpenAI's name of ViT-B-32/openai: say ViT-B-32/openai",
     "descriptions=gone.json": r"descriptions=gone\.json is neither 'mikels', 'ekman' nor a folder or file here",
 }.items():
     row(f"--param {word}", says, of=lambda *_, word=word: ["run", "--list", "--param", word])

@@ -29,8 +29,8 @@ KILLS = {"none": 24, "local": 14, "chain": 12}  # fifty
 SYSTEMS = ["mean of layers", "text classifier, tuned", "LaFTer"]  # taps, texts and a tower
 SWEEP = ["runs", "--profile", "smoke", "--only", "04", "--systems", *SYSTEMS, "--scheduler"]
 CHAIN = ["run", "--profile", "smoke", "--only", "01", "02", "03", "--out"]
-# Files that hold times, or hashes of such files; all others are the same bytes in every run. (So does the cache `cells`,
-# whose other numbers are those of the results.)
+# Files that hold times, or hashes of such files; all others are the same bytes in every run. (The cache `cells` has
+# times, too, and its other numbers are those of the results.)
 TIMED = re.compile(r"timings\.json|provenance\.json|.*\.ipynb|.*\.log|.*\.lock|[0-9a-f]{64}\.json|cost.*")
 
 
