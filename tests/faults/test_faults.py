@@ -57,6 +57,26 @@ def test_memory_that_runs_out_in_this_process_fails_one_run(tmp_path, undisturbe
     assert results(tmp_path) == undisturbed
 
 
+# --- a store that is damaged ---
+
+
+@pytest.mark.slow
+def test_a_damaged_result_is_named_and_made_again_once_it_is_deleted(tmp_path, undisturbed):
+    asked = plan(tmp_path)
+    get(asked, scheduler="none", progress=False)
+    path = tmp_path / "runs" / f"{asked[-1].key}.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 0x10
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=rf"{path.name} is damaged \(its checksum does not match\): delete it, and run"
+    ):
+        get(asked, scheduler="none", progress=False)
+    path.unlink()
+    get(asked, scheduler="none", progress=False)
+    assert results(tmp_path) == undisturbed
+
+
 # --- a clock that is set back ---
 
 
