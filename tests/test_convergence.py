@@ -187,29 +187,62 @@ GRID = Convergence(100, (0.1, 0.2, 0.3, 0.4), doublings=2)
 
 
 @pytest.mark.parametrize(
-    ("until", "by_steps", "asked", "choice"),
+    ("until", "by_steps", "asked", "choice", "rising"),
     [  # by_steps: the score at each rate with 100, 200 and 400 steps, in hundredths; a standard error is two of them;
         # the fifth rate is the first beyond the grid, any other scores nothing
-        (GRID, [[1, 2, 3, 1], [9, 2, 3.9, 1]], [4, 3], Choice(0.3, 100, True)),  # .1 is too far away to be tried again
-        (GRID, [[1, 2, 3, 1], [9, 2, 4.1, 4.2], [9, 2, 4, 9]], [4, 3, 3], Choice(0.4, 400, False)),
-        (GRID, [[1, 2, 3, 1], [9, 5, 4.1, 1], [5.5, 5, 3, 9]], [4, 3, 3], Choice(0.2, 200, True)),
-        (GRID, [[7, 7, 7, 7], [6, 7, 9, 9]], [4, 1, 3], Choice(0.1, 100, True)),  # the first of equals, below it less
-        (GRID, [[1, 2, 3, 4, 5], [1, 2, 3, 4, 5]], [4, 1, 1, 3], Choice(1.26, 100, True)),  # beyond the end of the grid
-        (replace(GRID, doublings=0), [[1, 2, 3, 4, 4]], [4, 1], Choice(0.4, 100, None)),
-        (replace(GRID, doublings=0), [[1, 2, 3, 1]], [4], Choice(0.3, 100, None)),
-        (replace(GRID, rates=(0.3,)), [[1], [1]], [1, 1], Choice(0.3, 100, True)),
-        (replace(GRID, rates=()), [[1], [3], [3]], [1, 1, 1], Choice(None, 200, True)),
-        (replace(GRID, rates=(0.3,), doublings=0), [], [], Choice(0.3, 100, None)),
+        (
+            GRID,
+            [[1, 2, 3, 1], [9, 2, 3.9, 1]],
+            [4, 3],
+            Choice(0.3, 100, True),
+            (),
+        ),  # .1 is too far away
+        (GRID, [[1, 2, 3, 1], [9, 2, 4.1, 4.2], [9, 2, 4, 9]], [4, 3, 3], Choice(0.4, 400, False), ()),
+        (GRID, [[1, 2, 3, 1], [9, 5, 4.1, 1], [5.5, 5, 3, 9]], [4, 3, 3], Choice(0.2, 200, True), ()),
+        (
+            GRID,
+            [[7, 7, 7, 7], [6, 7, 9, 9]],
+            [4, 1, 3],
+            Choice(0.1, 100, True),
+            (),
+        ),  # the first of equals
+        (
+            GRID,
+            [[1, 2, 3, 4, 5.1], [1, 2, 3, 4, 5]],
+            [4, 1, 1, 3],
+            Choice(1.26, 100, True),
+            (),
+        ),  # beyond the end
+        (
+            GRID,
+            [[1, 2, 3, 4, 4.9], [1, 2, 3, 4, 4.9]],
+            [4, 1, 3],
+            Choice(0.4, 100, True),
+            (),
+        ),  # too little gain
+        (replace(GRID, doublings=0), [[1, 2, 3, 4, 4]], [4, 1], Choice(0.4, 100, None), ()),
+        (
+            GRID,
+            [[1, 2, 3, 1], [9, 2, 3.9, 1], [9, 2, 3.9, 1]],
+            [4, 3, 3],
+            Choice(0.3, 200, True),
+            (100,),
+        ),  # it rose
+        (GRID, [[1, 2, 3, 1], [9, 2, 3.9, 1], [9, 2, 3.9, 1]], [4, 3, 3], Choice(0.3, 400, True), (100, 200)),
+        (replace(GRID, doublings=0), [[1, 2, 3, 1]], [4], Choice(0.3, 100, None), ()),
+        (replace(GRID, rates=(0.3,)), [[1], [1]], [1, 1], Choice(0.3, 100, True), ()),
+        (replace(GRID, rates=()), [[1], [3], [3]], [1, 1, 1], Choice(None, 200, True), ()),
+        (replace(GRID, rates=(0.3,), doublings=0), [], [], Choice(0.3, 100, None), ()),
     ],
 )
-def test_rates_and_steps_are_searched_together(until, by_steps, asked, choice):
+def test_rates_and_steps_are_searched_together(until, by_steps, asked, choice, rising):
     rates, scores, waves = until.rates or (None,), {}, []
     while isinstance(found := search(until, scores), list):
         waves.append(len(found))
         for rate, steps in found:
             by_rate = by_steps[(steps // 100).bit_length() - 1]
             place = [*rates, 1.26].index(rate) if rate in (*rates, 1.26) else 99
-            scores[rate, steps] = (by_rate[place] if place < len(by_rate) else 0) / 100, 0.02
+            scores[rate, steps] = (by_rate[place] if place < len(by_rate) else 0) / 100, 0.02, steps not in rising
     assert (waves, found) == (asked, choice)
 
 
@@ -217,7 +250,7 @@ def test_steps_are_doubled_until_they_no_longer_help(dial):
     """At 0.13 a step, class 3 is nearest from step 20 on: the last of twenty, the middle of forty."""
     same = {"rates": (0.13,), "checks": 10, "warmup": 0.0, "decay": "constant"}
     reached = dial(Convergence(10, doublings=2, **same))
-    assert reached.steps == 20 and reached.converged is False  # it is right at its last step, and may have gained more
+    assert reached.steps == 40 and reached.converged  # 20 are no worse, but were right at their last step alone
     assert dial(Convergence(10, doublings=1, **same)).converged is False  # nobody knows whether 40 steps were better
     reached = dial(Convergence(40, doublings=1, **same))
     assert reached.steps == 40 and reached.converged
@@ -300,6 +333,17 @@ def test_committed_runs_are_read_instead_of_computed(setting, tmp_path, monkeypa
     with pytest.raises(ValueError, match=r"only its logits were committed.* delete .*\.safetensors"):
         found[0].module()
     assert reference.adopt(elsewhere, tmp_path / "runs") == 0
+
+
+def test_what_another_device_computed_is_read_here(setting, tmp_path):
+    """Meta stands for a GPU: the run is the same but for the device, under which it has another key."""
+    (made,) = get([small(setting)], scheduler="none", progress=False)
+    there = replace(made.run, setting=replace(setting, device="meta"))
+    assert there.key != made.run.key
+    reference.write([replace(made, run=there)], tmp_path / "runs")
+    assert reference.read(tmp_path / "runs")[["device", "key"]].to_numpy().tolist() == [["meta", made.run.key]]
+    asked = replace(made.run, setting=replace(setting, cache=tmp_path / "cache"))
+    assert reference.adopt([asked], tmp_path / "runs") == 1 and same(made, get([asked])[0], tensors=False)
 
 
 def test_a_run_under_other_code_takes_the_old_ones_place(setting, tmp_path, monkeypatch):

@@ -1,7 +1,8 @@
 """What long runs said, as files small enough to be committed, and back into the store of another machine.
 
-One Parquet file per system in ``results/<profile>/runs``, a row per run: its key, what it is, how it was trained, and
-its logits in half precision. The tuned tensors stay out. A run whose key is asked for again is not computed again.
+One Parquet file per system in ``results/<profile>/runs``, a row per run: its key, what it is, how it was trained and
+on which kind of device, and its logits in half precision. The tuned tensors stay out. A run whose key is asked for
+again is not computed again: what a GPU has computed stands for a CPU, too, since both agree but for roundings.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import pandas as pd
 from hc_lafter import store
 from hc_lafter.analysis.statistics import compare_all, interval, paired
 from hc_lafter.data import stratified
-from hc_lafter.files import write_whole
+from hc_lafter.files import computing_versions, write_whole
 from hc_lafter.suite.study import Study
 from hc_lafter.systems import registry
 from hc_lafter.tuning.convergence import converged
@@ -36,7 +37,7 @@ _SMALL = {"compression": "zstd", "compression_level": 19, "use_dictionary": Fals
 _LOGITS = ("val", "test", "train", "val before", "test before")
 
 
-def write(found: Iterable[Result], folder: Path, points: Container[Run] = ()) -> list[Path]:
+def write(found: Sequence[Result], folder: Path, points: Container[Run] = ()) -> list[Path]:
     """Add results to the committed ones, of which those of the same runs under other code go. The files, one a system.
 
     Args:
@@ -48,7 +49,8 @@ def write(found: Iterable[Result], folder: Path, points: Container[Run] = ()) ->
     """
     before, paths = read(folder), []
     there = dict(zip(before["key"], before["point"], strict=True)) if len(before) else {}
-    new = (r for r in found if not there.get(r.run.key, False) and (r.run in points or r.run.key not in there))
+    keys = {result.run: _key(result.run) for result in found}
+    new = (r for r in found if not there.get(keys[r.run], False) and (r.run in points or keys[r.run] not in there))
     fresh = pd.DataFrame([_row(result, result.run in points) for result in new])
     kept = before
     if len(before) and len(fresh):  # a point has one place on the curve, however it was trained before
@@ -64,8 +66,9 @@ def write(found: Iterable[Result], folder: Path, points: Container[Run] = ()) ->
 
 def _row(result: Result, point: bool) -> dict[str, object]:
     run, history = result.run, vars(result.history)
-    placeless = replace(run, setting=replace(run.setting, cache=None))  # the same on every machine
-    row = {name: getattr(run, name) for name in FIELDS} | {"key": run.key, "run": repr(placeless), "point": point}
+    placeless = replace(run, setting=replace(run.setting, cache=None, device="cpu"))  # the same on every machine
+    row = {name: getattr(run, name) for name in FIELDS} | {"key": _key(run), "run": repr(placeless), "point": point}
+    row |= {"device": run.setting.device, "torch": computing_versions()["torch"]}
     row |= {"rate": result.rate, "steps": result.steps, "converged": result.converged, "error": result.error}
     row |= {"seconds": result.seconds}
     row |= {"history": json.dumps(history)}
@@ -84,6 +87,11 @@ def _row(result: Result, point: bool) -> dict[str, object]:
         row[name] = values.astype(np.float16 if half else values.dtype).ravel()
         row[f"{name}, shape"] = list(values.shape)
     return row
+
+
+def _key(run: Run) -> str:
+    """The run's key on a CPU."""
+    return replace(run, setting=replace(run.setting, device="cpu")).key
 
 
 def _committed(run: Run, names: Iterable[str]) -> list[str]:
@@ -114,7 +122,7 @@ def adopt(runs: Sequence[Run], folder: Path) -> int:
         ValueError: a committed file is damaged.
         OSError: the store cannot be written.
     """
-    lacking = {run.key: run for run in missing(runs) if run.setting.cache is not None}
+    lacking = {_key(run): run for run in missing(runs) if run.setting.cache is not None}
     table = read(folder) if lacking else pd.DataFrame()
     rows = table[table["key"].isin(list(lacking))] if len(table) else table
     for row in rows.to_dict("records"):

@@ -26,7 +26,7 @@ from hc_lafter.refusals import nearest
 from hc_lafter.systems.base import Start, System
 from hc_lafter.systems.regimes import regime_terms
 from hc_lafter.tuning import masks
-from hc_lafter.tuning.convergence import Choice, Trial, at_rate, converged, search
+from hc_lafter.tuning.convergence import Choice, Score, Trial, at_rate, converged, search
 from hc_lafter.tuning.material import Material, check_depth, gather, opened, opened_masks, pseudo_labels
 from hc_lafter.tuning.run import Result, Run, checkpoint_of, in_half, in_single, keep, path_of, read_kept
 from hc_lafter.tuning.setting import Setting
@@ -127,11 +127,11 @@ def _choice(run: Run, **given: Any) -> Choice | None:
     """The rate and the steps that the kept seed's trials choose; None where there is no choice."""
     if run.to_choose is None:
         return None
-    scores: dict[Trial, tuple[float, float]] = {}
+    scores: dict[Trial, Score] = {}
     while isinstance(found := search(run.to_choose, scores), list):
         for pair in found:
             trial = compute(run.trial(*pair), **given)
-            scores[pair] = trial.score, trial.error
+            scores[pair] = trial.score, trial.error, trial.converged
     return found
 
 

@@ -18,6 +18,7 @@ _ENOUGH = 0.5  # standard errors of the validation score: no larger gain is one
 _BEYOND = 3  # rates that may be tried beyond either end of the grid, each half a decade from the last
 
 Trial = tuple[float | None, int]  # a learning rate, None for the configuration's own, and a number of steps
+Score = tuple[float, float, bool]  # the best validation score, its standard error, and whether the run had `converged`
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class Choice:
 
     Attributes:
         rate: None: the configuration's own. steps: of training.
-        enough: whether twice the steps gained at most half a standard error; None: nobody tried.
+        enough: whether validation has ceased to gain: twice the steps, or these on half as many, gained at most half a
+            standard error; None: nobody tried.
     """
 
     rate: float | None
@@ -79,36 +81,46 @@ class Choice:
     enough: bool | None = None
 
 
-def search(until: Convergence, scores: Mapping[Trial, tuple[float, float]]) -> Choice | list[Trial]:
+def search(until: Convergence, scores: Mapping[Trial, Score]) -> Choice | list[Trial]:
     """The rate and the steps that validation chooses, or the trials that have to be made before it can.
 
-    First every rate is tried with the fewest steps, and where the best one stands at an end of the grid the next beyond
-    it, until it no longer does; then with twice as many the best one and those beside it, since longer training may
-    want a smaller one; and so on, until the best score gains at most half a standard error: then the steps before were
-    enough, and of these the best rate, the first of equals, is the choice.
+    First every rate is tried with the fewest steps, and where the best one stands at an end of the grid those beyond
+    it, for as long as each gains more than half a standard error; then with twice as many steps the best one and those
+    beside it, since longer training may want a smaller one; and so on, until the best score gains at most half a
+    standard error: then the steps before were enough, and of these the best rate, the first of equals, is the choice.
+    Where that run still gained at its own end it is not: training goes on to twice the steps all the same.
 
     Args:
-        scores: of the trials so far: the best validation score and its standard error.
+        scores: of the trials so far.
     """
     ladder, beyond = until.ladder, _BEYOND if len(until.rates) > 1 else 0
     if len(ladder) == 1 and not until.doublings:
         return Choice(ladder[0], until.steps)
-    low, high, before = beyond, len(ladder) - beyond, None
+    low, high, before, enough = beyond, len(ladder) - beyond, None, False
+
+    def gains(pair: Trial, on: Trial) -> bool:
+        return scores[pair][0] - scores[on][0] > _ENOUGH * scores[pair][1]
+
     for number in range(1 + until.doublings):
         steps = until.steps * 2**number
-        while True:
-            pairs = [(rate, steps) for rate in ladder[low:high]]
-            if lacking := [pair for pair in pairs if pair not in scores]:
-                return lacking
-            best = max(pairs, key=lambda pair: scores[pair][0])
-            at = ladder.index(best[0])
-            if number or low < at < high - 1 or at in (0, len(ladder) - 1):
+        pairs = [(rate, steps) for rate in ladder[low:high]]
+        if lacking := [pair for pair in pairs if pair not in scores]:
+            return lacking
+        best = max(pairs, key=lambda pair: scores[pair][0])
+        at = ladder.index(best[0])
+        outward = {low: -1, high - 1: 1}.get(at, 0) if number == 0 else 0
+        while outward and 0 <= at + outward < len(ladder):
+            further = (ladder[at + outward], steps)
+            if further not in scores:
+                return [further]
+            if not gains(further, best):
                 break
-            low, high = min(low, at - 1), max(high, at + 2)
-        if before and scores[best][0] - scores[before][0] <= _ENOUGH * scores[best][1]:
+            best, at = further, at + outward
+        enough = before is not None and not gains(best, before)
+        if enough and scores[before][2]:
             return Choice(*before, enough=True)
         before, low, high = best, max(0, at - 1), at + 2
-    return Choice(*before, enough=False if until.doublings else None)
+    return Choice(*before, enough=enough if until.doublings else None)
 
 
 def at_rate(config: Any, rate: float) -> Any:

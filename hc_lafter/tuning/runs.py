@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from hc_lafter.files import write_whole
 from hc_lafter.tuning.computing import compute, set_threads
-from hc_lafter.tuning.convergence import Choice, Trial, search
+from hc_lafter.tuning.convergence import Choice, Score, Trial, search
 from hc_lafter.tuning.material import gather
 from hc_lafter.tuning.run import Result, Run, discard, failure, is_kept, missing, path_of, read_kept, surplus
 from hc_lafter.tuning.setting import Setting
@@ -221,7 +221,7 @@ def _spread(client: Any, runs: Sequence[Run], count: _Count) -> Iterator[tuple[R
     rows: dict[Run | None, list[Run]] = {}  # those that share their trials, under one that stands for all of these
     for run in runs:
         rows.setdefault(None if run.to_choose is None else run.trial(None, 1), []).append(run)
-    scores: dict[Run, dict[Trial, tuple[float, float]]] = {row: {} for row in rows if row is not None}
+    scores: dict[Run, dict[Trial, Score]] = {row: {} for row in rows if row is not None}
     of: dict[Any, tuple[Run, Run | None, Trial | None]] = {}
     under_way = as_completed()
 
@@ -259,7 +259,7 @@ def _spread(client: Any, runs: Sequence[Run], count: _Count) -> Iterator[tuple[R
                 submit(waiting)
         elif row in rows:
             result = read_kept(run, path_of(run))
-            scores[row][pair] = result.score, result.error
+            scores[row][pair] = result.score, result.error, result.converged
             go_on(row)
 
 
