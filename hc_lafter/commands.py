@@ -9,6 +9,7 @@ import argparse
 import itertools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 # What `hc-lafter fidelity` measures with, see `hc_lafter.embedded.fidelity.Sizes`.
@@ -17,6 +18,21 @@ FIDELITY |= {"layers": 250, "captions": 500, "draws": 10, "resamples": 1000}
 
 # Accelerate's, by the names of their packages.
 TRACKERS = ("tensorboard", "wandb", "mlflow")
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """What argparse reads a count with.
+
+    Args:
+        least: the smallest that is taken.
+    """
+
+    def count(text: str) -> int:
+        if not text.strip().isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is not usable: give a whole number from {least}.")
+        return int(text)
+
+    return count
 
 
 class Parser(argparse.ArgumentParser):
@@ -90,20 +106,26 @@ def tune() -> argparse.ArgumentParser:
     parser.add_argument("--clip", default="embedded", help="as load_clip takes it (default: %(default)s)")
     parser.add_argument("--data", default="world", metavar="SPEC", help="as open_data takes it (default: %(default)s)")
     for split in ("train", "val", "test"):
-        parser.add_argument(f"--n-{split}", type=int, metavar="N", help=f"at most so many images in {split}")
-    parser.add_argument("--images", type=int, metavar="N", help="training images, drawn by class (default: all)")
-    parser.add_argument("--epochs", type=int, default=8, metavar="N", help="(default: %(default)s)")
+        parser.add_argument(f"--n-{split}", type=at_least(1), metavar="N", help=f"at most so many images in {split}")
     parser.add_argument(
-        "--batch-size", type=int, default=50, metavar="N", help="examples per step, over all processes (default: 50)"
+        "--images", type=at_least(1), metavar="N", help="training images, drawn by class (default: all)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    parser.add_argument("--epochs", type=at_least(1), default=8, metavar="N", help="(default: %(default)s)")
+    parser.add_argument(
+        "--batch-size",
+        type=at_least(1),
+        default=50,
+        metavar="N",
+        help="examples per step, over all processes (default: 50)",
+    )
+    parser.add_argument("--seed", type=at_least(0), default=0, help="(default: %(default)s)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="(default: %(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="settings of the system: tokens=16"
     )
     parser.add_argument(
-        "--accumulate", type=int, default=1, metavar="N", help="take each batch in N parts, for less memory"
+        "--accumulate", type=at_least(1), default=1, metavar="N", help="take each batch in N parts, for less memory"
     )
     parser.add_argument("--checkpointing", action="store_true", help="compute activations twice, for less memory")
     parser.add_argument("--tracker", choices=("none", *TRACKERS), default="none", help="(default: %(default)s)")

@@ -149,6 +149,16 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def tidy_up(folder: Path) -> None:
+    """Delete what processes that were killed in the middle of `write_whole` have left in a folder and below it.
+
+    Whoever calls it is the only one to write there.
+    """
+    for path in folder.rglob(".*"):
+        if re.fullmatch(r"\..+-[0-9a-f]{8}(\.\w+)?", path.name):
+            path.unlink(missing_ok=True)
+
+
 def write_whole(path: str | Path, content: bytes | str | Callable[[Path], object]) -> Path:
     """Write a file so that others see the old one or the whole new one, never a part.
 

@@ -286,8 +286,8 @@ def test_the_verdict(monkeypatch, capsys, met, status, says):
 
 
 def test_a_device_that_is_not_there_takes_a_sentence(monkeypatch, capsys, tmp_path):
-    assert check.main(["--device", "no-such"]) == 1
+    assert check.main(["--device", "no-such"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("device no-such is not on this machine") and error.count("\n") == 1
     monkeypatch.setattr(check, "find_root", lambda: tmp_path)
-    assert check.main(["--device", "cpu"]) == 1 and "start from a checkout" in capsys.readouterr().err
+    assert check.main(["--device", "cpu"]) == 2 and "start from a checkout" in capsys.readouterr().err

@@ -313,16 +313,6 @@ class Wicked:
         return (os.mkdir, ("a-file-ran-its-code",))
 
 
-def truncated(path):
-    torch.save(build().state_dict(), path)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def truncated_safetensors(path):
-    save_file(build().state_dict(), path)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
 def damaged_archive(path):
     save_traced(build(), path)
     content = bytearray(path.read_bytes())
@@ -331,71 +321,10 @@ def damaged_archive(path):
     path.write_bytes(content)
 
 
-def without(key):
-    def save(path):
-        torch.save({k: v for k, v in build().state_dict().items() if k != key}, path)
-
-    return save
-
-
-def with_value(value):
-    def save(path):
-        state = build().state_dict()
-        state["ln_final.weight"][3] = value
-        torch.save(state, path)
-
-    return save
-
-
-HUGGING_FACE = {"vision_model.encoder.layers.0.mlp.fc1.weight": torch.zeros(2, 2), "logit_scale": torch.tensor(1.0)}
-BAD = {
-    "empty": (lambda p: p.write_bytes(b""), "cannot be read as a checkpoint"),
-    "text": (lambda p: p.write_text("version https://git-lfs.github.com/spec/v1"), "cannot be read as a checkpoint"),
-    "noise": (lambda p: p.write_bytes(bytes(range(256)) * 40), "cannot be read as a checkpoint"),
-    "truncated": (truncated, "cannot be read as a checkpoint"),
-    "truncated safetensors": (truncated_safetensors, "cannot be read as a checkpoint"),
+BAD = {  # `faults/test_inputs.py` has the other kinds
     "damaged archive": (damaged_archive, "cannot be read as a checkpoint"),
-    "wicked pickle": (
-        lambda p: p.write_bytes(pickle.dumps({"x": Wicked()}, 2)),
-        r"wants \w+.mkdir, which may run code",
-    ),
-    "wicked torch file": (lambda p: torch.save({"x": Wicked()}, p), r"wants \w+.mkdir, which may run code"),
-    "whole model": (
-        lambda p: torch.save(build(), p),
-        r"wants open_clip.model.CLIP, which may run code: save its state",
-    ),
-    "a list": (lambda p: torch.save([torch.zeros(2)], p), "holds no state dict of tensors"),
     "a tensor": (lambda p: torch.save(torch.zeros(2), p), "holds no state dict of tensors"),
-    "no tensors": (lambda p: torch.save({"epoch": 3}, p), "holds no state dict of tensors"),
     "nothing": (lambda p: torch.save({}, p), "holds no state dict of tensors"),
-    "another model": (
-        lambda p: torch.save({"fc.weight": torch.zeros(2, 2)}, p),
-        "holds no CLIP .* tensors are fc.weight",
-    ),
-    "part of transformers'": (
-        lambda p: torch.save(HUGGING_FACE, p),
-        "the layout of Hugging Face transformers and is no whole CLIPModel: it lacks .* save one, both towers",
-    ),
-    "two of them": (
-        lambda p: torch.save(
-            {f"{x}.{k}": v for x in ("student", "teacher") for k, v in build().state_dict().items()}, p
-        ),
-        "holds 2 CLIPs, under 'student', 'teacher': save the state dict of one of them alone",
-    ),
-    "LoRA beside a layer": (
-        lambda p: torch.save({**build().state_dict(), "visual.transformer.resblocks.0.attn.lora_A": torch.ones(1)}, p),
-        r"holds 1 tensors in its towers that no plain CLIP has \(visual.*lora_A\): merge them in, or drop them",
-    ),
-    "not finite": (with_value(float("nan")), "values in ln_final.weight that are not finite"),
-    "missing tensor": (
-        without("visual.transformer.resblocks.1.mlp.c_fc.bias"),
-        r"lacks 1 tensors of its CLIP \(visual.transformer.resblocks.1.mlp.c_fc.bias\): save the state dict",
-    ),
-    "missing tower": (without("visual.conv1.weight"), "holds no CLIP with a vision transformer"),
-    "odd shape": (
-        lambda p: torch.save(build(embed_dim=24).state_dict(), p),
-        r"\(2 blocks of width 64, patch 8 and image 32 px, embedding 24.*put an open_clip_config.json with its own",
-    ),
 }
 
 

@@ -281,37 +281,6 @@ def test_an_image_of_a_csv_counts_whatever_the_separator(tmp_path, line):
     assert fingerprint("data", str(table)) != before
 
 
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        (["--profile", "smok"], "profile 'smok' is unknown (did you mean 'smoke'?): choose one of"),
-        (["--only", "42"], "notebook '42' is not there: choose one of 01-first, 02-second."),
-        (["--from", "01-frist"], "notebook '01-frist' is not there (did you mean '01-first'?)"),
-        (["--param", "sedes=3"], "parameter 'sedes' is unknown (did you mean 'seeds'?)"),
-        (["--param", "seeds=three"], "parameter seeds='three' is not usable"),
-        (["--param", "seeds"], "--param seeds has no value: write it as key=value."),
-        (["--param", "data=gone"], "data=gone is neither 'world' nor a folder or file here: check the path"),
-        (["--param", "clip=gone.pt"], "clip=gone.pt is neither 'embedded' nor a folder or file here"),
-        (["--param", "clip=ViT-B-32@gone"], "clip=ViT-B-32@gone is neither"),
-        (["--param", "descriptions=gone.json"], "descriptions=gone.json is neither 'mikels', 'ekman' nor"),
-        (["--timeout", "0"], "--timeout 0 leaves no time"),
-        (
-            ["--param", "data=", "clip="],
-            "--param data= is empty: give 'world', a folder of images, or a csv, or leave it out",
-        ),
-        (["--param", "data=none"], "--param data=none says nothing: give 'world'"),
-        (["--param", "clip=hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K"], "say ViT-B-32/laion2b_s34b_b79k, which has"),
-        (["--param", "random_clip=ViT-B/32"], "say ViT-B-32/openai"),
-    ],
-)
-def test_refuses_requests(chain, no_kernel, words, sentence):
-    chain.add("01-first")
-    chain.add("02-second")
-    status, out, err = chain.run(*words)
-    assert (status, out) == (2, "") and sentence in err
-    assert err.count("\n") == 1 and err.endswith(".\n")
-
-
 def test_refuses_notebooks(chain, no_kernel):
     def refused(path):
         status, out, err = chain.run()

@@ -447,13 +447,6 @@ def test_pruning_deletes_what_nobody_asks_for_and_nobody_holds(planned, capsys):
     assert runs.missing([asked, other]) == [other]
 
 
-@pytest.mark.parametrize(
-    ("words", "says"), [(["--yes"], "--yes goes with --prune"), (["--prune", "--only", "08"], "leave --only out")]
-)
-def test_options_that_do_not_go_together_are_refused(planned, capsys, words, says):
-    assert plans.main(words) == 2 and says in capsys.readouterr().err
-
-
 # --- a system that is used ---
 
 

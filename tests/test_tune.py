@@ -106,20 +106,6 @@ def test_two_go_on_where_one_was_stopped(place, alone, monkeypatch):
     assert {p.name for p in place.glob("*stopped*")} == {"stopped.safetensors", "stopped.csv"}
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["--system", "LaFtr"], "system 'LaFtr' is unknown (did you mean 'LaFTer'?)"),
-    (["--regime", "supervisd"], "LaFTer has no regime 'supervisd' (did you mean 'supervised'?)"),
-    (["--set", "tokens="], "--set tokens= is empty: give tokens a value, or leave it out."),
-    (["--set", "token=3"], "--set token=3: LaFTer has the settings tokens, prompt_start, smoothing, threshold, lr"),
-    (["--set", "tokens=few"], "--set tokens=few: 'few' is not usable for tokens, which is of type int."),
-    (["--accumulate", "0"], "accumulate is 0: give the number of shares"),
-])  # fmt: skip
-def test_what_it_refuses(place, alone, capsys, words, message):
-    assert tune(place, "no.safetensors", *words) == 1
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert message in error and not list(place.glob("no.*"))
-
-
 def test_settings_have_the_types_of_the_configuration():
     hybrid = find("HybridCascade-LaFTer")
     assert settings_of(hybrid, ["lr=1e-3", "stages=[[5, 6], [7, 8]]"]) == {"lr": 1e-3, "stages": ((5, 6), (7, 8))}

@@ -177,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = bench.find_device(given.device)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
-        return 1
+        return 2
     lines = []
     for line in check(device, bench, quick=given.quick):
         lines.append(line)

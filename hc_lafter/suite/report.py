@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from hc_lafter.files import write_whole
 from hc_lafter.suite.paths import Places, find_root
+from hc_lafter.suite.profiles import load_profile
 from hc_lafter.suite.runner import RECORD
 
 NOTEBOOK = "09-report"
@@ -99,8 +100,10 @@ def main(argv: list[str] | None = None) -> int:
     """Write results/<profile>/report.html from the executed notebook beside it."""
     parser = argparse.ArgumentParser(prog="python -m hc_lafter report", description=main.__doc__)
     parser.add_argument("--profile", default="default", help="whose results are reported (default: %(default)s)")
-    places = Places.find(NOTEBOOK, parser.parse_args(argv).profile)
+    profile = parser.parse_args(argv).profile
     try:
+        load_profile(profile.partition("+")[0])  # a misspelled one has no results either
+        places = Places.find(NOTEBOOK, profile)
         print(write(places.executed, places.results.parent / "report.html"))
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)

@@ -25,7 +25,7 @@ from typing import Any
 
 import psutil
 
-from hc_lafter.files import code_hash, file_hash, versions, write_whole
+from hc_lafter.files import code_hash, file_hash, tidy_up, versions, write_whole
 from hc_lafter.refusals import nearest
 from hc_lafter.suite import provenance
 from hc_lafter.suite.paths import NOTEBOOK, Places
@@ -306,6 +306,8 @@ class Run:
         import nbformat
 
         places, key = self.places(notebook), self.keys[notebook.number]  # of what it starts from
+        for folder in (places.provenance.parent, places.figures, self.stamp(notebook).parent):
+            tidy_up(folder)
         self.stamp(notebook).unlink(missing_ok=True)  # from here on the outputs are nobody's until the end is reached
         before = _written(places.metrics)
         book = kernel.client.nb

@@ -227,7 +227,7 @@ class Study:
                 text = json.dumps(found, indent=1, sort_keys=True, ensure_ascii=False)
                 write_whole(self.results / f"{name}.json", text + "\n")
         if self._said:
-            text = "".join(f"- {line}\n" for line in self._said)
+            text = "".join(f"- {words.plain(line)}\n" for line in self._said)
             write_whole(self.results / "verdict.md", text)
             if self._shown is not None:
                 self._shown.update(Markdown(text))
@@ -237,7 +237,7 @@ class Study:
         print(f"{len(self._kept)} numbers are in results/{self._places.profile}/{self.notebook}.")
 
     def say(self, *lines: str) -> None:
-        """Print an answer and keep it, as an item of the verdict."""
+        """Print an answer and keep it, as an item of the verdict, whose only markup is ``**bold**``."""
         print(*lines, sep="\n")
         self._said += [line for line in lines if line not in self._said]
 

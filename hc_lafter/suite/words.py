@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +18,15 @@ def number(value: float, unit: str, *, sign: bool = False) -> str:
     else:
         text = f"{value:{plus}#.3g}".rstrip(".")
     return text.replace("-", "−", 1) if text[:1] == "-" else text
+
+
+def plain(text: str) -> str:
+    """A line of Markdown that says a text as it stands: HTML, links, formulas and emphasis in the name of a class are
+    shown and do nothing. ``**bold**`` is left, since notebooks write it."""
+    escaped = html.escape(" ".join(text.split()), quote=False).replace("\\", "\\\\")
+    escaped = re.sub(r"(?<!\*)\*(?!\*)|(?<!\w)_|_(?!\w)|[`~]|\[(?![-+−\d])|\](?=[(\[:])|^[#+-]", r"\\\g<0>", escaped)
+    # a formula does not reach from one element into another; a backslash would not keep MathJax from it
+    return escaped.replace("$", "<span>&#36;</span>")
 
 
 def spanned(value: str, ends: Sequence[str]) -> str:

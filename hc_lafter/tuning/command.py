@@ -55,14 +55,18 @@ def settings_of(entry: System, given: Sequence[str]) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Tune, save, and print the accuracies on validation and test."""
     given = commands.tune().parse_args(argv)
-    cuda = torch.cuda.is_available() if given.device is None else given.device == "cuda"
+    there = torch.cuda.is_available()
+    cuda = there if given.device is None else given.device == "cuda"
+    if cuda and not there:
+        print("--device cuda is not on this machine: leave it out, or install its driver.", file=sys.stderr)
+        return 2
     state = PartialState(cpu=not cuda)
     try:
         _tune(given, state)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         if state.is_main_process:
             print(error, file=sys.stderr)
-        return 1
+        return 2
     finally:
         state.destroy_process_group()
     return 0
@@ -70,9 +74,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _tune(given: Any, state: PartialState) -> None:
     entry = find(given.system)
+    if given.out.is_dir() or given.out.suffix != ".safetensors":
+        raise ValueError(f"--out {given.out} names no file of a system: give one that ends in .safetensors.")
     settings = settings_of(entry, given.set)
     one_run = sorted((name, str(value)) for name, value in vars(given).items() if name not in _NOT_THE_RUN)
     checkpoint = given.out.with_suffix(f".{hashlib.sha256(repr(one_run).encode()).hexdigest()[:8]}.checkpoint")
+    if state.is_main_process:  # find out now, and not after hours, that the result has no place
+        write_whole(given.out.with_suffix(".can-be-written"), b"").unlink()
     clip = load_clip(given.clip, device=str(state.device))
     sizes = {name: getattr(given, name) for name in ("n_train", "n_val", "n_test")}
     data = open_data(given.data, **sizes, side=clip.image_size, seed=given.seed, cache=given.cache)

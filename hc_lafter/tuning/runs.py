@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sys
 import threading
 import time
@@ -67,7 +68,7 @@ def _compute_all(runs: Sequence[Run], scheduler: str | None, progress: bool) -> 
                 count.show(str(run))
                 try:
                     made[run] = compute(run, progress=count.watched and len(runs) < 3)  # of many one bar is enough
-                except (ValueError, OSError, RuntimeError) as error:  # the others go on
+                except (ValueError, OSError, RuntimeError, MemoryError) as error:  # the others go on
                     failed[run] = _noted(run, f"{type(error).__name__}: {error}")
                 count.add(run)
         elif runs:
@@ -152,6 +153,10 @@ def _client(address: str | None, most: int, progress: bool) -> Iterator[Any]:
     from dask.distributed import Client, LocalCluster
 
     if address:
+        if not re.fullmatch(r"(tcp|tls|ucx|ucxx|ws|wss|inproc)://.+|[^/]+:\d+", address):
+            raise ValueError(
+                f"the scheduler {address!r} is no address: give one such as tcp://host:8786, or 'local' or 'none'."
+            )
         try:
             with Client(address) as client:
                 yield client
