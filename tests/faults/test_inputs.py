@@ -556,6 +556,7 @@ for words, says in {
         "--set",
         "token=3",
     ): r"--set token=3: LaFTer has the settings tokens, .* \(did you mean 'tokens'\?\); give KEY=VALUE",
+    ("--set", "tokens="): "--set tokens= is empty: give tokens a value, or leave it out",
     ("--set", "tokens=few"): r"--set tokens=few: 'few' is not usable for tokens, which is of type int",
     ("--images", "0"): "--images: 0 is not usable: give a whole number from 1",
     ("--epochs", "two"): "--epochs: two is not usable: give a whole number from 1",
