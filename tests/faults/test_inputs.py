@@ -207,15 +207,20 @@ clip(
     r"\(2 blocks of width 64, patch 8 and image 32 px, embedding 24.*put an open_clip_config.json with its own",
     save=lambda p: torch.save(build(embed_dim=24).state_dict(), p),
 )
-clip("folder without weights", "is a folder: give the path of the weights file in it", file="folder", save=Path.mkdir)
+clip(
+    "folder without weights",
+    r"is a folder without weights \(\.safetensors, .*\): give the path of a file with some",
+    file="folder",
+    save=Path.mkdir,
+)
 row(
     "CLIP: damaged configuration beside it",
     r"open_clip_config\.json cannot be read as JSON .*: correct it or take another copy",
     of=lambda p, _: (config_beside("{")(p / "x.safetensors"), tune(p, "--clip", str(p / "x.safetensors")))[1],
 )
 for word, says in {
-    "nowhere/mine.pt": r"nowhere/mine\.pt is neither a file nor in the hub's cache on this machine: check the path",
-    "ViT-B-32/laion3b": r"ViT-B-32 has no weights 'laion3b': choose ViT-B-32/ and one of openai",
+    "nowhere/mine.pt": r"there is no file nowhere/mine\.pt: check the path",
+    "ViT-B-32/laion3b": r"ViT-B-32 has no weights 'laion3b' \(did you mean 'laion2b_e16'\?\): give .*, or ViT-B-32/ and one of openai",
     "ViT-B-23/openai": r"'ViT-B-23' is neither a file nor an architecture .* \(did you mean 'ViT-B-32'\?\)",
     "RN50/openai": "RN50",
     "https://example.org/clip.pt": "is an address: download the file, and give its path",
@@ -816,7 +821,7 @@ loaded(
 )
 loaded(
     "on a CLIP that is gone",
-    r"was tuned on the CLIP gone\.pt, which cannot be loaded .*: give it, clip=",
+    r"was tuned on the CLIP gone\.pt \(from embedded\), which cannot be loaded .*: say where it is, load\(.*, clip=",
     make=lambda p: saved(p, clip={"name": "gone.pt"}),
 )
 loaded(
