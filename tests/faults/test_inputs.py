@@ -220,7 +220,7 @@ row(
 )
 for word, says in {
     "nowhere/mine.pt": r"there is no file nowhere/mine\.pt: check the path",
-    "ViT-B-32/laion3b": r"ViT-B-32 has no weights 'laion3b' \(did you mean 'laion2b_e16'\?\): give .*, or ViT-B-32/ and one of openai",
+    "ViT-B-32/laion3b": r"ViT-B-32 has no weights 'laion3b' \(did you mean 'laion2b_e16'\?\): give .*, or ViT-B-32",
     "ViT-B-23/openai": r"'ViT-B-23' is neither a file nor an architecture .* \(did you mean 'ViT-B-32'\?\)",
     "RN50/openai": "RN50",
     "https://example.org/clip.pt": "is an address: download the file, and give its path",
