@@ -231,10 +231,11 @@ def _cost(results: Results, row: Mapping[str, Any]) -> str:
     if not parts:  # several seeds: something was trained
         several = pd.notna(row["seeds"]) and row["seeds"] > 1
         parts = ["what it trains was not counted" if several else "nothing to train"]
-    passes = rows(results, MASKS, "timings.json")
-    passes = passes[passes["metric"].str.startswith("forward, ")].set_index("system")["value"]
-    ratios = rows(results, SC_CLIP, "timings.json")
-    ratios = ratios[ratios["metric"] == "time / encode_image"].set_index("system")["value"]
-    slower = (passes / passes["the tower alone"] if "the tower alone" in passes else passes[:0]).get(system)
-    slower = ratios.get(system) if slower is None else slower
-    return "; ".join([*parts, *([] if slower is None else [f"a forward pass takes {slower:.2f} times the tower's"])])
+    ratios = pd.concat([rows(results, notebook, "timings.json") for notebook in (FULL, SC_CLIP)])
+    ratios = ratios[ratios["metric"].isin(["time / the tower alone", "time / encode_image"])]
+    for ratio in ratios[ratios["system"] == system][:1].itertuples():
+        if ratio.low > 1 or ratio.high < 1:  # else it is noise
+            parts.append(
+                f"a forward pass takes {ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] times the tower's"
+            )
+    return "; ".join(parts)
