@@ -28,8 +28,7 @@ pytestmark = [
 
 KILLS = {"none": 24, "local": 14, "chain": 12}  # fifty
 SYSTEMS = ["mean of layers", "LaFTer"]  # one reads cached features, the other trains its tower
-# Seconds after a start: whoever starts next goes on, so that the kills lie all over the work.
-WITHIN = {"none": 20, "local": 20, "chain": 90}
+WITHIN = 20  # seconds: whoever starts next goes on, so that the kills lie all over the work
 SWEEP = ["runs", "--profile", "smoke", "--only", "04", "--systems", *SYSTEMS, "--scheduler"]
 CHAIN = ["run", "--profile", "smoke", "--only", "01", "02", "03", "--out"]
 # Files that hold times, or hashes of such files; all others are the same bytes in every run. (The cache `cells` has
@@ -95,7 +94,7 @@ def test_kills_at_random_moments_lose_nothing(kind, tmp_path, start, undisturbed
     draw, killed, places = random.Random(50), {"itself": 0, "a process of it": 0}, [tmp_path / "0"]
     process = start(words, places[0])
     while sum(killed.values()) < KILLS[kind]:
-        process.join(draw.uniform(0, WITHIN[kind]))
+        process.join(draw.uniform(0, WITHIN))
         if process.exitcode == 0:  # done between two kills: the next ones hit another place
             places.append(tmp_path / str(len(places)))
         if process.exitcode is not None:
