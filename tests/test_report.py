@@ -470,7 +470,8 @@ def test_the_headline_is_markdown_that_follows_the_results(tmp_path):
     results = shutil.copytree(COMMITTED, tmp_path / "default")
     claims.write(results)
     before = readme.headline(results)
-    assert before.count("\n| ") == 7 + 13 + 16 + 13 + 31  # heads; choices, layers, systems, those with masks, claims
+    # heads; five of the choices; all choices and the layers, systems, those with masks, claims
+    assert before.count("\n| ") == 8 + 5 + 13 + 16 + 13 + 31
     assert readme.updated(f"a {readme.START} b {readme.END} c", "x") == f"a {readme.START}\nx\n{readme.END} c"
     records = json.loads((results / "claims.json").read_text(encoding="utf-8"))
     assert records[0]["verdict"] == "supported"
