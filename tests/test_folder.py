@@ -169,10 +169,10 @@ def test_names_that_differ_in_unicode_form_only_are_one_class(tmp_path):
 )
 def test_split_folders_are_used_as_they_are(tmp_path, names):
     for k, name in enumerate(names):
-        fill(tmp_path / name / "a", 3 - k, start=10 * k)
-        fill(tmp_path / name / "b", 2, start=100 + 10 * k)
+        fill(tmp_path / name / "ant", 3 - k, start=10 * k)
+        fill(tmp_path / name / "bee", 2, start=100 + 10 * k)
     data = open_quietly(tmp_path)
-    assert data.classes == ("a", "b") and data.notes == ()
+    assert data.classes == ("ant", "bee") and data.notes == ()
     for id, split in zip(data.ids, data.splits, strict=True):
         assert id.split("/")[0] == names[SPLITS.index(split)]
 
@@ -180,7 +180,7 @@ def test_split_folders_are_used_as_they_are(tmp_path, names):
 @pytest.mark.parametrize("given", [("train", "test"), ("train", "val"), ("train",)])
 def test_missing_splits_are_taken_from_train_and_never_from_another(tmp_path, given):
     for k, name in enumerate(given):
-        for c, label in enumerate("ab"):
+        for c, label in enumerate(("ant", "bee")):
             fill(tmp_path / name / label, 20, start=1000 * k + 100 * c)
     data = open_quietly(tmp_path)
     missing = [s for s in SPLITS if s not in given]
@@ -396,12 +396,12 @@ def test_a_class_whose_files_are_all_unreadable(pets):
 
 def test_classes_missing_from_a_split(tmp_path):
     for split in SPLITS:
-        fill(tmp_path / split / "a", 2, start=10 * len(split))
-        fill(tmp_path / split / "b", 2, start=100 * len(split) + 7 * (split == "test"))
-    fill(tmp_path / "test" / "c", 2, start=900)
-    refuses("class 'c' of .* has no readable images in the split 'train'", tmp_path)
-    shutil.move(tmp_path / "test" / "c", tmp_path / "train" / "c")
-    assert open_quietly(tmp_path).notes == ("class 'c' has no images in 'val'.", "class 'c' has no images in 'test'.")
+        fill(tmp_path / split / "ant", 2, start=10 * len(split))
+        fill(tmp_path / split / "bee", 2, start=100 * len(split) + 7 * (split == "test"))
+    fill(tmp_path / "test" / "cow", 2, start=900)
+    refuses("class 'cow' of .* has no readable images in the split 'train'", tmp_path)
+    shutil.move(tmp_path / "test" / "cow", tmp_path / "train" / "cow")
+    assert open_quietly(tmp_path).notes == ("class 'cow' has no images in 'val'.", "class 'cow' has no images in 'test'.")
 
 
 def test_names_that_differ_only_in_case(tmp_path):
@@ -424,11 +424,11 @@ def test_split_folders_that_do_not_add_up(tmp_path):
 
 
 def test_splits_within_the_classes(tmp_path):
-    for k, label in enumerate("ab"):
+    for k, label in enumerate(("ant", "bee")):
         for j, split in enumerate(("train", "Test_set")):
             fill(tmp_path / label / split, 5, start=100 * k + 10 * j)
     data = open_quietly(tmp_path)
-    assert data.classes == ("a", "b") and len(by_split(data)["test"]) == 10 and by_split(data)["val"]
+    assert data.classes == ("ant", "bee") and len(by_split(data)["test"]) == 10 and by_split(data)["val"]
     assert all("/Test_set/" in i for i in by_split(data)["test"]) and "folders in the class folders" in data.notes[0]
 
 
