@@ -43,7 +43,8 @@ def rows(results: Results, notebook: str, file: str = "metrics.json", *, all_tow
         records, _ = results.rows(notebook, file)
     except Missing:
         records = []
-    table = pd.DataFrame(records, columns=[*NAMES, "value", "low", "high", "n", "seeds", "unit", "n_train"])
+    numbers = ["value", "low", "high", "n", "seeds", "unit", "n_train", "converged"]
+    table = pd.DataFrame(records, columns=[*NAMES, *numbers])
     names = table[[*NAMES]].astype(object)
     table[[*NAMES]] = names.where(names.notna(), "")
     table["name"], table["text"] = [name(r) for r in records], [span(r, unit=False) for r in records]

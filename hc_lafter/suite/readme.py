@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,7 @@ import pandas as pd
 from hc_lafter.files import write_whole
 from hc_lafter.suite import claims, comparing, ledger
 from hc_lafter.suite.paths import find_root
+from hc_lafter.suite.records import CONVERGED
 
 START, END = "<!-- headline: python -m hc_lafter.suite.readme -->", "<!-- /headline -->"
 LAYERS = "01-feature-tapping"
@@ -81,11 +83,18 @@ def _choices(results: claims.Results) -> str:
     if table.empty:
         return ""
     found = comparing.rows(results, comparing.FULL)
-    found = found[found["metric"].str.startswith(comparing.CHOICE) & (found["minus"] == "")].iloc[-1]
+    chosen = found[found["metric"].str.startswith(comparing.CHOICE) & (found["minus"] == "")].iloc[-1]
+    curve = found[found["metric"].str.endswith(CONVERGED)]
+    flags, seeds = curve["converged"].dropna(), curve.loc[curve["converged"].notna(), "seeds"].astype(int)
+    fewer = f" ({seeds.min()} where the tower is trained)" if seeds.min() < chosen["seeds"] else ""
+    told = f"""\
+**Which system, with how many labels?** Each is trained until it no longer gains; of {len(flags)} rows
+{len(flags) - sum(flags)} still gained at their end: these are drawn hollow and not chosen. Rate, steps and the system
+of a row are chosen on validation, accuracy is on {chosen["n"]:,} test images of the drawn world,
+{chosen["seeds"]} seeds{fewer}, 95% intervals. What is *not told from it* differs from it on test by less than these
+seeds and images can show."""
     return f"""\
-**Which system, with how many labels?** Each is trained until it no longer gains; rate, steps and the system of a row
-are chosen on validation, accuracy is on {found["n"]:,} test images of the drawn world, {found["seeds"]} seeds, 95%
-intervals. What is *not told from it* differs from it on test by less than these seeds and images can show.
+{textwrap.fill(told, 120)}
 
 {_markdown(pd.concat([table[: ROWS - 1], table[ROWS - 1 :][-1:]]))}
 

@@ -32,6 +32,7 @@ __all__ = ["Result", "Run", "discard", "failure", "get", "missing", "surplus"]
 
 _WORTH_WORKERS = 60.0  # estimated seconds of work below which starting processes takes longer than it saves
 _HEARTBEAT = 60.0  # seconds between two lines of a log
+_FIRST = 1e9  # the priority of what many runs wait for; that of a run is its cost in seconds
 _KILLS = 10  # of workers that were at one run, after which the run is what kills them
 
 
@@ -208,16 +209,10 @@ def _own_gpu(gpus: int) -> Any:
 def _spread(client: Any, runs: Sequence[Run], count: _Count) -> Iterator[tuple[Run, str]]:
     """(run, "" or why it failed) as they are done; before it whatever several share, and the trials of rates and steps.
 
-    No row of runs waits for the trials of another.
+    No row of runs waits for the trials of another, and those that read masks share nothing with the others.
     """
     from dask.distributed import KilledWorker, as_completed, wait
 
-    texted = (run for run in runs if run.classifier != "templates" and run.entry.reads != "masks")
-    settings = dict.fromkeys(run.setting for run in texted)
-    shared = [(setting, seed) for setting in settings for seed in setting.seeds]
-    # what fails here fails again, and by name, in the runs that need it
-    wait([client.submit(_gathered, setting, pure=False) for setting in settings])
-    wait([client.submit(train_of_seed, *one, pure=False) for one in shared])
     rows: dict[Run | None, list[Run]] = {}  # those that share their trials, under one that stands for all of these
     for run in runs:
         rows.setdefault(None if run.to_choose is None else run.trial(None, 1), []).append(run)
@@ -239,10 +234,23 @@ def _spread(client: Any, runs: Sequence[Run], count: _Count) -> Iterator[tuple[R
             for pair in ahead if not any(about[1] is row for about in of.values()) else ():
                 submit(rows[row][0].trial(*pair), row, pair)
 
-    for run in rows.get(None, ()):
-        submit(run)
-    for row in scores:
-        go_on(row)
+    def begin(masks: bool) -> None:
+        for run in rows.get(None, ()):
+            if masks == (run.entry.reads == "masks"):
+                submit(run)
+        for row in scores:
+            if masks == (row.entry.reads == "masks"):
+                go_on(row)
+
+    texted = (run for run in runs if run.classifier != "templates" and run.entry.reads != "masks")
+    settings = dict.fromkeys(run.setting for run in texted)
+    shared = [(setting, seed) for setting in settings for seed in setting.seeds]
+    # what fails here fails again, and by name, in the runs that need it
+    gathering = [client.submit(_gathered, setting, pure=False, priority=_FIRST) for setting in settings]
+    begin(masks=True)
+    wait(gathering)
+    wait([client.submit(train_of_seed, *one, pure=False, priority=_FIRST) for one in shared])
+    begin(masks=False)
     for future in under_way:
         if future.cancelled():  # as all are when the scheduler is gone
             raise CancelledError
