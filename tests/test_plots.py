@@ -109,6 +109,19 @@ def test_legend_below_has_each_label_once():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a line", "another"]
 
 
+def test_a_long_legend_takes_nothing_from_the_panel():
+    def height(systems: int) -> float:
+        with plots.at_width("single"):
+            figure, (ax,) = plots.panels(1, height=3.6)
+            for i in range(systems):
+                ax.plot([0, 1], [0, i], label=f"a system with a long name, {i}")
+            plots.legend_below(figure)
+            plots.fit(figure)
+        return ax.get_position().height * figure.get_figheight()
+
+    assert height(20) > 0.9 * height(5)
+
+
 def test_level_is_named(ax):
     plots.level(ax, 0.125, "chance")
     assert list(ax.lines[0].get_ydata()) == [0.125, 0.125]

@@ -23,6 +23,7 @@ from hc_lafter.analysis import learning, statistics
 from hc_lafter.analysis.metrics import softmax64
 from hc_lafter.data.emotion.wheels import MIKELS
 from hc_lafter.data.masks.names import BACKGROUND
+from hc_lafter.data.masks.sets import split_or_all
 from hc_lafter.files import write_whole
 from hc_lafter.suite.profiles import parse_overrides
 from hc_lafter.suite.reference import adopt, gains_no_more, write
@@ -149,7 +150,12 @@ def consistency(study: Study) -> Rows:
 
 
 def mask_systems(study: Study) -> dict[tuple[str, str], list[Run]]:
-    """05: every system for masks under each of its regimes; where nothing is trained, one run stands for all seeds."""
+    """05: every system for masks under each of its regimes; where nothing is trained, one run stands for all seeds.
+
+    Raises:
+        ValueError: the data set with masks has no such split.
+    """
+    split_or_all(study.setting.mask_split, opened_masks(study.setting))
     found = {}
     for name, entry in registry().items():
         for regime in entry.regimes if entry.reads == "masks" else ():

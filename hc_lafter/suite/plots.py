@@ -7,6 +7,7 @@ colour in every figure.
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
 import unicodedata
@@ -46,6 +47,7 @@ BROKEN = (0, (4, 3))  # the line of a level
 
 WIDTHS = {"single": 3.5, "double": 7.2}  # inches: a column, and a page of two columns, of most journals
 PAGE = 9.5  # inches: panels get lower before they leave it
+_LEGEND = 5  # rows of a legend below the panels, for which their height has room
 NOTE, CELL, LEAST_CELL = 7.0, 6.5, 4.0  # points: notes beside marks; numbers in cells, and the smallest of those
 ROW = 0.19  # inches: a row of a forest
 NAMES = 6.5  # letters of a row's name before it breaks, per inch of its panel: half of the room
@@ -200,7 +202,10 @@ def label_outer(axes: Iterable[Axes], xlabel: str = "", ylabel: str = "") -> Non
 
 
 def legend_below(figure: Figure, handles: Sequence[Any] | None = None, **look: Any) -> None:
-    """One legend below all panels, each label once, in as many columns as the width holds."""
+    """One legend below all panels, each label once, in as many columns as the width holds.
+
+    Rows beyond `_LEGEND` make the figure higher, so that they take nothing from the panels.
+    """
     if handles is None:
         handles = [handle for ax in figure.axes for handle in ax.get_legend_handles_labels()[0]]
     once = {handle.get_label(): handle for handle in reversed(handles)}
@@ -209,6 +214,8 @@ def legend_below(figure: Figure, handles: Sequence[Any] | None = None, **look: A
         columns = int(figure.get_size_inches()[0] / (0.5 + 0.061 * max(map(_length, labels))))
         columns = min(max(1, columns), len(labels))
         keys = [once[label] for label in labels]
+        further = max(0, math.ceil(len(labels) / columns) - _LEGEND)
+        figure.set_figheight(figure.get_figheight() + 0.17 * further)
         figure.legend(keys, labels, loc="outside lower center", ncols=columns, **look)
 
 

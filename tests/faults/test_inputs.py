@@ -621,6 +621,11 @@ row(
     of=lambda p, _: runs("--export", str(p / "tables")),
 )
 row(
+    "runs: no such split of the masks",
+    "split 'world24_8' is not of this set for the 32 mask classes of 'world' .*: choose one of world24-8",
+    of=lambda *_: ["runs", "--profile", "smoke", "--only", "05", "--param", "mask_split=world24_8", "--list"],
+)
+row(
     "scheduler: nobody answers",
     "the scheduler tcp://127.0.0.1:9 does not answer: finished runs are kept",
     of=at_scheduler("tcp://127.0.0.1:9"),
