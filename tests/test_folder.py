@@ -401,7 +401,10 @@ def test_classes_missing_from_a_split(tmp_path):
     fill(tmp_path / "test" / "cow", 2, start=900)
     refuses("class 'cow' of .* has no readable images in the split 'train'", tmp_path)
     shutil.move(tmp_path / "test" / "cow", tmp_path / "train" / "cow")
-    assert open_quietly(tmp_path).notes == ("class 'cow' has no images in 'val'.", "class 'cow' has no images in 'test'.")
+    assert open_quietly(tmp_path).notes == (
+        "class 'cow' has no images in 'val'.",
+        "class 'cow' has no images in 'test'.",
+    )
 
 
 def test_names_that_differ_only_in_case(tmp_path):
