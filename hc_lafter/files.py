@@ -112,6 +112,7 @@ COMPUTING = ("accelerate", "numpy", "open_clip_torch", "opencv-python-headless",
 COMPUTING += ("torch", "torchvision")
 
 
+@cache
 def computing_versions() -> dict[str, str]:
     """The versions of the libraries that numbers come from: a plotting library makes no result stale."""
     return {name: metadata.version(name) for name in COMPUTING}
