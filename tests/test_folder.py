@@ -444,6 +444,80 @@ def test_one_folder_around_the_whole_is_passed_through(tmp_path, inside):
     assert any("holds the folder photos alone" in note for note in data.notes)
 
 
+@pytest.mark.parametrize("names", [
+    ("seg_train/seg_train", "seg_test/seg_test"),
+    ("trainval", "test"),
+    ("train_val", "PublicTest"),
+    ("tr", "te"),
+    ("fer_train", "fer_test"),
+    ("training-photos", "test-photos"),
+    ("训练集", "测试集"),
+    ("train", "holdout"),
+    ("train/train", "test/test"),
+    ("train/images", "test/images"),
+])  # fmt: skip
+def test_a_word_in_a_name_is_enough_where_folders_hold_the_same_classes(tmp_path, names):
+    for k, name in enumerate(names):
+        fill(tmp_path / name / "ant", 6, start=100 * k)
+        fill(tmp_path / name / "bee", 6, start=100 * k + 10)
+    data = open_quietly(tmp_path)
+    assert data.classes == ("ant", "bee") and by_split(data)["val"]
+    assert by_split(data)["test"] == {i for i in data.ids if i.startswith(f"{names[1].split('/')[0]}/")}
+    read = [n for name in names if (n := name.split("/")[0]) not in ("train", "test")]
+    assert all(any(f"{n} as t" in note for note in data.notes) for n in read)
+
+
+def test_the_same_folders_in_every_class_are_remarked_on(tmp_path):
+    for k, (outer, inner) in enumerate((o, i) for o in ("xunlian", "ceshi") for i in ("ant", "bee")):
+        fill(tmp_path / outer / inner, 5, start=10 * k)
+    data = open_quietly(tmp_path)
+    assert data.classes == ("ceshi", "xunlian")
+    assert any("holds the same folders (ant, bee): if those are the classes" in note for note in data.notes)
+
+
+def test_classes_that_are_divided_by_half_and_trees_beside_each_other_are_refused(tmp_path):
+    for k, (label, split) in enumerate((c, s) for c in ("ant", "bee") for s in ("trainval", "test")):
+        fill(tmp_path / "a" / label / split, 5, start=10 * k)
+    assert len(by_split(open_quietly(tmp_path / "a"))["test"]) == 10
+    fill(tmp_path / "a" / "cow", 5, start=90)
+    refuses(r"split folders in them \(ant\) and one that is not divided so throughout \(cow\)", tmp_path / "a")
+    shutil.rmtree(tmp_path / "a" / "cow")
+    picture(7).save(tmp_path / "a" / "bee" / "7.png")
+    refuses(r"not divided so throughout \(bee\)", tmp_path / "a")
+    for k, place in enumerate(("images/train/ant", "images/train/bee", "images/test/ant", "labels/train/ant")):
+        fill(tmp_path / "b" / place, 5, start=10 * k)
+    refuses(r"b has no class folders: images holds split folders with the same folders in them \(ant\)", tmp_path / "b")
+
+
+def test_folders_without_images_beside_splits_are_left_alone(tmp_path):
+    for k, (split, label) in enumerate((s, c) for s in ("train", "test") for c in ("ant", "bee")):
+        fill(tmp_path / split / label, 6, start=10 * k)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "a.json").write_text("{}")
+    assert open_quietly(tmp_path).classes == ("ant", "bee")
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links on this system")
+def test_a_link_to_what_a_class_lies_in_is_not_followed(pets):
+    (pets / "cat" / "all").symlink_to(pets, target_is_directory=True)
+    assert not any(i.startswith("cat/all/") for i in open_quietly(pets).ids)
+
+
+@pytest.mark.parametrize("names, told", [
+    (("c0", "c1"), "numbers or codes"),
+    (("emotion 1", "emotion 2"), "numbers or codes"),
+    (("ID_1", "ID_7"), "numbers or codes"),
+    (("n02085620-Chihuahua", "n02085782-Japanese_spaniel"), "by the words alone (Chihuahua, Japanese_spaniel)"),
+    (("boeing 747", "airbus 320"), None),
+])  # fmt: skip
+def test_codes_for_names_are_remarked_on(tmp_path, names, told):
+    for k, name in enumerate(names):
+        fill(tmp_path / name, 5, start=10 * k)
+    remarks = [note for note in open_quietly(tmp_path).notes if "class names" in note]
+    assert len(remarks) == bool(told) and all(told in note for note in remarks)
+
+
 def test_a_class_may_be_called_test(tmp_path):
     fill(tmp_path / "test", 5)
     fill(tmp_path / "control", 5, start=10)
@@ -476,6 +550,13 @@ def test_splits_extra_columns_blank_lines_and_quotes(pets, rows):
     data = ImageFiles(path, progress=False)
     expected = {p: ["train", "train", "val", "val", "test"][i % 5] for i, (p, _) in enumerate(rows)}
     assert dict(zip(data.ids, data.splits, strict=True)) == expected and data.notes == ()
+
+
+def test_a_cell_too_many_is_refused(pets, rows):
+    (pets / "list.csv").write_text("path,label\n" + "".join(f"{p},{label}, small\n" for p, label in rows))
+    refuses(
+        r"row 2 of .*list.csv has 3 cells and its header 2: write a text that holds ',' in quotes", pets / "list.csv"
+    )
 
 
 def test_labels_stay_text(pets, rows):

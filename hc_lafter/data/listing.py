@@ -28,12 +28,28 @@ SPLIT_WORDS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+_HINTS = {
+    **dict.fromkeys(("trainval", "tr", "trn", "训练", "训练集"), "train"),
+    **dict.fromkeys(("development", "validate", "验证", "验证集"), "val"),
+    **dict.fromkeys(("te", "tst", "eval", "evaluation", "holdout", "测试", "测试集"), "test"),
+}
 
 
 def split_of(name: str) -> str | None:
     """The split that a name means, as training_set, Test-Images and val2017 do; None where it means none."""
     word = re.sub("(data)?set|images?|imgs?|data|split", "", name.lower())
     return SPLIT_WORDS.get(re.sub("[^a-z]", "", word))
+
+
+def split_hint(name: str) -> str | None:
+    """The split of which a word in a name speaks, as in seg_train, trainval and PublicTest; None of none, or of two.
+
+    A class may have such a word, too, so that it takes more than the name to go by it.
+    """
+    words = re.findall(r"[^\W\d_]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", name))
+    found = {split for word in words if (split := split_of(word) or _HINTS.get(word.lower()))}
+    exact = split_of(name) or ("train" if found == {"train", "val"} else None)
+    return exact or (found.pop() if len(found) == 1 else None)
 
 
 @dataclass(frozen=True)

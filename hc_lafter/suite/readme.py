@@ -62,7 +62,8 @@ seen classes.
 </details>
 
 Claims about [the designs](docs/designs.md): **{claims.tally(records)}**.
-The {len(records)} are no family: each is judged by itself, at 95%, and a finding only by a rule older than its run.
+The {len(records)} verdicts are not corrected for one another: each stands for itself, at 95%, and a finding is judged only
+by a rule that is older than its run.
 
 <details><summary>Claim by claim</summary>
 
@@ -88,11 +89,11 @@ def _choices(results: claims.Results) -> str:
     flags, seeds = curve["converged"].dropna(), curve.loc[curve["converged"].notna(), "seeds"].astype(int)
     fewer = f" ({seeds.min()} where the tower is trained)" if seeds.min() < chosen["seeds"] else ""
     told = f"""\
-**Which system, with how many labels?** Each is trained until it no longer gains; of {len(flags)} rows
-{len(flags) - sum(flags)} still gained at their end: these are drawn hollow and not chosen. Rate, steps and the system
-of a row are chosen on validation, accuracy is on {chosen["n"]:,} test images of the drawn world,
-{chosen["seeds"]} seeds{fewer}, 95% intervals. What is *not told from it* differs from it on test by less than these
-seeds and images can show."""
+**Which system, with how many labels?** Each is trained until it no longer gains; the {len(flags) - sum(flags)} of
+{len(flags)} rows that still gained when their training ended are drawn hollow and never chosen. Rate, steps and the
+system of a row are chosen on validation, accuracy is on {chosen["n"]:,} test images of the drawn world,
+{chosen["seeds"]} seeds{fewer}, 95% intervals. *Not told from it* are the systems whose difference from it on test is too
+small for these seeds and images to show."""
     return f"""\
 {textwrap.fill(told, 120)}
 

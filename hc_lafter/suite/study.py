@@ -95,6 +95,7 @@ class Study:
         _seed_everything(self.seed)
         plots.use_style()
         pd.set_option("display.max_colwidth", None)  # tables in a notebook wrap; pandas would cut a text at 50 signs
+        pd.set_option("display.html.use_mathjax", False)  # a dollar in a name of a class is a dollar
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # `figure` says it in a sentence
 
     def __repr__(self) -> str:

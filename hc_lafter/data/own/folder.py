@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from hc_lafter.data.listing import (
     once,
     one_spelling,
     read_text,
+    split_hint,
     split_of,
 )
 from hc_lafter.data.record import SPLITS
@@ -52,14 +54,14 @@ def list_folder(root: Path) -> Listing:
     """
     root = Path(os.path.abspath(root))
     below, loose = _entries(root)
-    splits = {f: split for f in below if (split := split_of(f.name))}
+    splits = _splits(below)
     names = ", ".join(f.name for f in splits)
+    others = [f for f in below if f not in splits]
     if "train" not in splits.values():
-        if splits and len(splits) == len(below):
+        if splits and not others:
             raise ValueError(f"{root} has only {names} and no train folder: add root/train/<class>/ folders.")
         splits = {}  # a class may well be called "test"
-    elif len(splits) < len(below):
-        other = next(f.name for f in below if f not in splits)
+    elif other := next((f.name for f in others if any(image for _, image in _walk(f))), None):
         raise ValueError(
             f"{root} mixes split folders ({names}) with others ({other}): move {other} out, or rename the split "
             "folders if they are classes."
@@ -72,10 +74,18 @@ def list_folder(root: Path) -> Listing:
     if not splits and len(within) == 1 and (len(within[0]) > 1 or any(map(split_of, within[0]))):
         inner = list_folder(below[0])  # an archive's own folder around the whole
         return replace(inner, notes=(*inner.notes, f"{root} holds the folder {below[0].name} alone: that was read."))
-    nested = not splits and bool(below) and all(w and all(map(split_of, w)) for w in within)
-    ignored = [*loose] if splits else []
+    nested = not splits and _nested(root, below)
+    notes = ["the splits are folders in the class folders."] if nested else []
+    if read_as := [f"{f.name} as {split}" for f, split in splits.items() if split_of(f.name) is None]:
+        notes.append(f"split folders were read by a word in their names: {', '.join(read_as)}.")
+    if not (splits or nested) and len(below) > 1 and len(same := set.intersection(*map(set, within))) > 1:
+        notes.append(
+            f"every class folder holds the same folders ({', '.join(sorted(same)[:4])}): if those are the classes, "
+            "name the outer ones train, val and test."
+        )
+    ignored = [*loose, *(path for f in others for path, _ in _walk(f))] if splits else []
     items, labels = [], []
-    for holder, split in splits.items() or [(root, None)]:
+    for holder, split in [(_through(f), split) for f, split in splits.items()] or [(root, None)]:
         classes, loose = _entries(holder)
         ignored += loose
         if not classes:
@@ -88,15 +98,60 @@ def list_folder(root: Path) -> Listing:
             labels.append(folder.name)
             for path, image in _walk(folder):
                 if image:
-                    part = split_of(path.relative_to(folder).parts[0]) if nested else split
+                    part = split_hint(path.relative_to(folder).parts[0]) if nested else split
                     items.append(Item(path.relative_to(root).as_posix(), path, nfc(folder.name), part))
                 else:
                     ignored.append(path)
     others = tuple(sorted(p.relative_to(root).as_posix() for p in ignored))
-    notes = ("the splits are folders in the class folders.",) if nested else ()
-    return Listing(
-        root, tuple(sorted(items, key=lambda item: item.id)), one_spelling(root, labels), others, notes=notes
-    )
+    items.sort(key=lambda item: item.id)
+    return Listing(root, tuple(items), one_spelling(root, labels), others, notes=tuple(notes))
+
+
+def _splits(below: Sequence[Path]) -> dict[Path, str]:
+    """The folders that are splits by their names; a word in it is enough where they hold the same class folders."""
+    splits = {f: split for f in below if (split := split_of(f.name))}
+    hinted = {f: split for f in below if (split := split_hint(f.name))}
+    if {"train"} < set(hinted.values()):
+        classes = [{c.name for c in _entries(_through(f))[0]} for f in hinted]
+        trained = set().union(*(c for c, split in zip(classes, hinted.values(), strict=True) if split == "train"))
+        if all(c & trained for c in classes):
+            return hinted
+    return splits
+
+
+def _nested(root: Path, below: Sequence[Path]) -> bool:
+    """Whether each class folder holds split folders.
+
+    Raises:
+        ValueError: some do and others do not, or what seems to be a class is a data set of its own.
+    """
+    inside = [[d.name for d in _entries(f)[0]] for f in below]
+    alone = [_only_folders(f) for f in below]
+    if all(w and all(map(split_of, w)) for w in alone) and below:
+        divided = list(below)
+    else:
+        divided = [f for f, w in zip(below, inside, strict=True) if {"train"} < set(map(split_hint, w))]
+        whole = {f for f, w in zip(below, alone, strict=True) if w and all(map(split_hint, w))}
+        if bare := [f for f in below if f not in divided or f not in whole] if divided else []:
+            raise ValueError(
+                f"{root} has class folders with split folders in them ({divided[0].name}) and one that is not divided "
+                f"so throughout ({bare[0].name}): sort the images of {bare[0].name} into the same split folders."
+            )
+    for f in divided:
+        held = [set(_only_folders(d)) for d in _entries(f)[0]]
+        if len(held) > 1 and (classes := set.intersection(*held)):
+            raise ValueError(
+                f"{root} has no class folders: {f.name} holds split folders with the same folders in them "
+                f"({', '.join(sorted(classes)[:4])}). Give {f} in its place."
+            )
+    return bool(divided)
+
+
+def _through(folder: Path) -> Path:
+    """A split's folder, past levels that hold nothing but the folder around its class folders."""
+    below, loose = _entries(folder)
+    around = len(below) == 1 and not any(is_image(path.name) for path in loose) and len(_only_folders(below[0])) > 1
+    return _through(below[0]) if around else folder
 
 
 def _only_folders(folder: Path) -> list[str]:
@@ -139,6 +194,13 @@ def _table(path: Path) -> pd.DataFrame:
         ",;\t", key=lambda s: (len({"path", "label"} & {h.strip(' "\r') for h in header.split(s)}), s in header)
     )
     try:
+        width = len(next(csv.reader(io.StringIO(text), delimiter=separator), ()))
+        for number, cells in enumerate(csv.reader(io.StringIO(text), delimiter=separator), 1):
+            if any(cell.strip() for cell in cells[width:]):  # pandas would drop them
+                raise ValueError(
+                    f"row {number} of {path} has {len(cells)} cells and its header {width}: write a text that holds "
+                    f"{separator!r} in quotes."
+                )
         frame = pd.read_csv(
             io.StringIO(text),
             sep=separator,
@@ -147,7 +209,7 @@ def _table(path: Path) -> pd.DataFrame:
             skip_blank_lines=False,
             index_col=False,
         )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} is not a well-formed csv ({reason}): save it again from a spreadsheet.") from None
     frame = frame.rename(columns=lambda name: name.strip().lower()).fillna("").apply(lambda column: column.str.strip())
@@ -185,15 +247,16 @@ def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _walk(folder: Path) -> Iterable[tuple[Path, bool]]:
-    """Every file below a class folder, and whether its name is an image's; linked folders are followed once."""
+    """Every file below a class folder, and whether its name is an image's; linked folders are followed once, and not
+    upwards."""
 
     def stop(error: OSError) -> None:
         raise ValueError(f"{error.filename} cannot be listed ({error.strerror}): check its permissions.") from error
 
-    seen = set()
+    seen, home = set(), os.path.realpath(folder)
     for place, below, files in os.walk(folder, onerror=stop, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen:
+        if real in seen or home.startswith(real.rstrip(os.sep) + os.sep):  # a link to what the folder lies in
             below.clear()
             continue
         seen.add(real)

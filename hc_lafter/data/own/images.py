@@ -35,12 +35,21 @@ PLACEHOLDER = 5  # files with equal pixels and more than one label from which a 
 _REFUSALS = 2  # raise when other files are refused than before, though all others decode to the same pixels
 # 1, 0.0, class_3, n01440764, A, class B
 _CODE = re.compile(r"[\W_]*((class|label|n)?[\W_]*\d+([.,]\d+)?|((class|label)[\W_]+)?[a-z])", re.IGNORECASE)
-_NUMBERED = re.compile(r"\d+[\W_]+(?=[^\W\d_])")  # what stands before the name in 01_happy, 2. sad
+_COUNTED = re.compile(r"(\D*)\d+([.,]\d+)?")  # one word for all and a number: cls_0, emotion 1, s0001
+_NUMBERED = re.compile(r"(?:n(?=\d{8}[\W_]))?\d+[\W_]+(?=[^\W\d_])")  # what stands before the name in 01_happy, 2. sad
+
+
+def _coded(names: Sequence[str]) -> bool:
+    """Whether names are numbers, letters, or numbers after one and the same word."""
+    counted = list(map(_COUNTED.fullmatch, names))
+    return all(map(_CODE.fullmatch, names)) or (len(names) > 1 and all(counted) and len({m[1] for m in counted}) == 1)
 
 
 def _counted(names: Sequence[str]) -> bool:
     """Whether names are words behind numbers that count them, as in 01_happy and 02_sad."""
     found = list(map(_NUMBERED.match, names))
+    if all(re.match(r"n\d{8}[\W_]", name) for name in names):  # WordNet's, as in n02085620-Chihuahua
+        return True
     numbers = sorted(int(re.match(r"\d+", match[0])[0]) for match in found if match)
     return all(found) and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
@@ -131,7 +140,7 @@ class ImageFiles(Dataset):
         splits, decided = unless_reported(divide, (given, []), listing, self._items, scans, seed)
         if bad:
             notes = [f"{len(bad)} of {len(listing.items)} files were unreadable and left out, see .broken.", *notes]
-        if all(map(_CODE.fullmatch, self.classes)):
+        if _coded(self.classes):
             notes.append(
                 f"the class names are numbers or codes ({', '.join(self.classes[:4])}), which mean nothing to a text "
                 "tower: name the folders or labels after what they show, for zero-shot and all trained texts read them."
