@@ -62,8 +62,8 @@ seen classes.
 </details>
 
 Claims about [the designs](docs/designs.md): **{claims.tally(records)}**.
-The {len(records)} verdicts are not corrected for one another: each stands for itself, at 95%, and a finding is judged only
-by a rule that is older than its run.
+The {len(records)} verdicts are not corrected for one another: each stands for itself, at 95%, and a finding is
+judged only by a rule that is older than its run.
 
 <details><summary>Claim by claim</summary>
 
@@ -92,8 +92,8 @@ def _choices(results: claims.Results) -> str:
 **Which system, with how many labels?** Each is trained until it no longer gains; the {len(flags) - sum(flags)} of
 {len(flags)} rows that still gained when their training ended are drawn hollow and never chosen. Rate, steps and the
 system of a row are chosen on validation, accuracy is on {chosen["n"]:,} test images of the drawn world,
-{chosen["seeds"]} seeds{fewer}, 95% intervals. *Not told from it* are the systems whose difference from it on test is too
-small for these seeds and images to show."""
+{chosen["seeds"]} seeds{fewer}, 95% intervals. *Not told from it* are the systems whose difference from it on test is
+too small for these seeds and images to show."""
     return f"""\
 {textwrap.fill(told, 120)}
 
