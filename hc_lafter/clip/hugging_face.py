@@ -88,7 +88,7 @@ def settings(config: Mapping[str, Any], widths: Mapping[str, int], where: str) -
         ValueError: it asks for what open_clip's CLIP has not, or for heads that do not divide a width.
     """
     towers = {name: config.get(f"{name}_config") or config.get(f"{name}_config_dict") or {} for name in widths}
-    acts = {tower.get("hidden_act", "quick_gelu") for tower in towers.values()}
+    acts = {str(tower.get("hidden_act", "quick_gelu")) for tower in towers.values()}
     odd = sorted(acts - _ACTIVATIONS.keys()) if acts - _ACTIVATIONS.keys() else sorted(acts) if len(acts) > 1 else []
     if odd:
         raise ValueError(
@@ -102,7 +102,8 @@ def settings(config: Mapping[str, Any], widths: Mapping[str, int], where: str) -
         n: t["num_attention_heads"] for n, t in towers.items() if "num_attention_heads" in t
     }
     for name, number in heads.items():
-        check_heads(number, widths[name], f"num_attention_heads {number!r} in its {name}_config", where)
+        default = "" if "num_attention_heads" in towers[name] else ", transformers' default"
+        check_heads(number, widths[name], f"num_attention_heads {number!r} in its {name}_config{default}", where)
     model = {"vision_cfg": {"head_width": widths["vision"] // heads["vision"]}, "text_cfg": {"heads": heads["text"]}}
     return model, _ACTIVATIONS[acts.pop()]
 

@@ -562,7 +562,7 @@ def _unusable(config: Mapping[str, Any]) -> str | None:
         return "it is not an open_clip configuration with a vision_cfg and a text_cfg"
     if "timm_model_name" in vision:
         return f"its vision tower is timm's {vision['timm_model_name']}"
-    if not isinstance(vision.get("layers", 12), int):
+    if isinstance(vision.get("layers"), list | tuple):
         return "its vision tower is a ResNet"
     if "hf_model_name" in text:
         return f"its text tower is the Hugging Face model {text['hf_model_name']}"
@@ -624,11 +624,9 @@ def _filled(config: Mapping[str, Any], weights: Weights, where: str) -> dict[str
     first = different[0]
     why = f"{len(different)} tensors differ, such as {first} of shape {given.get(first)} for {wanted.get(first)}"
     for name, part in (("", config), *towers.items()):
-        for key, own in sizes[name].items() if name else [("embed_dim", sizes["embed_dim"])]:
-            if key not in ("image_size", "context_length") and part[key] not in (
-                own,
-                [own, own],
-            ):  # a patch's two sides
+        for key, own in (sizes[name] if name else {"embed_dim": sizes["embed_dim"]}).items():
+            fits = (own, [own, own])  # a patch may have both its sides
+            if key not in ("image_size", "context_length") and part[key] not in fits:
                 why = f"it has {key} {part[key]!r}{name and f' in its {name}'}, and the weights have {own}"
     raise ValueError(f"{where} does not belong to {weights.path}: {why}; correct it, or take the one of these weights.")
 
