@@ -679,7 +679,7 @@ def test_a_configuration_that_does_not_fit_is_named_with_its_value(tmp_path, kin
     for spec in (tmp_path / "x.safetensors", f"Tiny-8@{tmp_path / 'x.safetensors'}"):
         with pytest.raises(ValueError, match=f"{tmp_path / name} .*{words}") as caught:
             load_clip(spec)
-        assert "path alone" not in str(caught.value).replace(str(tmp_path), "")
+        assert "\n" not in str(caught.value) and "path alone" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -611,9 +611,9 @@ def _filled(config: Mapping[str, Any], weights: Weights, where: str) -> dict[str
         with torch.device("meta"):  # names and shapes, no numbers
             wanted = _shapes(_build(_resized(config, weights, where)[0]).state_dict())
     except Exception as error:  # open_clip checks no setting, so a wrong one may break it anywhere
+        why = f"{type(error).__name__}: {error}".partition("\n")[0]  # torch appends where in C++
         raise ValueError(
-            f"{where} has a setting of which open_clip builds no CLIP ({type(error).__name__}: {error}): correct it or "
-            "take another copy."
+            f"{where} has a setting of which open_clip builds no CLIP ({why}): correct it or take another copy."
         ) from error
     given = _shapes(weights.state)
     different = sorted({name for name, _ in wanted.items() ^ given.items()} - ({"logit_bias"} - wanted.keys()))
