@@ -96,8 +96,8 @@ def read_weights(path: Path) -> Weights:
         if path.suffix == ".json":
             why = "is a configuration: give the file of weights that it belongs to, or its folder"
         if wanted:
-            why = f"is a pickle that wants {wanted[1]}, which is not among the plain data types that are read: "
-            why += "save its weights alone, torch.save(model.state_dict(), ...)"
+            why = f"is a pickle that wants {wanted[1]}, which is not among the plain data types that are read, "
+            why += "since any other may run code: save its state dict alone"
         raise ValueError(f"{path} {why}.") from error
     state, notes = _whole_clip(content, path)
     if "input_resolution" in state:
