@@ -8,7 +8,10 @@ import re
 import socket
 import time
 import warnings
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
+from uuid import UUID
 
 import numpy as np
 import open_clip
@@ -493,8 +496,17 @@ def test_numbers_arrays_and_random_states_beside_the_weights_are_data(tmp_path, 
     torch.save(numpy_beside(build().state_dict()), tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
     assert same(quiet(tmp_path / "x.pt", activation="GELU"), build())
     torch.save({"state_dict": build().state_dict(), "hook": Wicked()}, tmp_path / "x.pt")
-    with pytest.raises(ValueError, match=r"mkdir, which may run code"):
+    with pytest.raises(ValueError, match=r"mkdir, which is not among the plain data types that are read, since any"):
         load_clip(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("value", [datetime.now(), Decimal("0.5"), UUID(int=1)])
+def test_other_values_beside_the_weights_are_no_accusation(tmp_path, value):
+    torch.save({"state_dict": build().state_dict(), "x": value}, tmp_path / "x.pt")
+    words = rf"wants {type(value).__module__}.{type(value).__name__}, which is not among the plain data types"
+    with pytest.raises(ValueError, match=words) as caught:
+        load_clip(tmp_path / "x.pt")
+    one_sentence(caught.value)
 
 
 class Objects:
@@ -507,7 +519,7 @@ class Objects:
 def test_an_object_of_numpy_is_no_number(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": build().state_dict(), "x": Objects()}, tmp_path / "x.pt")
-    with pytest.raises(ValueError, match=r"wants numpy.object_, which may run code"):
+    with pytest.raises(ValueError, match=r"wants numpy.object_, which is not among the plain"):
         load_clip(tmp_path / "x.pt")
     assert not Path("a-file-ran-its-code").exists()
 
@@ -620,6 +632,88 @@ def test_part_of_a_hugging_face_clip_is_the_same_sentence_either_way(tmp_path):
         ) as caught:
             load_clip(spec)
         one_sentence(caught.value)
+
+
+# --- configurations that do not fit, and files without a tower ---
+
+
+def config_beside(vision, text=None, **rest):
+    return "open_clip_config.json", {"model_cfg": {"vision_cfg": vision, "text_cfg": text or {"heads": 1}, **rest}}
+
+
+def theirs_beside(vision, text=1):
+    towers = {"vision_config": {"num_attention_heads": vision}, "text_config": {"num_attention_heads": text}}
+    return "config.json", towers
+
+
+MISFITS = {  # the configuration beside the file, and what of it is said
+    "their vision heads": (theirs_beside(5), "num_attention_heads 5 in its vision_config, which .* 64: give .* as 1"),
+    "their heads that open_clip would round": (theirs_beside(50), "num_attention_heads 50 in its vision_config"),
+    "their text heads": (theirs_beside(1, 0), "num_attention_heads 0 in its text_config, which does not fit"),
+    "their heads as a word": (theirs_beside("1"), "num_attention_heads '1' in its vision_config"),
+    "their heads left out": (("config.json", {}), "num_attention_heads 12 in its vision_config, transformers' default"),
+    "their list": (("config.json", [1]), "holds no JSON object of settings: correct it"),
+    "their list inside": (("config.json", {"text_config": [1]}), "holds no JSON object of settings as its text_config"),
+    "text heads": (config_beside({}, {"heads": 5}), "heads 5 in its text_cfg, which .* 64: give .* as 1"),
+    "head width": (config_beside({"head_width": 0}), "head_width 0 in its vision_cfg, which .* 64: give .* as 64"),
+    "head width as a word": (config_beside({"head_width": "64"}), "head_width '64' in its vision_cfg"),
+    "list": (("open_clip_config.json", []), "holds no JSON object of settings: correct it"),
+    "list inside": (("open_clip_config.json", {"model_cfg": []}), "no JSON object of settings as its model_cfg"),
+    "no number": (config_beside({"mlp_ratio": "4"}), r"a setting of which open_clip builds no CLIP \(\w+: "),
+    "depth as a word": (config_beside({"layers": "2"}), r"a setting of which open_clip builds no CLIP \(\w+: "),
+    "depth": (config_beside({"layers": 1}), "x.safetensors: it has layers 1 in its vision_cfg, and the weights have 2"),
+    "embedding": (config_beside({}, embed_dim=16), "x.safetensors: it has embed_dim 16, and the weights have 32"),
+    "no size": (
+        config_beside({"mlp_ratio": 2}),
+        r"x.safetensors: \d+ tensors differ, such as visual.* of shape",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MISFITS)
+def test_a_configuration_that_does_not_fit_is_named_with_its_value(tmp_path, kind):
+    (name, content), words = MISFITS[kind]
+    state = build().state_dict() if name.startswith("open_clip") else hugging_face(build())
+    save_file(state, tmp_path / "x.safetensors")
+    (tmp_path / name).write_text(json.dumps(content))
+    for spec in (tmp_path / "x.safetensors", f"Tiny-8@{tmp_path / 'x.safetensors'}"):
+        with pytest.raises(ValueError, match=f"{tmp_path / name} .*{words}") as caught:
+            load_clip(spec)
+        assert "\n" not in str(caught.value) and "path alone" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "config", [config_beside({"patch_size": [8, 8], "head_width": 40}), config_beside({}, {"width": 64})]
+)
+def test_a_configuration_that_fits_in_another_spelling_loads(tmp_path, config):
+    model = build(text_cfg={**TEXT, "heads": config[1]["model_cfg"]["text_cfg"].get("heads", 8)})
+    save_file(model.state_dict(), tmp_path / "x.safetensors")
+    (tmp_path / config[0]).write_text(json.dumps(config[1]))
+    assert same(quiet(tmp_path / "x.safetensors"), model)
+
+
+PARTS = {
+    "text": (lambda s: {k: v for k, v in s.items() if not k.startswith("visual.")}, "it has the text tower alone"),
+    "text of theirs": (
+        lambda s: {k: v for k, v in hugging_face(build()).items() if k.startswith("text")},
+        "it has the text tower alone",
+    ),
+    "renamed": (
+        lambda s: {k.replace("visual.", "image_encoder."): v for k, v in s.items()},
+        "it has a text tower and 'image_encoder.*', but no vision tower whose names begin with visual",
+    ),
+    "vision": (lambda s: {k: v for k, v in s.items() if k.startswith("visual.")}, "it has the vision tower alone"),
+    "bare vision": (lambda s: build().visual.state_dict(), "it has the vision tower alone"),
+}
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_a_file_with_one_tower_is_told_which(tmp_path, kind):
+    part, words = PARTS[kind]
+    torch.save(part(build().state_dict()), tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=words) as caught:
+        load_clip(tmp_path / "x.pt")
+    one_sentence(caught.value)
 
 
 # --- names ---

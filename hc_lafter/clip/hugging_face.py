@@ -85,10 +85,10 @@ def settings(config: Mapping[str, Any], widths: Mapping[str, int], where: str) -
         where: the file, for sentences.
 
     Raises:
-        ValueError: it asks for what open_clip's CLIP has not.
+        ValueError: it asks for what open_clip's CLIP has not, or for heads that do not divide a width.
     """
     towers = {name: config.get(f"{name}_config") or config.get(f"{name}_config_dict") or {} for name in widths}
-    acts = {tower.get("hidden_act", "quick_gelu") for tower in towers.values()}
+    acts = {str(tower.get("hidden_act", "quick_gelu")) for tower in towers.values()}
     odd = sorted(acts - _ACTIVATIONS.keys()) if acts - _ACTIVATIONS.keys() else sorted(acts) if len(acts) > 1 else []
     if odd:
         raise ValueError(
@@ -101,8 +101,26 @@ def settings(config: Mapping[str, Any], widths: Mapping[str, int], where: str) -
     heads = {"vision": 12, "text": 8} | {
         n: t["num_attention_heads"] for n, t in towers.items() if "num_attention_heads" in t
     }
+    for name, number in heads.items():
+        default = "" if "num_attention_heads" in towers[name] else ", transformers' default"
+        check_heads(number, widths[name], f"num_attention_heads {number!r} in its {name}_config{default}", where)
     model = {"vision_cfg": {"head_width": widths["vision"] // heads["vision"]}, "text_cfg": {"heads": heads["text"]}}
     return model, _ACTIVATIONS[acts.pop()]
+
+
+def check_heads(number: Any, width: int, what: str, where: str, *, of_one: bool = False) -> None:
+    """Refuse a number of heads (``of_one``: the width of one, which open_clip rounds down to heads) that does not fit.
+
+    Raises:
+        ValueError: the heads do not divide the width; one sentence with the file and a number that does.
+    """
+    heads = type(number) is int and number > 0 and (width // number if of_one else number)
+    if not heads or width % heads:
+        fits = next(n for n in range(min(width, 64) if of_one else max(1, width // 64), 0, -1) if width % n == 0)
+        raise ValueError(
+            f"{where} has {what}, which does not fit a width of {width}: give the number that the weights were trained "
+            f"with, a whole one that divides {width}, such as {fits}."
+        )
 
 
 def preprocessing(config: Mapping[str, Any]) -> dict[str, Any]:

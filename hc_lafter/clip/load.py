@@ -48,7 +48,7 @@ from torch import Tensor, nn
 from torchvision.transforms import CenterCrop, Compose, Resize
 
 from hc_lafter.clip import hugging_face
-from hc_lafter.clip.weights import Weights, read_weights
+from hc_lafter.clip.weights import TOWERS, Weights, read_weights
 from hc_lafter.refusals import nearest, some
 from hc_lafter.store import save, weight_hash
 
@@ -562,7 +562,7 @@ def _unusable(config: Mapping[str, Any]) -> str | None:
         return "it is not an open_clip configuration with a vision_cfg and a text_cfg"
     if "timm_model_name" in vision:
         return f"its vision tower is timm's {vision['timm_model_name']}"
-    if not isinstance(vision.get("layers", 12), int):
+    if isinstance(vision.get("layers"), list | tuple):
         return "its vision tower is a ResNet"
     if "hf_model_name" in text:
         return f"its text tower is the Hugging Face model {text['hf_model_name']}"
@@ -591,12 +591,44 @@ def _architecture(config: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _filled(config: Mapping[str, Any], weights: Weights, where: str) -> dict[str, Any]:
-    """A configuration in which the shapes of the file have filled in what it leaves out."""
+    """A configuration in which the shapes of the file have filled in what it leaves out.
+
+    Raises:
+        ValueError: no model can be built from it, or one that has other tensors than the file; one sentence with the
+            configuration's path.
+    """
     sizes = _sizes(weights)
-    towers = {name: {**sizes[name], **config.get(name, {})} for name in ("vision_cfg", "text_cfg")}
+    towers = {name: {**sizes[name], **(config.get(name) or {})} for name in ("vision_cfg", "text_cfg")}
     config = {**sizes, **config, **towers}
     _check_config(config, where)
-    return config
+    for tower, key, number in (
+        ("vision_cfg", "head_width", CLIPVisionCfg(**towers["vision_cfg"]).head_width),
+        ("text_cfg", "heads", CLIPTextCfg(**towers["text_cfg"]).heads),
+    ):
+        what, width = f"{key} {number!r} in its {tower}", sizes[tower]["width"]
+        hugging_face.check_heads(number, width, what, where, of_one=key == "head_width")
+    try:
+        with torch.device("meta"):  # names and shapes, no numbers
+            wanted = _shapes(_build(_resized(config, weights, where)[0]).state_dict())
+    except Exception as error:  # open_clip checks no setting, so a wrong one may break it anywhere
+        why = f"{type(error).__name__}: {error}".partition("\n")[0]  # torch appends where in C++
+        raise ValueError(
+            f"{where} has a setting of which open_clip builds no CLIP ({why}): correct it or take another copy."
+        ) from error
+    given = _shapes(weights.state)
+    different = sorted({name for name, _ in wanted.items() ^ given.items()} - ({"logit_bias"} - wanted.keys()))
+    if not different:
+        return config
+    if wanted.keys() != given.keys():
+        _check_names(weights)
+    first = different[0]
+    why = f"{len(different)} tensors differ, such as {first} of shape {given.get(first)} for {wanted.get(first)}"
+    for name, part in (("", config), *towers.items()):
+        for key, own in (sizes[name] if name else {"embed_dim": sizes["embed_dim"]}).items():
+            fits = (own, [own, own])  # a patch may have both its sides
+            if key not in ("image_size", "context_length") and part[key] not in fits:
+                why = f"it has {key} {part[key]!r}{name and f' in its {name}'}, and the weights have {own}"
+    raise ValueError(f"{where} does not belong to {weights.path}: {why}; correct it, or take the one of these weights.")
 
 
 def _resized(config: Mapping[str, Any], weights: Weights, name: str) -> tuple[dict[str, Any], list[str]]:
@@ -632,9 +664,17 @@ def _sizes(weights: Weights) -> dict[str, Any]:
         embed_dim, vocabulary = shapes["text_projection"][1], shapes["token_embedding.weight"][0]
     except (KeyError, ValueError, IndexError) as error:
         why = f"its first tensors are {', '.join(list(shapes)[:3])}"
+        text = next((name for name in shapes if name.endswith("token_embedding.weight")), None)
         if "visual.trunk." in names or "visual.layer1." in names:
             why = "its vision tower is a timm model or a ResNet"
-        elif names.replace("visual.", "").startswith(("class_embedding", "positional_embedding", "proj ")):
+        elif text and not any(name.startswith("visual.") for name in shapes):
+            prefix = text.removesuffix("token_embedding.weight")
+            rest = (name for name in shapes if not TOWERS.match(name.removeprefix(prefix)))
+            other = next((name for name in rest if not hugging_face.TOWERS.match(name)), None)
+            why = "it has the text tower alone"
+            if other:
+                why = f"it has a text tower and {other!r}, but no vision tower whose names begin with visual"
+        elif not text and ("class_embedding" in shapes or "visual.class_embedding" in shapes):
             why = "it has the vision tower alone"
         raise ValueError(
             f"{weights.path} holds no CLIP with a vision transformer under open_clip's or transformers' names: {why}; "
@@ -707,8 +747,10 @@ def _check_names(weights: Weights) -> None:
     Raises:
         ValueError: one sentence with the first of them.
     """
+    sizes = _sizes(weights)
+    sizes["vision_cfg"]["head_width"], sizes["text_cfg"]["heads"] = sizes["vision_cfg"]["width"], 1  # fit any width
     with torch.device("meta"):
-        wanted = {*_build(_sizes(weights)).state_dict()}
+        wanted = {*_build(sizes).state_dict()}
     given = {*weights.state} - {"logit_bias"}
     if missing := sorted(wanted - given):
         why = f"lacks {len(missing)} tensors of its CLIP ({missing[0]}): save the state dict of the whole model"
@@ -809,9 +851,26 @@ def _ask_hub() -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    """A configuration, in which whatever is named a configuration is an object, too.
+
+    Raises:
+        ValueError: it cannot be read, or is none; one sentence with the path.
+    """
+    wrong = []
+
+    def look(found: dict[str, Any]) -> dict[str, Any]:
+        parts = (key for key in found if key.endswith(("_cfg", "_config", "_config_dict")))
+        wrong.extend(f" as its {key}" for key in parts if not isinstance(found[key], dict | None))
+        return found
+
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_hook=look)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{path} cannot be read as JSON ({type(error).__name__}): correct it or take another copy."
         ) from error
+    if wrong or not isinstance(content, dict):
+        raise ValueError(
+            f"{path} holds no JSON object of settings{next(iter(wrong), '')}: correct it or take another copy."
+        )
+    return content

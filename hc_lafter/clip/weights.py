@@ -38,7 +38,7 @@ _PLAIN = re.compile(r"((module|_orig_mod)\.)*")
 _PLAIN_KEYS = ("state_dict", "model_state_dict", "model", "module")
 _AVERAGED = re.compile(r"(?<![a-z])(ema|swa|averaged|shadow)(?![a-z])")  # copies beside the weights that were trained
 # The tensors of a CLIP under open_clip's names; what stands elsewhere is of a head, a loss or another model.
-_TOWERS = re.compile(
+TOWERS = re.compile(
     r"(visual|transformer|token_embedding|ln_final|text)\.|(positional_embedding|text_projection|logit_scale)$"
 )
 
@@ -96,7 +96,8 @@ def read_weights(path: Path) -> Weights:
         if path.suffix == ".json":
             why = "is a configuration: give the file of weights that it belongs to, or its folder"
         if wanted:
-            why = f"is a pickle that wants {wanted[1]}, which may run code: save its state dict alone"
+            why = f"is a pickle that wants {wanted[1]}, which is not among the plain data types that are read, "
+            why += "since any other may run code: save its state dict alone"
         raise ValueError(f"{path} {why}.") from error
     state, notes = _whole_clip(content, path)
     if "input_resolution" in state:
@@ -149,7 +150,7 @@ def _whole_clip(content: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]
     place, prefix, table = found[name]
     named = {key: re.sub(_TEXT_PART, "", key.removeprefix(prefix)) for key in table if key.startswith(prefix)}
     theirs = any(ours.startswith("vision_model.") for ours in named.values())
-    part = (hugging_face.TOWERS if theirs else _TOWERS).match
+    part = (hugging_face.TOWERS if theirs else TOWERS).match
     named = {key: ours for key, ours in named.items() if part(ours) or ours in _EXTRAS}
     left = [key for key in table if key not in named and not key.endswith("attn_mask")]
     left += [other.rstrip(".") for other in found if other != name]
