@@ -489,6 +489,13 @@ def test_classes_that_are_divided_by_half_and_trees_beside_each_other_are_refuse
     refuses(r"b has no class folders: images holds split folders with the same folders in them \(ant\)", tmp_path / "b")
 
 
+def test_a_folder_in_a_class_may_be_called_train(tmp_path):
+    for k, place in enumerate(("railway/train", "railway/tram", "road/bus", "road/car")):
+        fill(tmp_path / place, 5, start=10 * k)
+    data = open_quietly(tmp_path)
+    assert data.classes == ("railway", "road") and len(data) == 20
+
+
 def test_folders_without_images_beside_splits_are_left_alone(tmp_path):
     for k, (split, label) in enumerate((s, c) for s in ("train", "test") for c in ("ant", "bee")):
         fill(tmp_path / split / label, 6, start=10 * k)

@@ -7,7 +7,7 @@ import io
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,11 +70,12 @@ def list_folder(root: Path) -> Listing:
         if n > 1:
             both = ", ".join(f.name for f in splits if splits[f] == split)
             raise ValueError(f"{root} has two folders for the split {split!r} ({both}): merge them.")
-    within = [_only_folders(f) for f in below]
+    held = {f: _entries(f) for f in below}
+    within = [_alone(*of) for of in held.values()]
     if not splits and len(within) == 1 and (len(within[0]) > 1 or any(map(split_of, within[0]))):
         inner = list_folder(below[0])  # an archive's own folder around the whole
         return replace(inner, notes=(*inner.notes, f"{root} holds the folder {below[0].name} alone: that was read."))
-    nested = not splits and _nested(root, below)
+    nested = not splits and _nested(root, held)
     notes = ["the splits are folders in the class folders."] if nested else []
     if read_as := [f"{f.name} as {split}" for f, split in splits.items() if split_of(f.name) is None]:
         notes.append(f"split folders were read by a word in their names: {', '.join(read_as)}.")
@@ -119,27 +120,29 @@ def _splits(below: Sequence[Path]) -> dict[Path, str]:
     return splits
 
 
-def _nested(root: Path, below: Sequence[Path]) -> bool:
+def _nested(root: Path, held: Mapping[Path, tuple[list[Path], list[Path]]]) -> bool:
     """Whether each class folder holds split folders.
+
+    Args:
+        held: class folder -> what `_entries` finds in it.
 
     Raises:
         ValueError: some do and others do not, or what seems to be a class is a data set of its own.
     """
-    inside = [[d.name for d in _entries(f)[0]] for f in below]
-    alone = [_only_folders(f) for f in below]
-    if all(w and all(map(split_of, w)) for w in alone) and below:
-        divided = list(below)
+    alone = {f: _alone(*of) for f, of in held.items()}
+    if held and all(w and all(map(split_of, w)) for w in alone.values()):
+        divided = list(held)
     else:
-        divided = [f for f, w in zip(below, inside, strict=True) if {"train"} < set(map(split_hint, w))]
-        whole = {f for f, w in zip(below, alone, strict=True) if w and all(map(split_hint, w))}
-        if bare := [f for f in below if f not in divided or f not in whole] if divided else []:
+        divided = [f for f, (below, _) in held.items() if {"train"} < {split_hint(d.name) for d in below} - {None}]
+        whole = [f for f, w in alone.items() if w and all(map(split_hint, w))]
+        if bare := [f for f in held if f not in divided or f not in whole] if divided else []:
             raise ValueError(
                 f"{root} has class folders with split folders in them ({divided[0].name}) and one that is not divided "
                 f"so throughout ({bare[0].name}): sort the images of {bare[0].name} into the same split folders."
             )
     for f in divided:
-        held = [set(_only_folders(d)) for d in _entries(f)[0]]
-        if len(held) > 1 and (classes := set.intersection(*held)):
+        inside = [set(_only_folders(d)) for d in held[f][0]]
+        if len(inside) > 1 and (classes := set.intersection(*inside)):
             raise ValueError(
                 f"{root} has no class folders: {f.name} holds split folders with the same folders in them "
                 f"({', '.join(sorted(classes)[:4])}). Give {f} in its place."
@@ -156,7 +159,10 @@ def _through(folder: Path) -> Path:
 
 def _only_folders(folder: Path) -> list[str]:
     """The names of the folders in a folder that has no image beside them, else none."""
-    below, loose = _entries(folder)
+    return _alone(*_entries(folder))
+
+
+def _alone(below: Sequence[Path], loose: Sequence[Path]) -> list[str]:
     return [] if any(is_image(path.name) for path in loose) else [f.name for f in below]
 
 

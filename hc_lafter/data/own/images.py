@@ -48,7 +48,7 @@ def _coded(names: Sequence[str]) -> bool:
 def _counted(names: Sequence[str]) -> bool:
     """Whether names are words behind numbers that count them, as in 01_happy and 02_sad."""
     found = list(map(_NUMBERED.match, names))
-    if all(re.match(r"n\d{8}[\W_]", name) for name in names):  # WordNet's, as in n02085620-Chihuahua
+    if all(match and match[0].startswith("n") for match in found):  # WordNet's, as in n02085620-Chihuahua
         return True
     numbers = sorted(int(re.match(r"\d+", match[0])[0]) for match in found if match)
     return all(found) and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
