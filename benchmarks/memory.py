@@ -122,9 +122,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         watched, stage = psutil.Process(child.pid), ours.recv()
         while stage:
             began, anonymous, resident = time.perf_counter(), 0, 0
-            while not ours.poll(0.02):
+            ended = False
+            while not ended:  # looked at once at least, however short a stage is
                 memory = watched.memory_info()
                 anonymous, resident = max(anonymous, memory.rss - memory.shared), max(resident, memory.rss)
+                ended = ours.poll(0.02)
             files = sum(path.stat().st_size for path in Path(folder, "features").glob("*.safetensors"))
             line = {"benchmark": "memory", "images": given.images, "features_gib": files / GIB, "stage": stage}
             line |= {"anonymous_gib": anonymous / GIB, "resident_gib": resident / GIB}
