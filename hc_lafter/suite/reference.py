@@ -38,7 +38,9 @@ _LOGITS = ("val", "test", "train", "val before", "test before")
 
 
 def write(found: Sequence[Result], folder: Path, points: Container[Run] = ()) -> list[Path]:
-    """Add results to the committed ones, of which those of the same runs under other code go. The files, one a system.
+    """Add results to the committed ones, of which those of the same runs under other code go.
+
+    The files that this wrote, one a system; those of other systems stay, byte for byte.
 
     Args:
         points: runs that are points of the curve of accuracy against labels.
@@ -57,11 +59,17 @@ def write(found: Sequence[Result], folder: Path, points: Container[Run] = ()) ->
         places = pd.MultiIndex.from_frame(fresh.loc[fresh["point"], PLACE])
         replaced = before["point"] & pd.MultiIndex.from_frame(before[PLACE]).isin(places)
         kept = before[~(before["run"].isin(fresh["run"]) | replaced)]
-    for system, rows in pd.concat([kept, fresh]).groupby("system"):
+    for system in dict.fromkeys(fresh["system"]) if len(fresh) else ():
+        rows = pd.concat([table[table["system"] == system] for table in (kept, fresh) if len(table)])
         path = folder / f"{re.sub('[^a-z0-9]+', '-', system.lower()).strip('-')}.parquet"
-        table = rows.sort_values(["regime", "n_train", "seed", "key"])
+        table = rows.sort_values(["regime", "n_train", "seed", "key"]).drop(columns=_arrays_of_others(rows))
         paths.append(write_whole(path, partial(table.to_parquet, index=False, **_SMALL)))
     return paths
+
+
+def _arrays_of_others(rows: pd.DataFrame) -> list[str]:
+    shapes = [name for name in rows if name.endswith(", shape") and rows[name].isna().all()]
+    return [*shapes, *(name.removesuffix(", shape") for name in shapes)]
 
 
 def _row(result: Result, point: bool) -> dict[str, object]:
