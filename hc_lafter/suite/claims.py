@@ -10,6 +10,7 @@ and what their 95% intervals have to satisfy:
 
 Counts, costs and formulas hold on any data. What the embedded world says of emotions is an illustration and marked so;
 of masks of photographs it says nothing. A finding is judged only if its rule stood before the notebook ran.
+``default`` trains too briefly to judge what is trained: of that ``results/reference`` speaks, where it has the row.
 
 A rule of several parts needs ``all`` of them or ``any``; under ``each`` every part has a verdict of its own, and the
 claim that of ``all``. Where one of m parts is enough for a verdict, chance has m attempts at it: these intervals are
@@ -28,6 +29,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -55,6 +57,7 @@ EMOTIONS, MASKS = "emotion classification", "masks"
 PEOPLE, PHOTOGRAPHS = "emotion classification by votes of people", "masks of real photographs with a ViT-B/16"
 READERS = ("best reader", "linear probe")  # what shows how much there is to read
 BRIEF = "the profile default trains too briefly to judge a trained system"
+TRAINED = "reference"  # the profile under which everything is trained until it no longer gains
 
 
 class _Strict(BaseModel):
@@ -215,6 +218,15 @@ def load(path: Path = RULES) -> list[Claim]:
     return claims
 
 
+def trained(results: Path) -> Path | None:
+    """Where results of `TRAINED` lie: beside those of another profile, else in the repository; None: nowhere."""
+    try:
+        homes = results.parent, find_root() / "results"
+    except FileNotFoundError:
+        homes = (results.parent,)
+    return next((home / TRAINED for home in homes if provenance.read(home / TRAINED)), None)
+
+
 class Missing(ValueError):
     """The results hold no row that a rule asks for."""
 
@@ -222,16 +234,23 @@ class Missing(ValueError):
 class Results:
     """``results/<profile>`` of a run, each file read once and refused where it is not what its notebook wrote.
 
+    Attributes:
+        beside: what goes before the names of its files in a ledger of another folder.
+        trained: of ``default``, what `trained` finds.
+
     Raises:
         ValueError: its notebooks ran with different parameters, data, weights or code; they are named.
     """
 
-    def __init__(self, folder: str | Path):
-        self.folder, self._files = Path(folder), {}
+    def __init__(self, folder: str | Path, beside: str = ""):
+        self.folder, self.beside, self._files = Path(folder), beside, {}
         self.rules: dict[str, str] = {}  # as they stand now, where the results are judged
         self.made = provenance.read(self.folder)
         for line in provenance.mixed(self.made):
             raise ValueError(f"{self.folder}: {line}: run both again.")
+        self.trained = None
+        if self.folder.name == "default" and (long := trained(self.folder)):
+            self.trained = Results(long, beside=f"{long.parent.name}/{TRAINED}/")
 
     def rows(self, notebook: str, file: str = "metrics.json") -> tuple[list[dict[str, Any]], str]:
         """The records of a file, and its sha256.
@@ -268,11 +287,12 @@ class Results:
             raise ValueError(f"{path} holds {len(fitting)} rows of {row}, where one is meant: narrow the rule.")
         if fitting[0]["unit"] != row.unit:
             raise ValueError(f"{path}: {row} is in {fitting[0]['unit']!r} and the rule in {row.unit!r}: correct it.")
-        return [{"file": f"{row.notebook}/{row.file}", "sha256": digest, **record} for record in fitting]
+        file = f"{self.beside}{row.notebook}/{row.file}"
+        return [{"file": file, "sha256": digest, **record} for record in fitting]
 
     def headroom(self, found: Mapping[str, Any]) -> float | None:
         """How far the best of `READERS` lies above the system that a difference is taken to; None where not known."""
-        records, _ = self.rows(found["file"].split("/")[0])
+        records, _ = self.rows(Path(found["file"]).parent.name)
         same = [
             r
             for r in records
@@ -314,7 +334,7 @@ def _unmet(claim: Claim, found: Mapping[str, Any], results: Results) -> Iterator
     """Why a row must not judge a claim."""
     if found["file"] is None:  # a published number
         return
-    need, notebook = claim.requires, found["file"].split("/")[0]
+    need, notebook = claim.requires, Path(found["file"]).parent.name
     made, finding = results.made.get(notebook), claim.domain not in COUNTED
     if claim.domain in (PEOPLE, PHOTOGRAPHS) and found["dataset"] in WORLD:
         yield f"the embedded world decides nothing here, and the claim is about {claim.domain}"
@@ -379,6 +399,9 @@ def _weigh(
     test = {"check": {"kind": rule.kind, "bounds": rule.bounds}}
     try:
         found = _read(rule, results)
+        if brief and results.trained and not any(row["dataset"] == REFERENCE for row in found):
+            with suppress(Missing):
+                found, results, brief = _read(rule, results.trained), results.trained, False
     except Missing as error:
         why = BRIEF if brief else error.args[0].replace(str(results.folder), results.folder.name)
         return NOT_TESTABLE, 0, [{**_named(rule.row), **test, "verdict": NOT_TESTABLE, "why": why}]
@@ -419,6 +442,8 @@ def judge(results: str | Path, rules: Path = RULES) -> list[dict[str, Any]]:
     """
     claims, results, records = load(rules), Results(results), []
     results.rules = provenance.rules(rules)
+    if results.trained:
+        results.trained.rules = results.rules
     for claim in claims:
         each = claim.rule.of if claim.rule.kind == "each" else [claim.rule]
         read, parts = [], []
@@ -471,6 +496,8 @@ def changed(results: str | Path) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read ({error}): run python -m hc_lafter claims first.") from None
     lines = provenance.changed(path.parent)
+    if path.parent.name == "default" and (long := trained(path.parent)):
+        lines += [f"{TRAINED}: {line}" for line in provenance.changed(long)]
     if judged_by != {provenance.text_hash(RULES)}:
         lines.append(f"{RULES.name} is not the file that {path.name} was judged by")
     try:

@@ -166,15 +166,38 @@ def _encoded(path: Path) -> str:
     return base64.b64encode(small.getvalue()).decode()
 
 
-def pictures(figures: Path, names: Iterable[str], *, strict: bool = False, narrow: bool = False) -> str:
+def pictures(
+    figures: Path,
+    names: Iterable[str],
+    *,
+    strict: bool = False,
+    narrow: bool = False,
+    instead: Mapping[str, Path] | None = None,
+) -> str:
     """`picture` of each ``notebook/figure`` under the folder ``figures/<profile>``.
 
     Args:
         strict: a figure that was not drawn is an error; otherwise a line says so. narrow: as in `picture`.
+        instead: as `trained_figures` gives them; a caption says so.
     """
-    paths = {name: figures / f"{name}.png" for name in names}
-    made = [picture(p, narrow=narrow) if p.is_file() or strict else _part("undrawn", name) for name, p in paths.items()]
+    made = []
+    for name in names:
+        path, caption = figures / f"{name}.png", ""
+        if name in (instead or {}):
+            path, caption = instead[name], f"Trained until nothing more was gained (profile {claims.TRAINED})."
+        found = path.is_file() or strict
+        made.append(picture(path, caption, narrow=narrow) if found else _part("undrawn", name))
     return "\n".join(made)
+
+
+def trained_figures(results: Results, records: Iterable[Mapping[str, Any]]) -> dict[str, Path]:
+    """``notebook/figure`` -> the picture that ``results.trained`` has of it, of claims that those results judge."""
+    if results.trained is None:
+        return {}
+    folder = results.trained.folder.parents[1] / "figures" / claims.TRAINED
+    judged = (r for r in records if str(ledger.deciding(r)["file"]).startswith(results.trained.beside))
+    paths = {name: folder / f"{name}.png" for r in judged if (name := r["evidence"]["figure"])}
+    return {name: path for name, path in paths.items() if path.is_file()}
 
 
 def figures_shown(records: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:

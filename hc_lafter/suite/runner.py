@@ -200,7 +200,8 @@ class Run:
         """Number of a notebook -> hex sha256 over all its inputs.
 
         They are its source, the profile, what the profile's values point at, the package's code and data, committed
-        runs, the versions of Python and libraries, and the keys of those that it needs.
+        runs, the versions of Python and libraries, and the keys of those that it needs; of one that needs others also
+        what `hc_lafter.suite.claims.trained` finds.
 
         Raises:
             ValueError: a value does not fit, or data or a checkpoint that one names is not there.
@@ -208,13 +209,16 @@ class Run:
         package = self.root / "hc_lafter"  # plots and weights included: whatever shows in a notebook
         code = code_hash(package if package.is_dir() else Path(__file__).parents[1], ("",))
         long = [file_hash(p) for p in sorted(self.root.glob("results/*/runs/*.parquet"))]
+        beside = sorted(self.root.glob("results/reference/*/metrics.json")) if self.profile == "default" else []
         listed = functools.cache(fingerprint)  # once, since a folder may hold 100,000 images
         keys: dict[str, str] = {}
         for notebook in self.chain:
             values = load_profile(*self.given(notebook).values()).model_dump()
             contents = [values[name] and listed(name, values[name]) for name in POINTERS]
             needs = [keys[other.number] for other in self.needed(notebook)]
-            whole = json.dumps([notebook.code, values, contents, code, long, versions(), needs], sort_keys=True)
+            also = [file_hash(path) for path in beside] if needs else []
+            whole = [notebook.code, values, contents, code, long, also, versions(), needs]
+            whole = json.dumps(whole, sort_keys=True)
             keys[notebook.number] = hashlib.sha256(whole.encode()).hexdigest()
         return keys
 
