@@ -181,6 +181,52 @@ def test_only_converged_runs_judge_and_never_those_of_default(tmp_path):
         assert record["verdict"] == NOT_TESTABLE and "default trains too briefly" in record["evidence"]["why"]
 
 
+def test_of_trained_systems_the_reference_speaks_where_default_must_not(tmp_path):
+    """Beside brief rows of default; what it does not hold, counts, and default+ stay as they are."""
+    rule, requires = {"kind": "above", "bounds": [0], "row": {**ROW, "minus": "theirs"}}, {"converged": True}
+    path, brief = rules(tmp_path, rule, requires=requires, **EMOTIONS), gain(*NO, converged=None)
+    long = {"clip": None, "data": None, "profile": {}, "rules": provenance.rules(path)}
+    for folder in ("default", "default+0a1b2c3d"):
+        keep(tmp_path / folder, NOTEBOOK, [brief])
+    keep(tmp_path / "reference", NOTEBOOK, [gain(*YES)])
+    made(tmp_path / "reference", {NOTEBOOK: long})
+    (record,) = claims.judge(tmp_path / "default", path)
+    assert record["verdict"] == SUPPORTED and record["value"] == YES[0] and record["evidence"]["illustration"]
+    assert [row["file"] for row in record["evidence"]["read"]] == [f"{tmp_path.name}/reference/{NOTEBOOK}/metrics.json"]
+    (record,) = claims.judge(tmp_path / "default+0a1b2c3d", path)  # another CLIP, other data
+    assert record["verdict"] == NOT_TESTABLE and claims.BRIEF in record["evidence"]["why"]
+    made(tmp_path / "reference", {NOTEBOOK: {**long, "rules": {}}})
+    (record,) = claims.judge(tmp_path / "default", path)
+    assert record["verdict"] == NOT_TESTABLE and "was written or changed after" in record["evidence"]["why"]
+    made(tmp_path / "reference", {NOTEBOOK: long})
+    keep(tmp_path / "reference", NOTEBOOK, [gain(*YES, converged=False)])
+    (record,) = claims.judge(tmp_path / "default", path)
+    assert record["verdict"] == NOT_TESTABLE and "no converged run" in record["evidence"]["why"]
+    keep(tmp_path / "reference", NOTEBOOK, [number(*YES, system="another")])
+    (record,) = claims.judge(tmp_path / "default", path)
+    assert record["verdict"] == NOT_TESTABLE and claims.BRIEF in record["evidence"]["why"]
+    (record,) = claims.judge(tmp_path / "default", rules(tmp_path, rule, **EMOTIONS))
+    assert record["value"] == NO[0]
+
+
+def test_a_changed_reference_is_named(tmp_path):
+    """default's ledger rests on it."""
+    for profile in ("default", "reference"):
+        shutil.copytree(
+            ROOT / "results" / profile, tmp_path / profile, ignore=shutil.ignore_patterns("runs", "report.html")
+        )
+    assert claims.changed(tmp_path / "default") == []
+    path = tmp_path / "reference" / "02-nga-weights" / "metrics.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    for row in rows:
+        if row.get("minus"):
+            row |= {"value": -row["value"], "low": -row["high"], "high": -row["low"]}
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    found = claims.changed(tmp_path / "default")
+    assert found[0] == "reference: 02-nga-weights/metrics.json is not what its run wrote"
+    assert "02-nga-weights/metrics.json is not what 02-nga-weights wrote: run it again" in found[-1]
+
+
 def test_a_gain_needs_room(tmp_path):
     """theirs reaches .5; the probe, or the best reader, has to lie above it by what is claimed."""
     rule = {"kind": "at_least", "bounds": [0.02], "row": {**ROW, "minus": "theirs"}}
@@ -647,7 +693,7 @@ def test_the_committed_ledger_follows_from_the_committed_results():
     records = json.loads((results / "claims.json").read_text(encoding="utf-8"))
     judged = {record["id"] for record in records if record["verdict"] != NOT_TESTABLE}
     counted = {"C01", "C02", "C03", "C04", "C05", "C12", "C13", "C16", "C18", "C21", "C23", "C29"}
-    assert judged == counted | {"C06", "C14"}  # these two by the committed reference
+    assert judged == counted | {"C06", "C08", "C09", "C14", "C20"}  # these five by the committed reference
     c18 = next(record for record in records if record["id"] == "C18")["evidence"]["parts"]
     assert [part["name"] for part in c18] == ["against the tower", "against LaFTer"]
 

@@ -365,6 +365,18 @@ def test_a_point_has_one_place_on_the_curve(setting, tmp_path):
     assert sorted(table["key"]) == sorted([other.key, after.key])
 
 
+def test_files_of_other_systems_stay(setting, tmp_path):
+    """Byte for byte, though another system has arrays that they lack."""
+    reference.write(get([small(setting)], scheduler="none", progress=False), tmp_path)
+    (path,) = tmp_path.iterdir()
+    before = path.read_bytes()
+    probe = Run("linear probe", "supervised", 0, setting, until=Convergence(4), **SIZES)
+    (fresh,) = reference.write(get([probe], scheduler="none", progress=False), tmp_path)
+    assert fresh.name == "linear-probe.parquet" and path.read_bytes() == before
+    assert "val before" in pd.read_parquet(path) and "val before" not in pd.read_parquet(fresh)
+    assert reference.write(get([probe], scheduler="none", progress=False), tmp_path) == []
+
+
 def test_what_is_not_trained_to_convergence_keeps_all_its_digits(setting, tmp_path):
     run = replace(small(setting), until=None, epochs=2)
     (made,) = get([run], scheduler="none", progress=False)

@@ -301,6 +301,19 @@ def test_pictures_become_small_and_stay_what_they_are(tmp_path):
     assert made.count("<figure") == 1 and "04-x/two was not drawn in this run" in made
 
 
+def test_what_the_reference_judges_is_shown_as_it_drew_it():
+    results, records = Results(COMMITTED), claims.judge(COMMITTED)
+    shown = reporting.trained_figures(results, records)
+    judged = {r["evidence"]["figure"] for r in records if "reference" in str(ledger.deciding(r)["file"])}
+    assert set(shown) == judged - {None} >= {"02-nga-weights/sigma-sweep"}
+    assert {path.relative_to(ROOT).parts[:2] for path in shown.values()} == {("figures", "reference")}
+    names = ["02-nga-weights/sigma-sweep", "01-feature-tapping/layers"]
+    made = reporting.pictures(ROOT / "figures" / "default", names, strict=True, instead=shown)
+    assert made.count("<figure ") == 2 and made.count("Trained until nothing more was gained") == 2  # alt and caption
+    results.trained = None
+    assert reporting.trained_figures(results, records) == {}
+
+
 def test_notebooks_that_did_not_run_are_named(tmp_path):
     def verdict():
         results = Results(tmp_path)

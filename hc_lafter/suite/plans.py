@@ -227,10 +227,14 @@ def nga(study: Study) -> dict[str, Rows]:
 
 
 def token_sweep(study: Study) -> Rows:
-    """08's sweeps that tune a tower: prompt tokens, views, teacher; few images, three epochs."""
+    """08's sweeps that tune a tower: prompt tokens, views, teacher; few images, three epochs.
+
+    Nothing where the profile trains until nothing more is gained, which `prompts` does.
+    """
     p, entry = study.profile, find("LaFTer")
+    if p.steps is not None:
+        return {}
     few = {"n_train": p.n_sweep, "n_val": max(1, p.n_sweep // 2), "n_test": 3 * p.n_sweep, "epochs": 3}
-    few["until"] = None  # a sweep shows a tendency; it judges nothing
 
     def of(regime: str, view: str, tokens: int = p.prompt_tokens, **changes: Any) -> list[Run]:
         config = settings_of(study, entry, tokens=tokens)
