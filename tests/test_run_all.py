@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,6 +160,12 @@ def test_runs_then_skips_what_is_up_to_date(chain, monkeypatch):
     chain.add("01-first", "1")  # the second reads what the first writes
     assert chain.up_to_date("--param", "seeds=4") == []
     (chain.root / "notebooks" / "01-first.ipynb").write_bytes(first)
+    assert chain.up_to_date("--param", "seeds=4") == both
+    long = chain.root / "results" / "reference" / "04-long" / "metrics.json"
+    long.parent.mkdir(parents=True)
+    long.write_text("[]", encoding="utf-8")  # read by what reads others' results
+    assert chain.up_to_date("--param", "seeds=4") == ["01-first"]
+    shutil.rmtree(long.parents[1])
     assert chain.up_to_date("--param", "seeds=4") == both
 
     # An output gone or changed, a stamp damaged: it runs again.
