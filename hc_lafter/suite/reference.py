@@ -159,7 +159,10 @@ def points_of(study: Study, plan: Mapping[Any, Sequence[Run]]) -> pd.DataFrame:
     """
     if plan:
         found = get([run for runs in plan.values() for run in runs])
-        table = pd.DataFrame([_row(result, True) for result in found])
+        there = read(study.committed)
+        known = {row["key"]: row for row in there.to_dict("records") if row["point"]}
+        # what was adopted has left its validation logits elsewhere, see `_committed`
+        table = pd.DataFrame([_row(r, True) if "val" in r.arrays else known[_key(r.run)] for r in found])
     else:
         table = read(folder := study.committed.parents[1] / "reference" / "runs")
         study.rests_on(sorted(folder.glob("*.parquet")))
