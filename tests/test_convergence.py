@@ -335,6 +335,20 @@ def test_committed_runs_are_read_instead_of_computed(setting, tmp_path, monkeypa
     assert reference.adopt(elsewhere, tmp_path / "runs") == 0
 
 
+def test_points_of_adopted_runs_are_those_of_computed_ones(setting, tmp_path):
+    """Of a brief run no validation logits are committed: what they said is."""
+    asked = [small(setting, seed=seed, brief=True) for seed in (0, 1)]
+    study = SimpleNamespace(committed=tmp_path / "runs")
+    found = get(asked, scheduler="none", progress=False)
+    computed = reference.points_of(study, {"all": asked})
+    reference.write(found, study.committed, set(asked))
+    elsewhere = [replace(run, setting=replace(setting, cache=tmp_path / "cache")) for run in asked]
+    assert reference.adopt(elsewhere, study.committed) == 2 and "val" not in get(elsewhere)[0].arrays
+    adopted = reference.points_of(study, {"all": elsewhere})
+    assert np.array_equal(adopted["hits"][0], computed["hits"][0])
+    pd.testing.assert_frame_equal(adopted.drop(columns="hits"), computed.drop(columns="hits"))
+
+
 def test_what_another_device_computed_is_read_here(setting, tmp_path):
     """Meta stands for a GPU: the run is the same but for the device, under which it has another key."""
     (made,) = get([small(setting)], scheduler="none", progress=False)

@@ -324,6 +324,20 @@ def _read(check: Check, results: Results) -> list[dict[str, Any]]:
     return found
 
 
+def _best(check: Check, results: Results, brief: bool) -> tuple[list[dict[str, Any]], Results]:
+    """`_read`, and where: for brief runs ``results.trained``, unless the notebook itself has read committed runs."""
+    try:
+        found = _read(check, results)
+    except Missing:
+        if not (brief and results.trained):
+            raise
+        return _read(check, results.trained), results.trained
+    if brief and results.trained and all(row["dataset"] != REFERENCE for row in found):
+        with suppress(Missing):
+            return _read(check, results.trained), results.trained
+    return found, results
+
+
 def _named(row: Row) -> dict[str, Any]:
     """What stands for a record that is not there."""
     names = row.model_dump(include={"system", "minus", "dataset", "split", "metric", "unit"})
@@ -398,13 +412,11 @@ def _weigh(
     brief = claim.requires.converged and results.folder.name.partition("+")[0] == "default"
     test = {"check": {"kind": rule.kind, "bounds": rule.bounds}}
     try:
-        found = _read(rule, results)
-        if brief and results.trained and not any(row["dataset"] == REFERENCE for row in found):
-            with suppress(Missing):
-                found, results, brief = _read(rule, results.trained), results.trained, False
+        found, results = _best(rule, results, brief)
     except Missing as error:
         why = BRIEF if brief else error.args[0].replace(str(results.folder), results.folder.name)
         return NOT_TESTABLE, 0, [{**_named(rule.row), **test, "verdict": NOT_TESTABLE, "why": why}]
+    brief = brief and results.folder.name != TRAINED
     found.sort(key=lambda row: row["dataset"] != REFERENCE)  # what is trained to convergence speaks first
     unmet = [[BRIEF] if brief and row["dataset"] != REFERENCE else list(_unmet(claim, row, results)) for row in found]
     met = sum(not reasons for reasons in unmet)
