@@ -211,18 +211,17 @@ def test_of_trained_systems_the_reference_speaks_where_default_must_not(tmp_path
 
 def test_a_changed_reference_is_named(tmp_path):
     """default's ledger rests on it."""
+    folder, but = tmp_path / "results", shutil.ignore_patterns("runs", "report.html")
     for profile in ("default", "reference"):
-        shutil.copytree(
-            ROOT / "results" / profile, tmp_path / profile, ignore=shutil.ignore_patterns("runs", "report.html")
-        )
-    assert claims.changed(tmp_path / "default") == []
-    path = tmp_path / "reference" / "02-nga-weights" / "metrics.json"
+        shutil.copytree(ROOT / "results" / profile, folder / profile, ignore=but)
+    assert claims.changed(folder / "default") == []
+    path = folder / "reference" / "02-nga-weights" / "metrics.json"
     rows = json.loads(path.read_text(encoding="utf-8"))
     for row in rows:
         if row.get("minus"):
             row |= {"value": -row["value"], "low": -row["high"], "high": -row["low"]}
     path.write_text(json.dumps(rows), encoding="utf-8")
-    found = claims.changed(tmp_path / "default")
+    found = claims.changed(folder / "default")
     assert found[0] == "reference: 02-nga-weights/metrics.json is not what its run wrote"
     assert "02-nga-weights/metrics.json is not what 02-nga-weights wrote: run it again" in found[-1]
 
