@@ -63,7 +63,7 @@ seen classes.
 
 Claims about [the designs](docs/designs.md): **{claims.tally(records)}**.
 The {len(records)} verdicts are not corrected for one another: each stands for itself, at 95%, and a finding is
-judged only by a rule that is older than its run.
+judged only by a rule that is older than its run; one on trained systems by the committed runs of `reference`.
 
 <details><summary>Claim by claim</summary>
 
