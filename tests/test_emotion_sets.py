@@ -23,7 +23,7 @@ from hc_lafter.data.emotion.wheels import MIKELS, distribution_metrics, places
 from hc_lafter.data.listing import split_spec
 from hc_lafter.data.own.images import ImageFiles
 from hc_lafter.data.record import SPLITS
-from hc_lafter.suite.runner import data_fingerprint
+from hc_lafter.suite.runner import fingerprint
 
 ALL = {"n_train": 10_000, "n_val": 10_000, "n_test": 10_000}
 
@@ -422,14 +422,14 @@ def test_a_folder_of_several_sets_is_refused(tmp_path):
 def test_the_runner_watches_what_a_prefix_points_at(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root = BUILD["rafdb"](tmp_path)
-    before = data_fingerprint("rafdb:basic")
-    assert before == data_fingerprint("basic") == data_fingerprint(f"rafdb:{root}")
+    before = fingerprint("data", "rafdb:basic")
+    assert before == fingerprint("data", "basic") == fingerprint("data", f"rafdb:{root}")
     os.utime(root / "EmoLabel" / "list_patition_label.txt", ns=(1, 1))
-    assert data_fingerprint("rafdb:basic") != before
+    assert fingerprint("data", "rafdb:basic") != before
     with pytest.raises(ValueError, match="data=rafdb:gone is neither 'world' nor a folder"):
-        data_fingerprint("rafdb:gone")
+        fingerprint("data", "rafdb:gone")
     with pytest.raises(ValueError, match=r"'rafbd', no data set that is known \(did you mean 'rafdb'\?\)"):
-        data_fingerprint("rafbd:basic")
+        fingerprint("data", "rafbd:basic")
 
 
 # ---------------------------------------------------------------- EmoSet-118K

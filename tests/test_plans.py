@@ -21,8 +21,8 @@ NOTEBOOK = "08-ablations"
 RULES = {claim.id: claim for claim in claims.load()}
 
 
-def study(profile: str) -> Study:
-    return Study(NOTEBOOK, profile, {"bootstrap": 200})
+def study(profile: str, **given) -> Study:
+    return Study(NOTEBOOK, profile, {"bootstrap": 200, **given})
 
 
 def made(runs, done: bool | None) -> list[Result]:
@@ -69,7 +69,7 @@ def test_few_labels_are_what_the_claim_on_overfitting_reads(tmp_path, done):
 
 @pytest.mark.parametrize("done", [True, False])
 def test_numbers_of_tokens_are_what_the_claim_on_them_reads(tmp_path, done):
-    at = study("reference")
+    at = study("reference", n_sweep=1)
     plan = {name: runs for name, runs in plans.prompts(at).items() if name.endswith(" tokens")}
     rows_read = [part.row for part in RULES["C28"].rule.of]
     assert {row.system for row in rows_read} | {row.minus for row in rows_read} == set(plan)
@@ -93,12 +93,16 @@ def test_starts_of_prompts():
     width = plans.opened(at.setting)[0].visual.conv1.out_channels
     bounds = [math.sqrt(6 / (3 * side**2 + width)) for side in (16, 8)]
     assert starts["LaFTer, 50 tokens, start for patches of 16 px"] == pytest.approx(bounds[0] / bounds[1])
+    views = {name.rpartition(", ")[2]: (runs[0].view, runs[0].moving_teacher) for name, runs in rows.items()}
+    assert views["50 tokens"] == views["plain view"] == ("plain", True)
+    assert views["strong view"] == views["label-free"] == ("strong", True)
+    assert views["frozen teacher"] == ("strong", False)
     assert {len(runs) for runs in rows.values()} == {2}
     assert plans.prompts(study("default")) == {}  # a newcomer's quarter of an hour
 
 
 def test_random_start_of_multi_layer_lafter_is_the_run_of_notebook_04():
-    at = study("reference")
+    at = study("reference", n_sweep=1)
     there = plans.benchmark(at)["multi-layer LaFTer", "supervised"]
     assert plans.prompts(at)["multi-layer LaFTer"] == there[:6]
 

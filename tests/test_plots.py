@@ -61,6 +61,16 @@ def test_any_two_systems_can_be_told_apart(eye):
     assert len({marker for _, marker in plots.VERDICTS.values()}) == 3
 
 
+@pytest.mark.parametrize(
+    ("ends", "texts"), [((0.4, 0.8), ["40%", "60%", "80%"]), ((0.7, 0.75), ["70.0%", "72.5%", "75.0%"])]
+)
+def test_per_cent_has_the_digits_that_tell_ticks_apart(ax, ends, texts):
+    ax.set(ylim=ends, yticks=np.linspace(*ends, 3))
+    plots.percent(ax)
+    ax.figure.canvas.draw()
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == texts
+
+
 def test_layer_curve(ax):
     layers, value, low, high = [1, 2, 5], [0.2, 0.4, 0.5], [0.1, 0.3, 0.45], [0.3, 0.5, 0.6]
     table = pd.DataFrame({"value": value, "low": low, "high": high})

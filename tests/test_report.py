@@ -309,9 +309,17 @@ def test_what_the_reference_judges_is_shown_as_it_drew_it():
     assert {path.relative_to(ROOT).parts[:2] for path in shown.values()} == {("figures", "reference")}
     names = ["02-nga-weights/sigma-sweep", "01-feature-tapping/layers"]
     made = reporting.pictures(ROOT / "figures" / "default", names, strict=True, instead=shown)
-    assert made.count("<figure ") == 2 and made.count("Trained until nothing more was gained") == 2  # alt and caption
+    assert made.count("<figure ") == 2 and made.count("Trained until nothing more was gained") == 1
+    assert 'alt="Above, accuracy against the width sigma of NGA' in made
     results.trained = None
     assert reporting.trained_figures(results, records) == {}
+
+
+def test_what_each_figure_shows_is_said_to_those_who_cannot_see_it():
+    shown = [name for names in reporting.figures_shown(claims.judge(COMMITTED)).values() for name in names]
+    texts = yaml.safe_load(reporting.ALT_TEXTS.read_text(encoding="utf-8"))
+    assert {*shown, "04-full-training/labels", "08-ablations/prompts", "09-report/ledger"} == set(texts)
+    assert len(set(texts.values())) == len(texts) and all(text.endswith(".") for text in texts.values())
 
 
 def test_notebooks_that_did_not_run_are_named(tmp_path):

@@ -20,7 +20,7 @@ from hc_lafter.data.masks.formats import list_context, read_indices
 from hc_lafter.data.masks.sets import SETS, MaskFiles, is_mask_spec, mask_split, names_of, split_or_all, templates_of
 from hc_lafter.data.record import IGNORE, SPLITS
 from hc_lafter.data.world.dataset import World
-from hc_lafter.suite.runner import data_fingerprint
+from hc_lafter.suite.runner import fingerprint
 
 ALL = {"n_train": 10_000, "n_val": 10_000, "n_test": 10_000}
 WIDTH, HEIGHT = 8, 6
@@ -398,12 +398,12 @@ def test_the_fingerprint_knows_files_classes_and_division(tmp_path):
 
 def test_the_runner_sees_a_changed_mask_and_a_set_that_is_gone(tmp_path):
     root = voc(tmp_path)
-    before = data_fingerprint(f"voc:{root}")
-    assert before == data_fingerprint(str(root)) == data_fingerprint(f"VOC-aug:{root}")
+    before = fingerprint("data", f"voc:{root}")
+    assert before == fingerprint("data", str(root)) == fingerprint("data", f"VOC-aug:{root}")
     write_mask(root / "VOCdevkit" / "VOC2012" / "SegmentationClass" / "2007_000003.png", values_of(99, range(21)))
-    assert data_fingerprint(f"voc:{root}") != before
+    assert fingerprint("data", f"voc:{root}") != before
     with pytest.raises(ValueError, match="neither 'world' nor a folder or file here"):
-        data_fingerprint("voc:gone")
+        fingerprint("data", "voc:gone")
 
 
 def test_subsets_tell_their_split_without_labels(tmp_path):

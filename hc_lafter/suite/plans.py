@@ -226,50 +226,33 @@ def nga(study: Study) -> dict[str, Rows]:
     return {"kinds": kinds, "sigmas": sigmas}
 
 
-def token_sweep(study: Study) -> Rows:
-    """08's sweeps that tune a tower: prompt tokens, views, teacher; few images, three epochs.
-
-    Nothing where the profile trains until nothing more is gained, which `prompts` does.
-    """
-    p, entry = study.profile, find("LaFTer")
-    if p.steps is not None:
-        return {}
-    few = {"n_train": p.n_sweep, "n_val": max(1, p.n_sweep // 2), "n_test": 3 * p.n_sweep, "epochs": 3}
-
-    def of(regime: str, view: str, tokens: int = p.prompt_tokens, **changes: Any) -> list[Run]:
-        config = settings_of(study, entry, tokens=tokens)
-        return row(study, "LaFTer", regime, config, view=view, **few, **changes)
-
-    return {f"{t} tokens": of("supervised", "plain", t) for t in sorted({*p.token_grid, p.prompt_tokens})} | {
-        "supervised, strong view": of("supervised", "strong"),
-        "label-free, strong view": of("label-free", "strong"),
-        "label-free, plain view": of("label-free", "plain"),
-        "label-free, frozen teacher": of("label-free", "strong", moving_teacher=False),
-    }
-
-
 def prompts(study: Study) -> Rows:
     """08: LaFTer with the 50 tokens and the batches of 50 of its release, beside other numbers of tokens and starts.
 
     One of the starts is the release's, whose bound is that of patches of 16 pixels at any tower. Multi-layer LaFTer's
-    prompts start at random, and at zero as in the design. Trained until nothing more is gained where the profile does
-    that, else on few images for three epochs; nothing where the profile has no room for baselines.
+    prompts start at random, and at zero as in the design. The student's view is plain with labels and strong without
+    them, and the other one beside it; the label-free teacher moves with the LayerNorms, and stays. Trained until
+    nothing more is gained where the profile does that, else on few images for three epochs; nothing without `n_sweep`.
     """
     p = study.profile
-    if p.baselines == "none":
+    if p.n_sweep is None:
         return {}
     few = {"n_train": p.n_sweep, "n_val": max(1, p.n_sweep // 2), "n_test": 3 * p.n_sweep, "epochs": 3}
     sizes = few if p.steps is None else {}
 
-    def of(name: str, batch: int, **changes: Any) -> list[Run]:
-        return row(study, name, "supervised", settings_of(study, find(name), **changes), batch_size=batch, **sizes)
+    def of(name: str, batch: int = 50, regime: str = "supervised", how: Mapping[str, Any] = {}, **changes: Any) -> Any:
+        config = settings_of(study, find(name), **changes)
+        return row(study, name, regime, config, batch_size=batch, **sizes, **how)
 
     width, _, patch, _ = opened(study.setting)[0].visual.conv1.weight.shape
     starts = {"prompts from zeros": 0.0}
     if patch != 16:
         starts["start for patches of 16 px"] = math.sqrt((3 * patch**2 + width) / (3 * 16**2 + width))
-    rows = {f"LaFTer, {t} tokens": of("LaFTer", 50, tokens=t) for t in sorted({*p.token_grid, 50})}
-    rows |= {f"LaFTer, 50 tokens, {s}": of("LaFTer", 50, tokens=50, prompt_start=x) for s, x in starts.items()}
+    rows = {f"LaFTer, {t} tokens": of("LaFTer", tokens=t) for t in sorted({*p.token_grid, 50})}
+    rows |= {f"LaFTer, 50 tokens, {s}": of("LaFTer", tokens=50, prompt_start=x) for s, x in starts.items()}
+    rows["LaFTer, 50 tokens, strong view"] = of("LaFTer", tokens=50, how={"view": "strong"})
+    free = {"": {}, ", plain view": {"view": "plain"}, ", frozen teacher": {"moving_teacher": False}}
+    rows |= {f"LaFTer, label-free{s}": of("LaFTer", 50, "label-free", how, tokens=50) for s, how in free.items()}
     rows["multi-layer LaFTer"] = of("multi-layer LaFTer", p.tune_batch)
     rows["multi-layer LaFTer, prompts from zeros"] = of("multi-layer LaFTer", p.tune_batch, prompt_start=0.0)
     return rows
@@ -409,9 +392,7 @@ NOTEBOOKS: dict[str, Callable[[Study], list[Run]]] = {
     "05-cascade-vs-hybrid": lambda study: _flat(mask_systems(study), mask_arms(study), whole_images(study)),
     "06-cka-alignment": lambda study: _flat(alignment(study), distilled(study)),
     "07-sc-clip-diagnostics": lambda study: _flat(released_masks(study)),
-    "08-ablations": lambda study: _flat(
-        *ablations(study).values(), few_labels(study), labels(study), token_sweep(study), prompts(study)
-    ),
+    "08-ablations": lambda study: _flat(*ablations(study).values(), few_labels(study), labels(study), prompts(study)),
 }
 
 

@@ -445,11 +445,19 @@ def _rows(
     ax.set_ylim(min(at) - 0.6, max((*at, *headings)) + 0.6)
     ax.grid(axis="y", visible=False)
     if factor == 100:
-        _percent(ax, symbol="" if unit == "points" else "%")
+        percent(ax, "x", "" if unit == "points" else "%")
 
 
-def _percent(ax: Axes, axis: str = "x", symbol: str = "%") -> None:
-    getattr(ax, f"{axis}axis").set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=symbol))
+def percent(ax: Axes, axis: str = "y", symbol: str = "%") -> None:
+    """Write the ticks of shares as per cent, with as many digits as tell them apart: 70%, 80%, or 72.5%, 75.0%."""
+    getattr(ax, f"{axis}axis").set_major_formatter(_Percent(1.0, symbol=symbol))
+
+
+class _Percent(PercentFormatter):
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        shown = 100 * np.asarray(values)
+        self.decimals = next((d for d in range(3) if np.allclose(shown, shown.round(d), atol=1e-9)), 3)
+        return super().format_ticks(values)
 
 
 def _names(table: pd.DataFrame) -> list[str]:
@@ -627,7 +635,7 @@ def layer_curve(ax: Axes, layers: Sequence[float], table: pd.DataFrame, *, syste
     shade, line = _look(system)
     band(ax, layers, table, colour=shade, line=f"o{line}", label=label or system)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _percent(ax, "y")
+    percent(ax)
     return ax
 
 
@@ -675,7 +683,7 @@ def label_curves(
     ax.set(
         xlabel="labels per class (at 0: squares untrained, diamonds trained without labels)", ylabel="top-1 accuracy"
     )
-    _percent(ax, "y")
+    percent(ax)
     legend_below(figure)
     return figure
 
@@ -743,7 +751,7 @@ def shares(ax: Axes, at: Sequence[float], parts: np.ndarray, *, colours: Sequenc
     """Shares [K, L] of L parts at K places, stacked: the first at the bottom. What sums to one fills the axes."""
     ax.stackplot(at, *np.asarray(parts).T, colors=colours, edgecolor="white", linewidth=0.5)
     ax.set(xlim=(min(at), max(at)), ylim=(0, 1))
-    _percent(ax, "y")
+    percent(ax)
     ax.grid(visible=False)
     return ax
 

@@ -92,7 +92,10 @@ class Profile(BaseModel):
     sigmas: Grid = Field(description="the widths of NGA that are swept, in layers, e.g. 0.5,1,2")
     lambdas: Amounts = Field(description="the distribution's shares in the dual-task loss that are swept, e.g. 0,0.8")
     token_grid: Counts = Field(description="the numbers of prompt tokens that are swept, e.g. 4,16,50")
-    n_sweep: Size = Field(description="the number of train images, and of val images, in sweeps that tune a tower")
+    n_sweep: Size | None = Field(
+        None,
+        description="the number of train images that numbers and starts of prompts are tried on, or none: no trial",
+    )
     mask_data: Name = Field(description="'world', or a data set with masks such as 'voc:FOLDER'")
     mask_split: Name | None = Field(
         None, description="which mask classes are unseen, e.g. 'zs3net10', or none where the data set has one split"

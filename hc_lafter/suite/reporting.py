@@ -24,7 +24,7 @@ from hc_lafter.suite import provenance as kept
 from hc_lafter.suite.claims import CONTRADICTED, INCONCLUSIVE, NOT_TESTABLE, SUPPORTED, Results
 
 TEMPLATES = Path(__file__).with_name("templates")
-PUBLISHED = Path(__file__).with_name("published.yaml")
+PUBLISHED, ALT_TEXTS = (Path(__file__).with_name(f"{name}.yaml") for name in ("published", "alt_texts"))
 FIGURES = {  # notebook -> figures of it that the report shows, in order
     "01-feature-tapping": ["layers", "patch-pca"],
     "02-nga-weights": ["sigma-sweep", "learned-weights"],
@@ -33,7 +33,7 @@ FIGURES = {  # notebook -> figures of it that the report shows, in order
     "05-cascade-vs-hybrid": ["masks", "predictions", "differences", "cost"],
     "06-cka-alignment": ["frozen", "tuned", "moved", "text-alignment", "sigma-and-gap"],
     "07-sc-clip-diagnostics": ["ablation", "differences", "lof-maps", "links", "sweeps"],
-    "08-ablations": ["ablations", "labels", "tokens", "training"],
+    "08-ablations": ["ablations", "labels", "training"],
 }
 
 
@@ -155,7 +155,8 @@ def picture(path: Path, caption: str = "", *, narrow: bool = False) -> str:
         raise FileNotFoundError(f"{path} is missing: run notebook {path.parent.name[:2]} first.")
     name, single = f"{path.parent.name}/{path.stem}", path.with_name(f"{path.stem}-single.png")
     beside = _encoded(single) if narrow and single.is_file() else ""
-    return _part("figure", anchor(name), name, _encoded(path), beside, caption)
+    shows = yaml.safe_load(ALT_TEXTS.read_text(encoding="utf-8")).get(name, name)
+    return _part("figure", anchor(name), name, _encoded(path), beside, caption, shows)
 
 
 def _encoded(path: Path) -> str:
@@ -201,9 +202,9 @@ def trained_figures(results: Results, records: Iterable[Mapping[str, Any]]) -> d
 
 
 def figures_shown(records: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Notebook -> ``notebook/figure`` of what the report shows of it: `FIGURES`, and whatever a claim rests on."""
+    """Notebook -> ``notebook/figure`` of what the report shows of it: `FIGURES`, and what a claim's number rests on."""
     shown = {notebook: [f"{notebook}/{name}" for name in names] for notebook, names in FIGURES.items()}
-    for figure in sorted({r["evidence"]["figure"] for r in records if r["evidence"]["figure"]}):
+    for figure in sorted({r["evidence"]["figure"] for r in records if r["value"] is not None} - {None}):
         of_notebook = shown.setdefault(figure.split("/")[0], [])
         of_notebook += [figure] * (figure not in of_notebook)
     return shown

@@ -492,8 +492,3 @@ def fingerprint(parameter: str, spec: str) -> str | None:
     found = {os.path.relpath(file, base): file.stat() for file in files if os.path.isfile(file)}
     lines = [f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in sorted(found.items())]
     return hashlib.sha256("\n".join(lines).encode("utf-8", "replace")).hexdigest()
-
-
-def data_fingerprint(spec: str) -> str | None:
-    """`fingerprint` of a data set."""
-    return fingerprint("data", spec)
