@@ -4,7 +4,8 @@ of figures. `test_notebooks.py` and `test_full_profile.py` start it.
     python tests/one_process.py PROFILE drawn|undrawn [NUMBER ...] [KEY=VALUE ...]
 
 What a notebook prints lands in ``HC_LAFTER_OUTPUT/<name>.txt``. Times are taken once, since they are no metric. A
-figure is made at both widths, so that what cannot be drawn fails, or not at all; no file of it is written.
+figure is made at the width that has less room, so that what cannot be drawn fails, or not at all; no file of it is
+written.
 """
 
 from __future__ import annotations
@@ -29,9 +30,8 @@ from hc_lafter.suite.study import Study
 
 
 def drawn(self, name, draw, *args, **kwargs):
-    for width in plots.WIDTHS:
-        with plots.at_width(width):
-            plt.close(plots.fit(draw(*args, **kwargs)))
+    with plots.at_width("single"):
+        plt.close(plots.fit(draw(*args, **kwargs)))
 
 
 def main(profile: str, figures: str, *words: str) -> None:

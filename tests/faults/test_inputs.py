@@ -389,6 +389,16 @@ table(
 )
 table("a NUL", "row 18 .* holds a NUL character: correct it", lines=["photos/\0.png,cat"])
 table("not well formed", "is not a well-formed csv .*: save it again", lines=['"' + "x" * 200_000])
+table(
+    "a column twice",
+    r"the header of .*list\.csv has 'label' twice: keep the column that is meant",
+    head="path,label,Label",
+)
+table(
+    "an address",
+    r"row 18 of .*list\.csv names https://example\.org/1\.png: download the pictures and write where they lie",
+    lines=["https://example.org/1.png,cat"],
+)
 row(
     "csv: unknown split",
     r"row 2, column 'split' of .*list\.csv is 'vall' \(did you mean 'val'\?\): write one of train, val, test",

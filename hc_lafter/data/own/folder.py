@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -187,6 +188,11 @@ def list_table(path: Path) -> Listing:
                 f"row {row.Index}, column 'split' of {path} is {row.split!r}{nearest(row.split.lower(), SPLIT_WORDS)}: "
                 f"write one of {', '.join(SPLITS)}."
             )
+        if re.match(r"\w+://", row.path):
+            raise ValueError(
+                f"row {row.Index} of {path} names {row.path}: download the pictures and write where they lie, since "
+                "nothing is fetched here."
+            )
         file, name = _locate(path.parent, row.path)
         items.append(Item(name, file, nfc(row.label), split, f"row {row.Index}, column 'path'"))
     return Listing(path, once(items, path), one_spelling(path, (item.label for item in items)))
@@ -200,7 +206,11 @@ def _table(path: Path) -> pd.DataFrame:
         ",;\t", key=lambda s: (len({"path", "label"} & {h.strip(' "\r') for h in header.split(s)}), s in header)
     )
     try:
-        width = len(next(csv.reader(io.StringIO(text), delimiter=separator), ()))
+        names = [name.strip().lower() for name in next(csv.reader(io.StringIO(text), delimiter=separator), ())]
+        for column in ("path", "label", "split"):
+            if names.count(column) > 1:
+                raise ValueError(f"the header of {path} has {column!r} twice: keep the column that is meant.")
+        width = len(names)
         for number, cells in enumerate(csv.reader(io.StringIO(text), delimiter=separator), 1):
             if any(cell.strip() for cell in cells[width:]):  # pandas would drop them
                 raise ValueError(
