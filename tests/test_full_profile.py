@@ -200,6 +200,15 @@ def test_the_ledger_judges_what_there_is(out):
     assert (out / "report.html").stat().st_size > 100_000
 
 
+def test_what_the_drawn_world_says_is_no_answer_of_these_images(out):
+    rows = [r for r in metrics(out, "04") if r["metric"].startswith("choice with") and "minus" not in r]
+    assert {r["dataset"] for r in rows} == {"world, reference"} and rows[0][
+        "metric"
+    ] == "choice with 0 labels per class"
+    said = (out / "04-full-training" / "verdict.md").read_text(encoding="utf-8")
+    assert "labels per class:" not in said and "labels per class: " in printed(out, "04")
+
+
 def test_the_division_is_the_published_one_within_the_limits(out):
     with (out / "01-feature-tapping" / "split.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -227,7 +227,7 @@ def test_data_of_the_user(chain):
     Path("photos").mkdir()
     Path("photos/a.png").write_bytes(b"a")
     listing = "from pathlib import Path\nprint(overrides, sorted(p.name for p in Path(overrides['data']).iterdir()))"
-    chain.add("01-first", listing, parameters=PARAMETERS.replace("{}", "{'data': 'elsewhere', 'n_test': 5}"))
+    chain.add("01-first", listing, parameters=PARAMETERS.replace("{}", "{'data': 'elsewhere', 'n_test': 15}"))
     words = ("--profile", "smoke", "--param", "data=photos", "--param", "layers=none", "--out", "mine")
     assert chain.run(*words)[0] == 0
     (path,) = Path("mine/results").glob(
@@ -235,7 +235,7 @@ def test_data_of_the_user(chain):
     )  # values of one's own have a place of their own
     executed = nbformat.read(path, as_version=4)
     # What the notebook's own cell says stays where the command line says nothing.
-    assert executed.cells[4].outputs[0].text == "{'data': 'photos', 'n_test': 5, 'layers': None} ['a.png']\n"
+    assert executed.cells[4].outputs[0].text == "{'data': 'photos', 'n_test': 15, 'layers': None} ['a.png']\n"
     assert not (chain.root / "results").exists()
     assert chain.up_to_date(*words) == ["01-first"]
     Path("photos/b.png").write_bytes(b"b")

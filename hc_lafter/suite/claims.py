@@ -10,7 +10,8 @@ and what their 95% intervals have to satisfy:
 
 Counts, costs and formulas hold on any data. What the embedded world says of emotions is an illustration and marked so;
 of masks of photographs it says nothing. A finding is judged only if its rule stood before the notebook ran.
-``default`` trains too briefly to judge what is trained: of that ``results/reference`` speaks, where it has the row.
+``default`` trains too briefly, and with too few seeds, to judge what is trained: of that ``results/reference`` speaks,
+where it has the row.
 
 A rule of several parts needs ``all`` of them or ``any``; under ``each`` every part has a verdict of its own, and the
 claim that of ``all``. Where one of m parts is enough for a verdict, chance has m attempts at it: these intervals are
@@ -324,15 +325,16 @@ def _read(check: Check, results: Results) -> list[dict[str, Any]]:
     return found
 
 
-def _best(check: Check, results: Results, brief: bool) -> tuple[list[dict[str, Any]], Results]:
-    """`_read`, and where: for brief runs ``results.trained``, unless the notebook itself has read committed runs."""
+def _best(check: Check, results: Results, short: bool) -> tuple[list[dict[str, Any]], Results]:
+    """`_read`, and where: for runs that are brief or few ``results.trained``, unless the notebook itself has read
+    committed runs."""
     try:
         found = _read(check, results)
     except Missing:
-        if not (brief and results.trained):
+        if not (short and results.trained):
             raise
         return _read(check, results.trained), results.trained
-    if brief and results.trained and all(row["dataset"] != REFERENCE for row in found):
+    if short and results.trained and all(row["dataset"] != REFERENCE for row in found):
         with suppress(Missing):
             return _read(check, results.trained), results.trained
     return found, results
@@ -409,10 +411,11 @@ def _weigh(
             read += evidence
         verdict = _combined(rule.kind, verdicts)
         return verdict, deciding[verdicts.index(verdict)], read
-    brief = claim.requires.converged and results.folder.name.partition("+")[0] == "default"
+    newcomers = results.folder.name.partition("+")[0] == "default"
+    brief = claim.requires.converged and newcomers
     test = {"check": {"kind": rule.kind, "bounds": rule.bounds}}
     try:
-        found, results = _best(rule, results, brief)
+        found, results = _best(rule, results, newcomers and bool(claim.requires.converged or claim.requires.seeds))
     except Missing as error:
         why = BRIEF if brief else error.args[0].replace(str(results.folder), results.folder.name)
         return NOT_TESTABLE, 0, [{**_named(rule.row), **test, "verdict": NOT_TESTABLE, "why": why}]

@@ -47,7 +47,9 @@ class Profile(BaseModel):
     data: Name = Field(description="'world', a folder of images, or a csv")
     n_train: Size = Field(description="the number of images in the train split (for data of your own an upper limit)")
     n_val: Size = Field(description="the number of images in the val split (for data of your own an upper limit)")
-    n_test: Size = Field(description="the number of images in the test split (for data of your own an upper limit)")
+    n_test: int = Field(
+        ge=10, description="the number of images in the test split, 10 or more (for data of your own an upper limit)"
+    )
     seeds: int = Field(ge=2, description="the number of seeds, 2 or more, since an interval needs them")
     seed: int = Field(ge=0, lt=2**31, description="the first seed; the others count up from it")
     layers: Counts | None = Field(None, description="the blocks to tap, counted from 1, e.g. 5,6,12, or none for all")

@@ -90,10 +90,10 @@ def _choices(results: claims.Results) -> str:
     fewer = f" ({seeds.min()} where the tower is trained)" if seeds.min() < chosen["seeds"] else ""
     told = f"""\
 **Which system, with how many labels?** Each is trained until it no longer gains; the {len(flags) - sum(flags)} of
-{len(flags)} rows that still gained when their training ended are drawn hollow and never chosen. Rate, steps and the
-system of a row are chosen on validation, accuracy is on {chosen["n"]:,} test images of the drawn world,
-{chosen["seeds"]} seeds{fewer}, 95% intervals. *Not told from it* are the systems whose difference from it on test is
-too small for these seeds and images to show."""
+{len(flags)} (systems, each at one number of labels) that still gained when their training ended are drawn hollow and
+never chosen. Rate, steps and the system of a row are chosen on validation, accuracy is on {chosen["n"]:,} test images
+of the drawn world, {chosen["seeds"]} seeds{fewer}, 95% intervals. *Not told from it* are the systems whose difference
+from it on test is too small for these seeds and images to show."""
     return f"""\
 {textwrap.fill(told, 120)}
 

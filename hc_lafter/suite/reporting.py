@@ -185,19 +185,21 @@ def pictures(
     for name in names:
         path, caption = figures / f"{name}.png", ""
         if name in (instead or {}):
-            path, caption = instead[name], f"Trained until nothing more was gained (profile {claims.TRAINED})."
+            path, caption = instead[name], f"Profile {claims.TRAINED}, which trains until nothing more is gained."
         found = path.is_file() or strict
         made.append(picture(path, caption, narrow=narrow) if found else _part("undrawn", name))
     return "\n".join(made)
 
 
-def trained_figures(results: Results, records: Iterable[Mapping[str, Any]]) -> dict[str, Path]:
-    """``notebook/figure`` -> the picture that ``results.trained`` has of it, of claims that those results judge."""
+def trained_figures(results: Results, records: Sequence[Mapping[str, Any]]) -> dict[str, Path]:
+    """``notebook/figure`` -> the picture that ``results.trained`` has of what the report shows; but for those of claims
+    that rest on ``results`` itself."""
     if results.trained is None:
         return {}
-    folder = results.trained.folder.parents[1] / "figures" / claims.TRAINED
-    judged = (r for r in records if str(ledger.deciding(r)["file"]).startswith(results.trained.beside))
-    paths = {name: folder / f"{name}.png" for r in judged if (name := r["evidence"]["figure"])}
+    folder, beside = results.trained.folder.parents[1] / "figures" / claims.TRAINED, results.trained.beside
+    own = {r["evidence"]["figure"] for r in records if not str(ledger.deciding(r)["file"]).startswith(beside)}
+    names = chain.from_iterable(figures_shown(records).values())
+    paths = {name: folder / f"{name}.png" for name in names if name not in own}
     return {name: path for name, path in paths.items() if path.is_file()}
 
 

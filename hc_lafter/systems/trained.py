@@ -182,7 +182,13 @@ def load(path: str | os.PathLike[str], clip: Clip | str | None = None, *, device
     """
     from hc_lafter.systems import find
 
-    tensors, kept = store.read(path)
+    try:
+        tensors, kept = store.read(path)
+    except ValueError as error:  # a CLIP's own weights, a picture: nothing that should be deleted
+        raise ValueError(
+            f"{path} is no trained system, or a damaged one ({error.__cause__}): give a file that "
+            "hc_lafter.systems.save has written; load_clip reads a CLIP."
+        ) from error
     if not {"system", "config", "classes", "clip"} <= set(kept):
         raise ValueError(f"{path} holds no trained system: give a file that hc_lafter.systems.save has written.")
     theirs = kept["clip"]

@@ -813,10 +813,12 @@ def asked(name: str, *says: str, make: Callable[[Path], Any], **options: Any) ->
 
 
 loaded("not there", r"there is no file .*mine\.safetensors: run first what writes it", make=lambda p: None)
-loaded("cut", r"mine\.safetensors is damaged .*: delete it, and run again what wrote it", make=lambda p: half(saved(p)))
+loaded(
+    "cut", r"mine\.safetensors is no trained system, or a damaged one .*: give a file", make=lambda p: half(saved(p))
+)
 loaded(
     "one bit flipped",
-    r"mine\.safetensors is damaged \(its checksum does not match\): delete it",
+    r"mine\.safetensors is no trained system, or a damaged one \(its checksum does not match\): give a file",
     make=lambda p: (f := saved(p)).write_bytes(f.read_bytes()[:-1] + b"\x40"),
 )
 loaded(
@@ -826,7 +828,7 @@ loaded(
 )
 loaded(
     "a checkpoint of somebody",
-    r"mine\.safetensors is damaged \(it was not written by hc_lafter\): delete it",
+    r"mine\.safetensors is no trained system, .* \(it was not written by hc_lafter\): .*; load_clip reads a CLIP",
     make=lambda p: save_file({"x": torch.zeros(1)}, p / "mine.safetensors"),
 )
 loaded(
