@@ -510,5 +510,5 @@ def test_what_cannot_be_used_is_refused(tmp_path, shared_cache, material, pictur
     with pytest.raises(ValueError, match=r"LaFTer has no setting 'token' .did you mean 'tokens'"):
         tune("LaFTer", material.clip, material.dataset, token=3)
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"mine.safetensors is damaged"):
+    with pytest.raises(ValueError, match=r"mine.safetensors is no trained system, or a damaged one"):
         systems.load(path)

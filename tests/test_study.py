@@ -142,7 +142,17 @@ def test_overrides_are_refused(text, words):
 
 
 def test_every_field_is_described_and_set():
-    unset = {"layers", "descriptions", "mask_split", "steps", "mask_steps", "rates", "doublings", "label_counts"}
+    unset = {
+        "layers",
+        "descriptions",
+        "mask_split",
+        "steps",
+        "mask_steps",
+        "rates",
+        "doublings",
+        "label_counts",
+        "n_sweep",
+    }
     assert set(profiles._tables()["default"]) | unset == set(Profile.model_fields)
     assert all(field.description for field in Profile.model_fields.values())
 
