@@ -240,9 +240,9 @@ def prompts(study: Study) -> Rows:
     few = {"n_train": p.n_sweep, "n_val": max(1, p.n_sweep // 2), "n_test": 3 * p.n_sweep, "epochs": 3}
     sizes = few if p.steps is None else {}
 
-    def of(name: str, batch: int = 50, regime: str = "supervised", how: Mapping[str, Any] = {}, **changes: Any) -> Any:
+    def of(name: str, batch: int = 50, regime: str = "supervised", how: Any = None, **changes: Any) -> list[Run]:
         config = settings_of(study, find(name), **changes)
-        return row(study, name, regime, config, batch_size=batch, **sizes, **how)
+        return row(study, name, regime, config, batch_size=batch, **sizes, **(how or {}))
 
     width, _, patch, _ = opened(study.setting)[0].visual.conv1.weight.shape
     starts = {"prompts from zeros": 0.0}
