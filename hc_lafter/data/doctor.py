@@ -23,7 +23,7 @@ from hc_lafter.data.own.images import ImageFiles, Scan, threaded
 from hc_lafter.data.record import IGNORE, SPLITS, Dataset
 from hc_lafter.refusals import some
 
-FEW = 10  # images per class below which one image moves its accuracy by ten points or more
+FEW = 10  # images per class below which one image moves its accuracy by ten points or more, and per test split
 THIN = 20  # long side / short side; CLIP's transform scales the short side to 224, and so makes it a huge picture first
 SHOWN = 10  # lines per list; the tables hold all
 BROKEN = ["id", "split", "label", "file", "found", "remedy"]
@@ -302,6 +302,8 @@ def _about_images(good: pd.DataFrame, exact: pd.DataFrame, counts: pd.DataFrame)
         out.append(f"images repeat another of their class and split ({spare}, first {b.id} = {a.id}): delete them.")
     if few := [f"{name} ({n})" for name, n in zip(counts["class"], counts["all"], strict=True) if n < FEW]:
         out.append(f"fewer than {FEW} readable images in class {', '.join(few)}: add some.")
+    if 0 < (n := counts["test"].sum()) < FEW:
+        out.append(f"the test split has {n} readable images, and an interval takes {FEW} or more: add some.")
     lone = counts["class"][counts["train"] == 1]
     if len(lone):
         one = "the only training image of its class" if len(lone) == 1 else "their only training images"

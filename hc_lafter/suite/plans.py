@@ -80,8 +80,18 @@ def row(study: Study, name: str, regime: str, config: Any = None, **changes: Any
     """One system under one regime, with every seed, sized as the profile says.
 
     Where a tower runs at each step of training to convergence it is the first `TOWER_SEEDS` of them.
+
+    Raises:
+        ValueError: the data set has too few test images for an interval, which would else be found out after training.
     """
     p, entry = study.profile, find(name)
+    if entry.reads != "masks":
+        dataset = opened(study.setting)[1]
+        if (n := int((dataset.splits == "test").sum())) < statistics.MIN_IMAGES:
+            raise ValueError(
+                f"data set {dataset.name!r} has {n} test images, too few for an interval: add some, or give it a split "
+                f"with {statistics.MIN_IMAGES} or more."
+            )
     config = settings_of(study, entry) if config is None else config
     if entry.reads == "masks":
         sizes = {"n_train": p.n_masks, "n_val": max(10, p.n_select // 2), "n_test": p.n_masks}

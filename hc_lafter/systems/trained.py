@@ -27,7 +27,7 @@ from hc_lafter.files import write_whole
 from hc_lafter.refusals import some
 from hc_lafter.systems.base import Start
 
-Picture = str | os.PathLike[str] | Image.Image
+Picture = str | os.PathLike | Image.Image
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class Trained:
     @torch.inference_mode()
     def predict(
         self,
-        images: str | os.PathLike[str] | Iterable[Picture],
+        images: Picture | Iterable[Picture],
         *,
         masks: str | os.PathLike[str] | None = None,
         batch_size: int = 32,
@@ -68,7 +68,7 @@ class Trained:
         """Classes, or masks, of images.
 
         Args:
-            images: a folder, searched at any depth; or a list of paths or PIL images.
+            images: a folder, searched at any depth; a path or PIL image, or a list of them.
             masks: the folder for a segmentation system's masks, one PNG of class indices per image, in the same
                 subfolders as the images; required for such a system.
             batch_size: images that go through the tower at once.
@@ -81,7 +81,7 @@ class Trained:
             Files that cannot be read have no row; one warning names them.
 
         Raises:
-            ValueError: there are no images, none can be read, or ``masks`` is missing.
+            ValueError: there are no images, something is none, none can be read, or ``masks`` is missing.
         """
         dense = self.seen is not None
         if dense and masks is None:
@@ -139,7 +139,7 @@ def predict(trained: Trained | str | os.PathLike[str], images: Any, **options: A
 
     Args:
         trained: the system, or the file that `save` wrote.
-        images: a folder, or a list of paths or PIL images.
+        images: a folder, a path or PIL image, or a list of them.
         options: of `Trained.predict`.
     """
     trained = trained if isinstance(trained, Trained) else load(trained)
@@ -256,7 +256,7 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
-def _named(images: str | os.PathLike[str] | Iterable[Picture]) -> tuple[list[tuple[str, Picture]], Path]:
+def _named(images: Picture | Iterable[Picture]) -> tuple[list[tuple[str, Picture]], Path]:
     """(name, image) of each, and the folder that all of them are in."""
     if isinstance(images, str | os.PathLike) and Path(images).is_dir():
         top = Path(images)
@@ -265,7 +265,10 @@ def _named(images: str | os.PathLike[str] | Iterable[Picture]) -> tuple[list[tup
         if not named:
             raise ValueError(f"{top} holds no images: give a folder with some, or a list of files.")
         return named, top.absolute()
-    images = [images] if isinstance(images, str | os.PathLike) else images
+    images = [images] if isinstance(images, Picture) else list(images)
+    wrong = next((type(image).__name__ for image in images if not isinstance(image, Picture)), None)
+    if wrong:
+        raise ValueError(f"images holds a {wrong}: give paths or PIL images (Image.fromarray makes one of an array).")
     named = [(f"image {n}" if isinstance(i, Image.Image) else str(i), i) for n, i in enumerate(images)]
     if not named:
         raise ValueError("the list of images is empty: give a folder, or a list of files.")

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import typing
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
 import torch
 import yaml
 from accelerate.state import PartialState
-from pydantic import TypeAdapter, ValidationError
 
 from hc_lafter import commands
 from hc_lafter.clip.load import load_clip
@@ -24,7 +23,7 @@ from hc_lafter.data import open_data
 from hc_lafter.files import write_whole
 from hc_lafter.refusals import nearest
 from hc_lafter.systems import System, find, save
-from hc_lafter.tuning.tune import tune
+from hc_lafter.tuning.tune import checked, tune
 
 _NOT_THE_RUN = ("out", "accumulate", "checkpointing", "tracker", "cache", "device")  # change where it is done
 
@@ -33,10 +32,9 @@ def settings_of(entry: System, given: Sequence[str]) -> dict[str, Any]:
     """Settings of a system's configuration from words such as ``tokens=16``, ``layers=[5,6]`` or ``lr=1e-3``.
 
     Raises:
-        ValueError: no ``=``, an unknown name, or a value of another type; one sentence.
+        ValueError: no ``=``, an unknown name, or a value that the system does not take; one sentence.
     """
-    hints, found = typing.get_type_hints(entry.config), {}
-    names = [f.name for f in fields(entry.config)]
+    names, found = [f.name for f in fields(entry.config)], {}
     for word in given:
         name, separator, value = word.partition("=")
         if not separator or name not in names:
@@ -44,11 +42,9 @@ def settings_of(entry: System, given: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"--set {word}: {entry.name} has the settings {', '.join(names)}{near}; give KEY=VALUE.")
         if not value.strip():
             raise ValueError(f"--set {word} is empty: give {name} a value, or leave it out.")
-        try:
-            found[name] = TypeAdapter(hints[name]).validate_python(yaml.safe_load(value))
-        except (ValidationError, yaml.YAMLError):
-            kind = getattr(hints[name], "__name__", hints[name])
-            raise ValueError(f"--set {word}: {value!r} is not usable for {name}, which is of type {kind}.") from None
+        with suppress(yaml.YAMLError):
+            value = yaml.safe_load(value)
+        found |= checked(entry, {name: value})
     return found
 
 
@@ -92,10 +88,10 @@ def _tune(given: Any, state: PartialState) -> None:
         tracker_folder=given.out.parent, **settings,
     )  # fmt: skip
     if state.is_main_process:
-        table = given.out.with_suffix(".csv")
         save(trained, given.out)
-        write_whole(table, trained.history.table().to_csv(index=False))
         checkpoint.unlink(missing_ok=True)
         print(f"{given.out} is {trained.system}, {', '.join(f'{k} {v:.4f}' for k, v in trained.scores.items())}.")
-        print(f"Its training, step by step: {table}")
+        if len(steps := trained.history.table()):  # else nothing is trained
+            table = write_whole(given.out.with_suffix(".csv"), steps.to_csv(index=False))
+            print(f"Its training, step by step: {table}")
     state.wait_for_everyone()

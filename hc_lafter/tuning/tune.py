@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 from accelerate.tracking import GeneralTracker
+from pydantic import TypeAdapter, ValidationError
 
 from hc_lafter.analysis import segmentation
-from hc_lafter.clip.load import Clip
+from hc_lafter.clip.load import Clip, load_clip
+from hc_lafter.data import open_data
 from hc_lafter.data.record import SPLITS, Dataset
 from hc_lafter.refusals import nearest
-from hc_lafter.systems import find
+from hc_lafter.systems import System, find
 from hc_lafter.systems.trained import Trained
 from hc_lafter.tuning.computing import check_regime, compute
+from hc_lafter.tuning.convergence import RATES
 from hc_lafter.tuning.material import material_of
 from hc_lafter.tuning.run import Result, Run
 from hc_lafter.tuning.setting import Setting
@@ -28,8 +32,8 @@ from hc_lafter.tuning.texts import text_classifiers
 
 def tune(
     system: str,
-    clip: Clip,
-    data: Dataset,
+    clip: Clip | str | os.PathLike[str],
+    data: Dataset | str | os.PathLike[str],
     *,
     regime: str | None = None,
     images: int | None = None,
@@ -50,10 +54,10 @@ def tune(
 
     Args:
         system: by name, see `hc_lafter.systems.registry`.
-        clip: as `hc_lafter.load_clip` gives it, on the device where to train.
-        data: as `hc_lafter.open_data` gives it, with train, val and test.
+        clip: as `hc_lafter.load_clip` gives it, on the device where to train; or what that takes.
+        data: as `hc_lafter.open_data` gives it, with train, val and test; or what that takes.
         regime: one of the system's; None: the first of them.
-        images: training images, drawn with the classes' shares; None: all.
+        images: training images at most, drawn with the classes' shares; None: all.
         epochs, batch_size: of training.
         seed: of everything that is drawn.
         precision: ``fp32`` or ``bf16``.
@@ -68,24 +72,28 @@ def tune(
         ``history.table()`` is the training, step by step.
 
     Raises:
-        ValueError: an unknown system, regime or setting, or as `hc_lafter.tuning.training.fit`.
+        ValueError: an unknown system, regime or setting, a number below 1, or as `hc_lafter.load_clip`,
+            `hc_lafter.open_data` and `hc_lafter.tuning.training.fit`.
     """
     entry = find(system)
+    sizes = {"images": images, "epochs": epochs, "batch_size": batch_size, "accumulate": accumulate}
+    for name, number in sizes.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name}={number} is not usable: give a whole number from 1.")
     regime = regime or entry.regimes[0]
     check_regime(entry, regime)
+    settings = checked(entry, settings)
+    clip = clip if isinstance(clip, Clip) else load_clip(clip)
+    cache = None if cache is None else Path(cache)
+    if not isinstance(data, Dataset):
+        data = open_data(os.fspath(data), side=clip.image_size, seed=seed, cache=cache)
     empty = [split for split in SPLITS if not (data.splits == split).any()]
     if empty:
         raise ValueError(f"data set {data.name!r} has no images in the split {empty[0]!r}: add some.")
-    unknown = [name for name in settings if name not in {f.name for f in fields(entry.config)}]
-    if unknown:
-        names = [f.name for f in fields(entry.config)]
-        raise ValueError(
-            f"{system} has no setting {unknown[0]!r}{nearest(unknown[0], names)}: choose of {', '.join(names)}."
-        )
     device = str(next(clip.visual.parameters()).device)
     setting = Setting(
         clip=clip.name, data=data.name, seeds=(seed,), precision=precision, device=device,
-        cache=None if cache is None else Path(cache), threads=0,
+        cache=cache, threads=0,
     )  # fmt: skip
     everything = len(data)
     run = Run(
@@ -119,6 +127,30 @@ def tune(
         system, run.settings, module, clip, data.classes, start.text, source=recipe, scores=scores,
         history=result.history,
     )  # fmt: skip
+
+
+def checked(entry: System, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a system as its configuration's types say, ``"16"`` as 16 and a list as a tuple.
+
+    Raises:
+        ValueError: an unknown name, a value of another type, a negative or infinite number, a rate of 0; one sentence.
+    """
+    names, hints, found = [f.name for f in fields(entry.config)], get_type_hints(entry.config), {}
+    for name, value in settings.items():
+        if name not in names:
+            near = nearest(name, names)
+            raise ValueError(f"{entry.name} has no setting {name!r}{near}: choose of {', '.join(names)}.")
+        kind, rate = getattr(hints[name], "__name__", hints[name]), name in RATES
+        try:
+            found[name] = TypeAdapter(hints[name]).validate_python(value)
+        except ValidationError:
+            raise ValueError(f"{name}={value!r} is not usable for {entry.name}: give a value of type {kind}.") from None
+        each = found[name] if isinstance(found[name], tuple) else (found[name],)
+        numbers = [number for number in each if isinstance(number, int | float)]
+        if not all(math.isfinite(number) and number >= 0 and (number or not rate) for number in numbers):
+            least = "above 0" if rate else "from 0"
+            raise ValueError(f"{name}={value!r} is not usable for {entry.name}: give finite numbers {least}.")
+    return found
 
 
 def _scores(result: Result, labels: np.ndarray, part: Mapping[str, np.ndarray]) -> dict[str, float]:
