@@ -30,7 +30,7 @@ from hc_lafter.tuning.convergence import Choice, Convergence, at_rate, converged
 from hc_lafter.tuning.material import gather, opened_masks
 from hc_lafter.tuning.runs import Run, get
 from hc_lafter.tuning.setting import Setting
-from hc_lafter.tuning.training import fit
+from hc_lafter.tuning.training import History, fit
 
 RISING = [0.50 + 0.02 * i for i in range(20)]
 
@@ -593,3 +593,60 @@ def test_the_arms_on_masks_are_both_one_or_none_of_the_two():
     assert of["Cascade-CLIP, one decoder, mean"].levels == ((6, 7, 8, 9, 10, 11, 12),)
     assert {c.nga for name, c in of.items() if "three" in name} == {"mean", "last", "free"}
     assert plans.mask_arms(Study("05-cascade-vs-hybrid", "default")) == {}
+
+
+# --- rows that go on ---
+
+
+def rising(run: Run, best: float, level: bool) -> runs.Result:
+    """A result of a run whose validation score was level from the first check on, or rose until the last."""
+    scores = [best if level else best * i / 10 for i in range(1, 11)]
+    history = History(epochs=[{"accuracy": score} for score in scores], start={"accuracy": 0.1})
+    rate, steps = run.until.rates[0], run.until.steps
+    return runs.Result(run, {}, history, {}, 0.0, steps, rate, converged=level, error=0.02)
+
+
+@pytest.mark.parametrize(
+    ("then", "steps"),
+    [
+        ([(0.8, True)], 80),
+        ([(0.795, True)], 80),  # not lower by more than half a standard error
+        ([(0.78, True)], 40),  # lower: the first stays, flag and all
+        ([(0.8, False), (0.8, True)], 160),
+        ([(0.8, False), (0.8, False)], 40),
+    ],
+)
+def test_a_row_that_still_gains_goes_on_twice_at_most(setting, monkeypatch, then, steps):
+    answers, asked = dict(zip((40, 80, 160), [(0.8, False), *then], strict=False)), []
+
+    def get(wanted):
+        asked.extend(wanted)
+        return [rising(run, *answers[run.until.steps]) for run in wanted]
+
+    monkeypatch.setattr(reference, "get", get)
+    first = Convergence(40, (0.1,), 0, checks=10)
+    row = [small(setting, seed=seed, until=first) for seed in (0, 1)]
+    found = reference.to_the_end({"a": row})["a"]
+    assert [(r.steps, r.run.seed) for r in found] == [(steps, 0), (steps, 1)]
+    rates = {run.until.steps: run.until.rates for run in asked}
+    assert rates == dict(list({40: (0.1,), 80: (0.03,), 160: (0.01,)}.items())[: 1 + len(then)])
+    assert all(replace(run, until=first) == row[run.seed] for run in asked)
+
+
+def test_towers_and_untrained_systems_do_not_go_on(setting):
+    until = Convergence(40, (0.1,), 0, checks=10)
+    tower = replace(small(setting, until=until), system="LaFTer", config=None)
+    assert reference.further([rising(tower, 0.8, False)]) == []
+    assert reference.further([rising(small(setting, until=until), 0.8, True)]) == []
+    assert reference.further([replace(rising(small(setting, until=until), 0.8, False), rate=None)]) == []
+
+
+def test_what_a_row_went_on_from_stays_committed_and_is_no_point(setting, tmp_path):
+    before = small(setting, until=Convergence(2, (1e-2,), 0, checks=1))
+    after = replace(before, until=Convergence(4, (3e-3,), 0, checks=1))
+    reference.write(get([before], scheduler="none", progress=False), tmp_path, {before})
+    reference.write(get([before, after], scheduler="none", progress=False), tmp_path, {after})
+    table = reference.read(tmp_path)
+    assert dict(zip(table["steps"], table["point"], strict=True)) == {2: False, 4: True}
+    reference.write(get([before, after], scheduler="none", progress=False), tmp_path, {after})
+    assert reference.read(tmp_path).equals(table)

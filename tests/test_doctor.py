@@ -122,6 +122,15 @@ def test_a_divided_folder_never_leaks(tmp_path):
     assert (report.duplicates.groupby("group").split.nunique() == 1).all()
 
 
+def test_a_test_split_too_small_for_an_interval(tmp_path):
+    for n, name in enumerate(("cat", "dog")):
+        fill(tmp_path / name, 20, 100 * n)
+    said = "the test split has 8 readable images, and an interval takes 10 or more: add some."
+    assert said in look(tmp_path).remarks
+    fill(tmp_path / "emu", 20, 200)
+    assert not any("the test split has" in remark for remark in look(tmp_path).remarks)
+
+
 def test_small_classes(tmp_path):
     fill(tmp_path / "cat", 20, 0)
     fill(tmp_path / "dog", FEW - 1, 100)
@@ -133,6 +142,7 @@ def test_small_classes(tmp_path):
     )
     assert f"fewer than {FEW} readable images in class dog (9), emu (2): add some." in report.remarks
     assert report.counts.set_index("class")["no split"].to_dict() == {"cat": 20, "dog": 9, "emu": 2}
+    assert not any("the test split has" in remark for remark in report.remarks)  # nothing is divided yet
     (tmp_path / "fox").mkdir()
     assert any("class 'fox'" in p and "has no images: add some" in p for p in look(tmp_path).problems)
     assert look(tmp_path).counts.set_index("class")["all"]["fox"] == 0

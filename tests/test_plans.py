@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hc_lafter.suite import claims, plans
 from hc_lafter.suite.claims import NOT_TESTABLE, SUPPORTED
@@ -126,3 +127,16 @@ def test_rows_have_converged_where_their_mean_curves_have():
 ])  # fmt: skip
 def test_layers_are_named_from_the_tower(name, depth, said):
     assert plans.layers_of(find(name).configure("mine", "world", depth)) == said
+
+
+def test_too_few_test_images_are_told_before_anything_is_trained(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for n in range(20):
+            pixels = np.random.default_rng([n, len(name), ord(name[0])]).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{n}.png")
+    at = study("smoke", data=str(tmp_path))
+    with pytest.raises(
+        ValueError, match=rf"{tmp_path.name}.* has 8 test images, too few for an interval: add some, or"
+    ):
+        plans.row(at, "mean of layers", "supervised")

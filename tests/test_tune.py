@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
+import hc_lafter
 from hc_lafter import store, systems
 from hc_lafter.__main__ import main
+from hc_lafter.data import open_data
 from hc_lafter.systems import find
 from hc_lafter.tuning.command import settings_of
 
@@ -111,3 +113,30 @@ def test_settings_have_the_types_of_the_configuration():
     assert settings_of(hybrid, ["lr=1e-3", "stages=[[5, 6], [7, 8]]"]) == {"lr": 1e-3, "stages": ((5, 6), (7, 8))}
     with pytest.raises(ValueError, match="give KEY=VALUE"):
         settings_of(hybrid, ["lr"])
+
+
+def test_python_takes_names_and_plain_values(shared_cache):
+    """What `load_clip` and `open_data` take, and settings as JSON or a form would hold them."""
+    few = open_data("world", n_train=24, n_val=16, n_test=16)
+    given = {"epochs": 1, "images": 1000, "layers": [11, 12], "lr": "1e-3", "cache": shared_cache, "progress": False}
+    trained = hc_lafter.tune("mean of layers", "embedded", few, **given)
+    assert trained.config.layers == (11, 12) and trained.config.lr == 1e-3
+    one = trained.predict(few[0].image, progress=False)
+    assert one["path"].tolist() == ["image 0"]
+    assert one.equals(trained.predict([few[0].image], progress=False))
+
+
+def test_a_data_set_is_opened_by_its_name(monkeypatch):
+    from hc_lafter.tuning import tune as module
+
+    asked = []
+    monkeypatch.setattr(module, "open_data", lambda spec, **how: asked.append((spec, how["side"])) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        hc_lafter.tune("LaFTer", "embedded", Path("photos"))
+    assert asked == [("photos", 64)]
+
+
+def test_what_is_not_trained_has_no_table(place, capsys):
+    words = ["tune", "--system", "zero-shot", *SIZES, "--device", "cpu", "--cache", str(place / "cache")]
+    assert main([*words, "--out", str(place / "plain.safetensors")]) == 0
+    assert "step by step" not in capsys.readouterr().out and not (place / "plain.csv").exists()

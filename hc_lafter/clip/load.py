@@ -676,6 +676,8 @@ def _sizes(weights: Weights) -> dict[str, Any]:
                 why = f"it has a text tower and {other!r}, but no vision tower whose names begin with visual"
         elif not text and ("class_embedding" in shapes or "visual.class_embedding" in shapes):
             why = "it has the vision tower alone"
+        elif text and isinstance(error, KeyError):
+            why = f"it has both towers, but not {error.args[0]!r}"
         raise ValueError(
             f"{weights.path} holds no CLIP with a vision transformer under open_clip's or transformers' names: {why}; "
             "give a whole CLIP of such a kind."

@@ -81,8 +81,8 @@ def read_weights(path: Path) -> Weights:
     metadata, activation = {}, None
     try:
         with path.open("rb") as file:
-            head = file.read(9)
-        if head[8:] == b"{":
+            head = file.read(99)
+        if head[8:9] == b"{":
             with safetensors.safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -93,7 +93,11 @@ def read_weights(path: Path) -> Weights:
     except Exception as error:  # a damaged file may break its reader anywhere
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         why = f"cannot be read as a checkpoint ({type(error).__name__}): it is damaged or not one, take another copy"
-        if path.suffix == ".json":
+        if head.startswith(b"version https://git-lfs"):
+            why = "is not the weights but a pointer to them, as git leaves it without LFS: fetch them with git lfs pull"
+        elif head.lstrip().startswith(b"<"):
+            why = "is a web page, saved in the place of the weights: download the file itself"
+        elif path.suffix == ".json":
             why = "is a configuration: give the file of weights that it belongs to, or its folder"
         if wanted:
             why = f"is a pickle that wants {wanted[1]}, which is not among the plain data types that are read, "

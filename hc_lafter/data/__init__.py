@@ -53,6 +53,8 @@ def open_data(
     from .world.dataset import World
 
     limits = dict(zip(SPLITS, (n_train, n_val, n_test), strict=True))
+    if below := [f"n_{split}={n}" for split, n in limits.items() if n is not None and n < 0]:
+        raise ValueError(f"{below[0]} is not usable: give a number of images from 0, or none.")
     if spec == "world":
         sizes = (size if (n := limits[split]) is None else n for split, size in zip(SPLITS, WORLD, strict=True))
         return World(*sizes, side=side, seed=seed)

@@ -26,7 +26,7 @@ from hc_lafter.data.masks.names import BACKGROUND
 from hc_lafter.data.masks.sets import split_or_all
 from hc_lafter.files import write_whole
 from hc_lafter.suite.profiles import parse_overrides
-from hc_lafter.suite.reference import adopt, gains_no_more, write
+from hc_lafter.suite.reference import adopt, gained_no_more, stages, to_the_end, write
 from hc_lafter.suite.study import Study
 from hc_lafter.systems import System, find, registry, sc_clip
 from hc_lafter.systems.cascade_clip import SCHEDULE
@@ -425,9 +425,19 @@ def compute(profile: str, overrides: Mapping[str, Any], notebooks: Sequence[str]
     try:
         for folder in {Study(name, profile, overrides).committed for name in notebooks if name in NOTEBOOKS}:
             adopt(_with_trials(asked), folder)
-        get(missing(asked), progress=progress)  # what is there is left to its notebook to read
+            get(missing(asked), progress=progress)  # what is there is left to its notebook to read
+            _ended(asked, folder)
     except ValueError as error:
         print(error)
+
+
+def _ended(runs: Sequence[Run], folder: Path, *, compute: bool = True) -> list[Run]:
+    """Runs that may go on (`reference.further`), and those with which their rows did, see `reference.stages`."""
+    rows: dict[Run, list[Run]] = {}  # alike but for their seeds
+    for run in dict.fromkeys(runs):
+        if run.to_choose and run.entry.reads == "taps":
+            rows.setdefault(replace(run, seed=0), []).append(run)
+    return [result.run for stage in stages(rows, folder, compute=compute) for row in stage.values() for result in row]
 
 
 def _with_trials(runs: Sequence[Run]) -> list[Run]:
@@ -465,7 +475,8 @@ def _main(given: argparse.Namespace) -> int:
     rows = [{"notebook": name, "run": run, "study": s} for name, s in studies for run in NOTEBOOKS[name](s)]
     table = pd.DataFrame(rows, columns=["notebook", "run", "study"]).drop_duplicates("run")
     if given.prune:
-        return _prune(studies[0][1].cache, _with_trials(table["run"]), given.yes)
+        asked = [run for _, s in studies for run in _ended(table["run"], s.committed, compute=False)]
+        return _prune(studies[0][1].cache, _with_trials([*table["run"], *asked]), given.yes)
     if given.systems:
         wanted = {find(name).name for name in given.systems}
         table = table[np.array([run.system in wanted for run in table["run"]], dtype=bool)]
@@ -489,12 +500,17 @@ def _main(given: argparse.Namespace) -> int:
         )
     else:
         get(list(table["run"]), scheduler=given.scheduler)
+        for folder in {study.committed for _, study in studies}:
+            _ended(table["run"], folder)
         print(f"{len(table)} runs are there, {adopted} of them read from the repository, {len(lacking)} computed now.")
         lacking = set()
     there = table[np.array([run not in lacking for run in table["run"]], dtype=bool)]
     for folder, rows in there.groupby(there["study"].map(lambda s: s.committed)) if given.commit else ():
-        points = {run for study in rows["study"].unique() for run in _flat(curve(study))}
-        absent = set(missing(kept := _with_trials(rows["run"])))
+        curves = dict(enumerate(row for study in rows["study"].unique() for row in curve(study).values()))
+        ended = to_the_end(curves, compute=False)
+        points = {run for i, row in curves.items() for run in ([r.run for r in ended[i]] if i in ended else row)}
+        kept = _with_trials([*rows["run"], *_ended(rows["run"], folder, compute=False)])
+        absent = set(missing(kept))
         files = write(get([run for run in kept if run not in absent]), folder, points)
         print(f"{len(files)} files are in {folder}.")
     return 0
@@ -581,9 +597,8 @@ def _pixels(result: Result) -> pd.DataFrame:
 
 
 def results(plan: Mapping[Key, Sequence[Run]]) -> dict[Key, list[Result]]:
-    """The results of a plan's rows, all asked for at once, so that workers are never short of work."""
-    found = iter(get([run for runs in plan.values() for run in runs]))
-    return {key: [next(found) for _ in runs] for key, runs in plan.items()}
+    """The results of a plan's rows, trained to the end where the profile does that (`reference.to_the_end`)."""
+    return to_the_end(plan)
 
 
 def images(material: Material, run: Run, split: str) -> np.ndarray:
@@ -616,9 +631,9 @@ def hits(material: Material, found: Sequence[Result], name: str = "test") -> np.
 
 
 def settled(*rows: Sequence[Result]) -> bool | None:
-    """Whether each of some rows of runs had ceased to gain (`reference.gains_no_more`); None where one was not trained
+    """Whether each of some rows of runs had ceased to gain (`reference.gained_no_more`); None where one was not trained
     until then."""
-    each = [gains_no_more([(r.converged, r.history, r.error) for r in row]) for row in rows]
+    each = [gained_no_more(row) for row in rows]
     return None if None in each else all(each)
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,7 @@ from hc_lafter.tuning.run import Result, Run, keep, missing
 from hc_lafter.tuning.runs import get
 from hc_lafter.tuning.training import History
 
+Key = TypeVar("Key", bound=Hashable)
 FIELDS = ("system", "regime", "n_train", "seed", "batch_size", "view", "classifier", "target", "lam")
 _NUMBERS = ("value", "low", "high", "n", "seeds")
 PLACE = ["system", "regime", "n_train", "seed"]  # of a point on the curve
@@ -58,7 +59,9 @@ def write(found: Sequence[Result], folder: Path, points: Container[Run] = ()) ->
     if len(before) and len(fresh):  # a point has one place on the curve, however it was trained before
         places = pd.MultiIndex.from_frame(fresh.loc[fresh["point"], PLACE])
         replaced = before["point"] & pd.MultiIndex.from_frame(before[PLACE]).isin(places)
-        kept = before[~(before["run"].isin(fresh["run"]) | replaced)]
+        went_on = replaced & before["key"].isin(keys.values())  # who has it knows that it was not the end
+        kept = before.assign(point=before["point"] & ~went_on)
+        kept = kept[~(kept["run"].isin(fresh["run"]) | (replaced & ~went_on))]
     for system in dict.fromkeys(fresh["system"]) if len(fresh) else ():
         rows = pd.concat([table[table["system"] == system] for table in (kept, fresh) if len(table)])
         path = folder / f"{re.sub('[^a-z0-9]+', '-', system.lower()).strip('-')}.parquet"
@@ -158,7 +161,7 @@ def points_of(study: Study, plan: Mapping[Any, Sequence[Run]]) -> pd.DataFrame:
         converged (`gains_no_more`), rate (the chosen one), steps (the most that a seed took).
     """
     if plan:
-        found = get([run for runs in plan.values() for run in runs])
+        found = [result for row in to_the_end(plan).values() for result in row]
         there = read(study.committed)
         known = {row["key"]: row for row in there.to_dict("records") if row["point"]}
         # what was adopted has left its validation logits elsewhere, see `_committed`
@@ -183,6 +186,74 @@ def points_of(study: Study, plan: Mapping[Any, Sequence[Run]]) -> pd.DataFrame:
         row |= {"validation": runs["validation"].mean(), "converged": gains_no_more(seeds)}
         rows.append(row | {"rate": runs["rate"].iloc[0], "steps": int(runs["steps"].max())})
     return pd.DataFrame(rows)
+
+
+def further(found: Sequence[Result]) -> list[Run]:
+    """The runs with which a row that still gains goes on: twice the steps, at a third of the learning rate.
+
+    A rate that decays to zero gains at its end, the more the higher it was, however long it lasts; so twice the steps
+    alone would never end it. Nothing for a row that has converged, and for those whose tower runs at each step, which
+    are not given more than `Convergence.doublings`.
+
+    Args:
+        found: the results of a row, one per seed.
+    """
+    first = found[0]
+    if first.rate is None or first.run.entry.reads != "taps" or gained_no_more(found) is not False:
+        return []
+    rate = float(f"{first.rate / 3:.1g}")  # the next one of a grid of 1, 3, 10
+    until = replace(first.run.until, rates=(rate,), steps=2 * first.steps, doublings=0)
+    return [replace(result.run, until=until) for result in found]
+
+
+def stages(
+    rows: Mapping[Key, Sequence[Run]], folder: Path | None = None, *, compute: bool = True
+) -> list[dict[Key, list[Result]]]:
+    """The results of rows of runs, and behind them of those that went on, once and twice (`further`).
+
+    Args:
+        folder: of committed runs, which are not computed again.
+        compute: False leaves out rows of which a run is neither there nor committed.
+    """
+    found: list[dict[Key, list[Result]]] = []
+    while rows and len(found) < 3:
+        runs = [run for row in rows.values() for run in row]  # at once, so that workers are never short of work
+        if folder is not None:
+            adopt(runs, folder)
+        if not compute:
+            lacking = set(missing(runs))
+            rows = {key: row for key, row in rows.items() if lacking.isdisjoint(row)}
+        results = iter(get([run for row in rows.values() for run in row]))
+        found.append({key: [next(results) for _ in row] for key, row in rows.items()})
+        rows = {key: runs for key, row in found[-1].items() if (runs := further(row))}
+    return found
+
+
+def to_the_end(rows: Mapping[Key, Sequence[Run]], **how: Any) -> dict[Key, list[Result]]:
+    """The results of rows of runs, trained until they no longer gain.
+
+    What a row that went on came to takes its place where it has converged, and its mean validation score is not lower
+    by more than half a standard error.
+
+    Args:
+        how: of `stages`.
+    """
+    found, *later = stages(rows, **how) or [{}]
+
+    def score(row: Sequence[Result]) -> float:
+        return float(np.mean([result.score for result in row]))
+
+    for stage in later:
+        for key, row in stage.items():
+            error = np.mean([result.error for result in found[key]])
+            if gained_no_more(row) and score(row) >= score(found[key]) - 0.5 * error:
+                found[key] = row
+    return found
+
+
+def gained_no_more(row: Sequence[Result]) -> bool | None:
+    """`gains_no_more` of a row's results."""
+    return gains_no_more([(result.converged, result.history, result.error) for result in row])
 
 
 def gains_no_more(seeds: Iterable[tuple[bool | None, History, float | None]]) -> bool | None:

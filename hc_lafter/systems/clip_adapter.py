@@ -81,7 +81,7 @@ class ClipAdapter(nn.Module):
 
 SPEC = System(
     name="CLIP-Adapter",
-    colour="#6699CC",
+    colour="#332288",
     reads="taps",
     regimes=("supervised",),
     config=ClipAdapterConfig,

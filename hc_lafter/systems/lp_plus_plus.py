@@ -108,7 +108,7 @@ def _logits(unit: Tensor, weight: Tensor, alpha: Tensor, text: Tensor) -> Tensor
 
 SPEC = System(
     name="LP++",
-    colour="#555500",
+    colour="#999933",
     reads="taps",
     regimes=("supervised",),
     config=LPPlusPlusConfig,

@@ -63,7 +63,7 @@ class ScalarMix(nn.Module):
 
 SPEC = System(
     name="scalar mix of layers",
-    colour="#8C6D00",
+    colour="#117733",
     reads="taps",
     regimes=("label-free", "supervised"),
     config=ScalarMixConfig,

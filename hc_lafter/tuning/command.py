@@ -80,6 +80,8 @@ def _tune(given: Any, state: PartialState) -> None:
     clip = load_clip(given.clip, device=str(state.device))
     sizes = {name: getattr(given, name) for name in ("n_train", "n_val", "n_test")}
     data = open_data(given.data, **sizes, side=clip.image_size, seed=given.seed, cache=given.cache)
+    if state.is_main_process:
+        print(*(f"note: {note}\n" for note in clip.notes), sep="", end="")
     trained = tune(
         given.system, clip, data, regime=given.regime, images=given.images, epochs=given.epochs,
         batch_size=given.batch_size, seed=given.seed, precision=given.precision, cache=given.cache,

@@ -30,6 +30,7 @@ from test_clip import tiny as tiny  # two small architectures among open_clip's 
 from test_emotion_sets import change, emoset, ldl
 from test_segmentation_sets import HEIGHT, WIDTH, voc, write_mask
 
+import hc_lafter
 from hc_lafter import predict, store, systems
 from hc_lafter.__main__ import main
 from hc_lafter.clip.descriptions import load_descriptions
@@ -155,7 +156,19 @@ NONE_INSIDE = r"holds no state dict of tensors: save model\.state_dict\(\) to it
 LOST = "visual.transformer.resblocks.1.mlp.c_fc.bias"
 
 clip("empty file", DAMAGED, save=lambda p: p.write_bytes(b""))
-clip("text", DAMAGED, save=lambda p: p.write_text("version https://git-lfs.github.com/spec/v1"))
+clip("text", DAMAGED, save=lambda p: p.write_text("none of it"))
+for name in ("bad.pt", "bad.safetensors"):
+    clip(
+        f"git's pointer to {name}",
+        r"is not the weights but a pointer to them, .*: fetch them with git lfs pull\.$",
+        file=name,
+        save=lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 605157884\n"),
+    )
+clip(
+    "web page",
+    r"is a web page, saved in the place of the weights: download the file itself\.$",
+    save=lambda p: p.write_text("\n<!DOCTYPE html><html>Please log in</html>"),
+)
 clip("noise", DAMAGED, save=lambda p: p.write_bytes(bytes(range(256)) * 40))
 clip("cut torch file", DAMAGED, save=lambda p: (torch.save(state(), p), half(p)))
 clip("cut safetensors", DAMAGED, file="bad.safetensors", save=lambda p: (save_file(state(), p), half(p)))
@@ -196,6 +209,11 @@ clip(
     "a tensor missing",
     rf"lacks 1 tensors of its CLIP \({LOST}\): save the state dict",
     save=lambda p: torch.save(state(**{LOST: None}), p),
+)
+clip(
+    "no text projection",
+    "it has both towers, but not 'text_projection'; give a whole CLIP",
+    save=lambda p: torch.save(state(text_projection=None), p),
 )
 clip(
     "no vision tower",
@@ -572,7 +590,10 @@ for words, says in {
         "token=3",
     ): r"--set token=3: LaFTer has the settings tokens, .* \(did you mean 'tokens'\?\); give KEY=VALUE",
     ("--set", "tokens="): "--set tokens= is empty: give tokens a value, or leave it out",
-    ("--set", "tokens=few"): r"--set tokens=few: 'few' is not usable for tokens, which is of type int",
+    ("--set", "tokens=few"): "tokens='few' is not usable for LaFTer: give a value of type int",
+    ("--set", "tokens=-4"): "tokens=-4 is not usable for LaFTer: give finite numbers from 0",
+    ("--set", "lr=0"): "lr=0 is not usable for LaFTer: give finite numbers above 0",
+    ("--set", "smoothing=.nan"): "smoothing=nan is not usable for LaFTer: give finite numbers from 0",
     ("--images", "0"): "--images: 0 is not usable: give a whole number from 1",
     ("--epochs", "two"): "--epochs: two is not usable: give a whole number from 1",
     ("--batch-size", "-1"): "--batch-size: -1 is not usable: give a whole number from 1",
@@ -590,6 +611,21 @@ def without_cuda(place: Path, patch: pytest.MonkeyPatch) -> Call:
     return tune(place, "--device", "cuda")
 
 
+for given, says in {
+    ("tokens", "few"): "tokens='few' is not usable for LaFTer: give a value of type int",
+    ("images", 0): "images=0 is not usable: give a whole number from 1",
+    ("batch_size", -1): "batch_size=-1 is not usable: give a whole number from 1",
+}.items():
+    row(
+        f"tune of Python: {given[0]}={given[1]}",
+        says,
+        of=lambda *_, given=given: lambda: hc_lafter.tune("LaFTer", "embedded", "world", **dict([given])),
+    )
+row(
+    "data of a negative size",
+    "n_val=-3 is not usable: give a number of images from 0, or none",
+    of=lambda *_: lambda: hc_lafter.open_data("world", n_val=-3),
+)
 row("tune --device cuda", "--device cuda is not on this machine: leave it out, or install its driver", of=without_cuda)
 
 # --- runs, claims, figures, report, run, the makers of the embedded CLIP ---
@@ -866,6 +902,16 @@ asked(
     r"2 of 2 images cannot be read .*a\.jpg is empty \(0 bytes\): fetch it again",
     make=lambda p: (written(p / "new" / "a.jpg"), written(p / "new" / "b.png", "text")),
 )
+
+for name, images, says in (
+    ("an array", [np.zeros((8, 8, 3))], r"images holds a ndarray: give paths or PIL images \(Image\.fromarray makes"),
+    ("none at all", [], "the list of images is empty: give a folder, or a list of files"),
+):
+    row(
+        f"predict: {name}",
+        says,
+        of=lambda p, _, images=images: (lambda file: lambda: predict(file, images, progress=False))(saved(p)),
+    )
 
 # --- places ---
 
