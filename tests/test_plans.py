@@ -140,3 +140,11 @@ def test_too_few_test_images_are_told_before_anything_is_trained(tmp_path):
         ValueError, match=rf"{tmp_path.name}.* has 8 test images, too few for an interval: add some, or"
     ):
         plans.row(at, "mean of layers", "supervised")
+
+
+def test_what_is_trained_to_convergence_has_no_epochs_of_its_own():
+    """Else a profile's epochs, which decide nothing there, would make hours of results stale."""
+    one, other = (plans.row(study("reference", mask_epochs=n), "Cascade-CLIP", "inductive") for n in (3, 4))
+    assert one == other
+    one, other = (plans.row(study("smoke", mask_epochs=n), "Cascade-CLIP", "inductive") for n in (3, 4))
+    assert one != other

@@ -103,6 +103,8 @@ def row(study: Study, name: str, regime: str, config: Any = None, **changes: Any
         sizes |= {"n_train": 0, "n_val": 0, "epochs": 0, "batch_size": 0}
     view = "strong" if regime == "label-free" and entry.reads == "images" else "plain"
     run = Run(name, regime, 0, study.setting, config, **{**sizes, "view": view, **changes})
+    if run.until is not None:  # which says how long: a profile's epochs, for others, make no result stale
+        run = replace(run, epochs=0)
     few = TOWER_SEEDS if entry.reads != "taps" and run.until is not None else None
     return [replace(run, seed=seed) for seed in study.seeds[:few]]
 
