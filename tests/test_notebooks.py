@@ -79,7 +79,7 @@ def test_every_figure_comes_in_two_widths_and_the_profiles_formats(smoke, name):
 
 def test_tapping_finds_the_very_features_of_open_clip(smoke):
     rows = [r for r in metrics(smoke, "01-feature-tapping") if r["metric"].startswith("max |")]
-    assert {r["system"] for r in rows} == {"embedded", "ViT-B-32/random"}
+    assert {r["system"] for r in rows} == {"embedded", "embedded/random"}
     assert len(rows) == 4 and all(r["value"] == 0 for r in rows), rows
 
 
@@ -143,15 +143,6 @@ def test_tuning_moves_what_it_is_to_move(smoke, monkeypatch):
     tuned = runs.get(plan)[0].tensors
     assert {name.split(".")[0] for name in tuned} == {"adapters", "classifier", "fusion", "nga"}
     assert all(tuned[f"adapters.{stage}.last"].abs().max() > 1e-4 for stage in range(3))
-
-
-def test_the_designs_parameter_counts_are_measured(smoke):
-    rows = metrics(smoke, "04-full-training")
-    counts = {r["system"]: r["value"] for r in rows if "parameters, ViT-B-32" in r["metric"]}
-    assert counts["HybridCascade-LaFTer"] == 1_572_864 + 3 + 3
-    assert counts["multi-layer LaFTer"] == 49_152 + 4 + 4
-    assert counts["multi-layer LaFTer (B/16 segments)"] == 3 * 16 * 768 + 3 + 3
-    assert counts["LaFTer"] == 50 * 768 + 2 * 26 * 768
 
 
 def in_one_process(out: Path, figures: str, *words: str, **env: str) -> None:
