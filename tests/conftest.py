@@ -11,20 +11,11 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; more threads than cores are slower than one
 
-LONG = [
-    "notebooks",
-    "full_profile",
-    "browser",
-    "workers",
-    "pretrain",
-    "benchmarks",
-    "runs",
-    "embedded_clip",
-    "tune",
-    "figures",
-]
-LONG += ["report", "registry", "baselines", "vit", "masks_full", "world", "repository", "clip", "run_all", "fidelity"]
-LONG = [f"test_{name}.py" for name in LONG]
+LONG = """
+notebooks full_profile workers browser pretrain benchmarks embedded_clip faults report runs figures tune run_all
+masks_full registry repository training features baselines world fidelity clip claims cli masks views mask_views
+"""
+LONG = [f"test_{name}.py" for name in LONG.split()]
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from timeit import timeit
 
 import matplotlib.pyplot as plt
 from IPython.core.interactiveshell import InteractiveShell
@@ -41,8 +42,8 @@ def main(profile: str, figures: str, *words: str) -> None:
     """
     os.chdir(root := find_root())
     numbers, params = ([w for w in words if ("=" in w) == with_value] for with_value in (False, True))
-    given, in_turn, figure = parse_overrides(params), costs._in_turn, Study.figure
-    costs._in_turn = lambda functions, rounds: in_turn(functions, 1)
+    given, figure = parse_overrides(params), Study.figure
+    costs._in_turn = lambda functions, rounds: {name: [timeit(call, number=1)] for name, call in functions.items()}
     made = {"drawn": drawn, "undrawn": lambda *args, **kwargs: None}[figures]
     chain = [book for book in find_chain(root / "notebooks") if not numbers or book.number in numbers]
     chain = [book for book in chain if book.name != REPORT or figures == "undrawn"]

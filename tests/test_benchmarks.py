@@ -248,24 +248,24 @@ def test_a_part_that_fails_leaves_the_others(run, monkeypatch):
     assert met == [("walk", True), ("lafter_step", None), ("lafter_step", False), ("sc_clip", False), ("cka", False)]
 
 
-def alone(script: str, *words: str) -> list[dict]:
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    command = [sys.executable, str(ROOT / "benchmarks" / script), *words]
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
 @pytest.mark.slow
-def test_scaling_is_the_time_of_one_over_that_of_two():
-    (line,) = alone("scaling.py", "--rounds", "1", "--steps", "2", "--batch", "4")
+def test_scaling_is_the_time_of_one_over_that_of_two(capsys):
+    spec = importlib.util.spec_from_file_location("scaling", ROOT / "benchmarks" / "scaling.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main(["--rounds", "1", "--steps", "2", "--batch", "4"])
+    line = json.loads(capsys.readouterr().out)
     assert line["efficiency"] == pytest.approx(line["one_s"] / line["several_s"] / 2, abs=1e-3)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere allocated and mapped memory cannot be told apart")
 def test_memory_of_every_stage(tmp_path):
-    lines = alone("memory.py", "--images", "200", "--folder", str(tmp_path))
+    command = [sys.executable, str(ROOT / "benchmarks" / "memory.py"), "--images", "200", "--folder", str(tmp_path)]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["stage"].split()[0] for line in lines] == ["tap", "open", "sweep"]
     for line in lines:
         assert 0 < line["anonymous_gib"] < line["resident_gib"] and line["images"] == 200

@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -59,7 +60,7 @@ DRAWN = {
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     monkeypatch.setenv("HC_LAFTER_OUTPUT", str(tmp_path))
-    return Study("01-first", "smoke")
+    return Study("01-first")
 
 
 @pytest.mark.filterwarnings("ignore:Glyph .* missing")
@@ -92,6 +93,15 @@ def test_a_file_is_what_savefig_writes():
             figure.savefig(buffer := io.BytesIO(), format=form, metadata=metadata)
             assert figures.saved(figure, form) == buffer.getvalue()
         plt.close(figure)
+
+
+def test_a_profile_says_which_formats(study):
+    """Of another figure nothing stays."""
+    few, wanted = Study("01-first", "smoke"), {"one.svg", "one.png", "one-single.svg", "one-single.png"}
+    for high in (0.3, 0.4):
+        few.figure("one", plots.alone, lambda ax, high=high: ax.plot([0, 1], [0, high]))
+        assert {path.name for path in few.figures.iterdir()} == wanted
+        (few.figures / "one.pdf").touch()
 
 
 def test_what_shows_this_very_figure_is_not_drawn_again(study, monkeypatch):
@@ -140,7 +150,7 @@ def test_settings_of_the_account_do_not_reach_a_figure(study, own):
     plain = files()
     with plt.rc_context():
         plt.rcParams.update(own)  # what a matplotlibrc of the user's sets at import
-        Study("01-first", "smoke")  # begins as every notebook does
+        Study("01-first")  # begins as every notebook does
         assert files() == plain
 
 
@@ -209,7 +219,7 @@ def saved(study):
 
 
 def run(*arguments):
-    return figures.main(["--profile", "smoke", *map(str, arguments)])
+    return figures.main([*map(str, arguments)])
 
 
 @pytest.mark.parametrize(
@@ -241,12 +251,16 @@ def test_what_is_not_there_is_refused_in_one_sentence(saved, tmp_path, capsys):
 
     assert "did you mean 'smoke'" in refused("--profile", "smok")
     assert "run_all.py --profile full" in refused("--profile", "full")
-    assert "did you mean 'lines'" in refused("--profile", "smoke", "line")
-    assert "did you mean '01-first/lines'" in refused("--profile", "smoke", "01-first/lins")
+    assert "did you mean 'lines'" in refused("line")
+    assert "did you mean '01-first/lines'" in refused("01-first/lins")
     (saved / "02-second" / "lines-single.pdf").unlink()
-    assert "lines-single.pdf is missing: run" in refused("--profile", "smoke", "--width", "single")
+    assert "lines-single.pdf is missing: run" in refused("--width", "single")
+    shutil.copytree(saved, saved.with_name("smoke"))
+    said = refused("--profile", "smoke", "--width", "single")
+    assert "lines-single.pdf is missing, since smoke saves no pdf: run `python run_all.py" in said
+    assert said.endswith(" --profile smoke --param formats=svg,png,pdf`.\n")
     out.write_text("a file")
-    assert str(out) in refused("--profile", "smoke", "forest")
+    assert str(out) in refused("forest")
     for wrong in (("--format", "gif"), ("--width", "triple")):
         with pytest.raises(SystemExit, match="2"):
             run("--out", out, *wrong)

@@ -239,9 +239,10 @@ def test_parameters_of_the_tower_in_use_and_of_the_designs(out):
     rows = [row for row in metrics(out, "04") if row["unit"] == "count" and "parameters" in row["metric"]]
     here = {row["system"]: row["value"] for row in rows if "here" in row["metric"]}
     design = {row["system"]: row["value"] for row in rows if "ViT-B-32/random" in row["metric"]}
-    for counts, width, embed, tokens, segments in ((here, WIDTH, EMBED, 2, 4 * 2), (design, 768, 512, 50, 4 * 16)):
+    for counts, width, embed, tokens, segment in ((here, WIDTH, EMBED, 2, 2), (design, 768, 512, 50, 16)):
         assert counts["HybridCascade-LaFTer"] == 2 * 3 * embed * embed + 3 + 3
-        assert counts["multi-layer LaFTer"] == segments * width + 8
+        assert counts["multi-layer LaFTer"] == 4 * segment * width + 4 + 4
+        assert counts["multi-layer LaFTer (B/16 segments)"] == 3 * segment * width + 3 + 3
         assert counts["LaFTer"] == tokens * width + 2 * 26 * width
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -71,16 +72,15 @@ def test_leaves_what_it_declares(smoke, name):
 
 
 @pytest.mark.parametrize("name", CHAIN)
-def test_every_figure_comes_in_two_widths_and_three_formats(smoke, name):
-    folder = smoke / "figures" / "smoke" / name
-    svg, png, pdf = ({f.stem for f in folder.glob(f"*.{kind}")} for kind in ("svg", "png", "pdf"))
-    double = {stem for stem in svg if not stem.endswith("-single")}
-    assert double and svg == png == pdf == double | {f"{stem}-single" for stem in double}
+def test_every_figure_comes_in_two_widths_and_the_profiles_formats(smoke, name):
+    files = {f.name for f in (smoke / "figures" / "smoke" / name).iterdir()}
+    double = {Path(file).stem for file in files if "-single." not in file}
+    assert double and files == {f"{s}{end}" for s in double for end in (".svg", ".png", "-single.svg", "-single.png")}
 
 
 def test_tapping_finds_the_very_features_of_open_clip(smoke):
     rows = [r for r in metrics(smoke, "01-feature-tapping") if r["metric"].startswith("max |")]
-    assert {r["system"] for r in rows} == {"embedded", "ViT-B-32/random"}
+    assert {r["system"] for r in rows} == {"embedded", "embedded/random"}
     assert len(rows) == 4 and all(r["value"] == 0 for r in rows), rows
 
 
@@ -146,15 +146,6 @@ def test_tuning_moves_what_it_is_to_move(smoke, monkeypatch):
     assert all(tuned[f"adapters.{stage}.last"].abs().max() > 1e-4 for stage in range(3))
 
 
-def test_the_designs_parameter_counts_are_measured(smoke):
-    rows = metrics(smoke, "04-full-training")
-    counts = {r["system"]: r["value"] for r in rows if "parameters, ViT-B-32" in r["metric"]}
-    assert counts["HybridCascade-LaFTer"] == 1_572_864 + 3 + 3
-    assert counts["multi-layer LaFTer"] == 49_152 + 4 + 4
-    assert counts["multi-layer LaFTer (B/16 segments)"] == 3 * 16 * 768 + 3 + 3
-    assert counts["LaFTer"] == 50 * 768 + 2 * 26 * 768
-
-
 def in_one_process(out: Path, figures: str, *words: str, **env: str) -> None:
     env = {"HC_LAFTER_OUTPUT": str(out), "HC_LAFTER_CACHE": str(out / "cache"), "HC_LAFTER_SCHEDULER": "none"} | env
     command = [sys.executable, str(ROOT / "tests" / "one_process.py"), "smoke", figures, *words]
@@ -164,7 +155,16 @@ def in_one_process(out: Path, figures: str, *words: str, **env: str) -> None:
 
 
 def test_a_second_run_writes_the_same_metrics(smoke, added, tmp_path):
-    """Nothing of the first run helps, and one process computes what kernels and two workers did."""
+    """One process computes what kernels and two workers did. The first run helps with nothing but the training of each
+    row's last seed, so that every row rests on a training of its own."""
+    own = tmp_path / "cache" / "runs"
+    own.mkdir(parents=True)
+    kept = list((smoke / "cache" / "runs").glob("*.json"))
+    spared = [path for path in kept if json.loads(path.read_text(encoding="utf-8"))["name"].endswith("seed 1")]
+    assert 0.4 < len(spared) / len(kept) < 0.5  # where nothing is trained there is one seed
+    for path in spared:
+        for file in (path, path.with_suffix(".safetensors")):
+            shutil.copy(file, own)
     in_one_process(tmp_path, "undrawn", PYTHONHASHSEED="0", PYTHONPATH=added)
     for name in CHAIN:
         first, second = (o / "results" / "smoke" / name / "metrics.json" for o in (smoke, tmp_path))

@@ -66,6 +66,8 @@ def test_profile_is_frozen():
     [
         ({"sedes": 3}, ["'sedes' is unknown", "did you mean 'seeds'"]),
         ({"sedes": None}, ["'sedes' is unknown"]),
+        ({"formats": "svg,png,gif"}, ["formats='svg,png,gif'", "give the files of each figure: 'svg,png', without"]),
+        ({"formats": "pdf"}, ["formats='pdf' is not usable", "or 'svg,png,pdf'"]),
         ({"name": "x"}, ["'name' is unknown"]),
         ({"seeds": "3"}, ["seeds='3'", "valid integer"]),
         ({"seeds": 2.0}, ["seeds=2.0"]),

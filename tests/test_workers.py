@@ -37,7 +37,7 @@ SIZES = {"n_train": 32, "n_val": 24, "batch_size": 8}
 def plan(cache: Path) -> list[Run]:
     setting = Setting(n_train=40, n_val=24, n_test=24, seeds=(0, 1), text_steps=20, text_noise=(0.0,), cache=cache)
     mean = Run("mean of layers", "supervised", 0, setting, MeanOfLayersConfig(lr=0.01), epochs=4, **SIZES)
-    lafter = Run("LaFTer", "supervised", 0, setting, LaFTerConfig(tokens=2), epochs=6, **SIZES)
+    lafter = Run("LaFTer", "supervised", 0, setting, LaFTerConfig(tokens=2), epochs=4, **SIZES)
     return [replace(run, seed=s) for run in (lafter, mean) for s in (0, 1)]
 
 
@@ -50,10 +50,16 @@ def results(cache: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> dict[str, bytes]:
+def finished(tmp_path_factory) -> Path:
+    """A cache with all results, which nothing has disturbed."""
     cache = tmp_path_factory.mktemp("here")
     get(plan(cache), scheduler="none", progress=False)
-    found = results(cache)
+    return cache
+
+
+@pytest.fixture(scope="module")
+def undisturbed(finished) -> dict[str, bytes]:
+    found = results(finished)
     assert len(found) == 4
     return found
 
@@ -66,15 +72,15 @@ def kill_tree(process: subprocess.Popen) -> None:
 
 
 @contextmanager
-def joined(folder: Path) -> Iterator[tuple[str, subprocess.Popen, list[subprocess.Popen]]]:
-    """The address of a scheduler, its process, and those of two workers' nannies."""
+def joined(folder: Path, workers: int = 2) -> Iterator[tuple[str, subprocess.Popen, list[subprocess.Popen]]]:
+    """The address of a scheduler, its process, and those of the workers' nannies."""
     file, processes = folder / "scheduler.json", []
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     quiet = {"env": env, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     dask = [sys.executable, "-m", "dask"]
     common = [f"--scheduler-file={file}", "--no-dashboard"]
     worker = [*dask, "worker", *common, "--nthreads", "1", "--local-directory", str(folder)]
-    for command in ([*dask, "scheduler", "--port", "0", *common], worker, worker):
+    for command in ([*dask, "scheduler", "--port", "0", *common], *[worker] * workers):
         processes.append(subprocess.Popen(command, **quiet))
     limit = time.time() + 60
     while not file.is_file() and time.time() < limit:
@@ -101,9 +107,10 @@ def in_the_middle(cache: Path, act: Callable[[], object]) -> threading.Thread:
 
 
 def kill_workers(parents: list[int]) -> list[int]:
-    """SIGKILL to those processes below the parents that compute; they are the ones that have loaded torch."""
+    """SIGKILL to those processes below the parents that compute: what was spawned, or forked off a server of forks."""
     found = [child for parent in parents for child in psutil.Process(parent).children(recursive=True)]
-    killed = [child.pid for child in found if "spawn_main" in " ".join(child.cmdline())]
+    forked = [child for child in found if child.ppid() not in parents and "forkserver" in " ".join(child.cmdline())]
+    killed = [child.pid for child in found if child in forked or "spawn_main" in " ".join(child.cmdline())]
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
     return killed
@@ -123,7 +130,7 @@ def start(processes, cache: Path, scheduler: str = "none", target: Callable = ge
     return process
 
 
-def test_workers_that_are_killed_cost_time_and_no_result(tmp_path, undisturbed):
+def test_workers_that_are_killed_cost_time_and_no_result(tmp_path, undisturbed, forked_workers):
     """Two of this machine, all of them killed in the middle of a run."""
     killed = []
     thread = in_the_middle(tmp_path / "cache", lambda: killed.extend(kill_workers([os.getpid()])))
@@ -153,7 +160,7 @@ def test_workers_by_address_a_client_and_the_scheduler_are_killed_in_turn(tmp_pa
         lacking = runs.missing(plan(second))
         assert lacking
     (tmp_path / "scheduler.json").unlink()
-    with joined(tmp_path) as (address, *_):
+    with joined(tmp_path, workers=1) as (address, *_):
         get(plan(second), scheduler=address, progress=False)
     assert results(second) == undisturbed
 

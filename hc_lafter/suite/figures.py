@@ -46,20 +46,20 @@ def saved(figure: Figure, form: str) -> bytes:
     return buffer.getvalue()
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write ``<path>.pdf``, ``<path>.png`` and ``<path>.svg``, unless they show this very figure already.
+def save(figure: Figure, path: Path, formats: Sequence[str] = tuple(FORMATS)) -> None:
+    """Write ``<path>.svg`` and the other formats, unless they show this very figure already.
 
-    An SVG holds all that is drawn and takes a fifth of the time: where it is there to the byte, the other two are of
-    the same figure. It is written last, so that it never stands beside older ones.
+    An SVG holds all that is drawn and takes a fifth of the time: where it is there to the byte, the others are of the
+    same figure. It is written last, so that it never stands beside older ones; a format that is not asked for goes.
 
     Raises:
         OSError: the folder cannot be written.
     """
     files, drawn = {form: path.with_name(f"{path.name}.{form}") for form in FORMATS}, saved(figure, "svg")
-    if all(file.is_file() for file in files.values()) and files["svg"].read_bytes() == drawn:
+    if all(files[form].is_file() for form in formats) and files["svg"].read_bytes() == drawn:
         return
     for form in ("pdf", "png"):
-        write_whole(files[form], saved(figure, form))
+        write_whole(files[form], saved(figure, form)) if form in formats else files[form].unlink(missing_ok=True)
     write_whole(files["svg"], drawn)
 
 
@@ -74,7 +74,7 @@ def collect(profile: str, width: str, form: str, out: Path, names: Sequence[str]
         FileNotFoundError: a figure was not saved at this width in this format.
         OSError: ``out`` cannot be written.
     """
-    load_profile(profile.partition("+")[0])
+    saves = load_profile(profile.partition("+")[0]).formats
     folder = Places.find("00-figures", profile).figures.parent
     found = {(p.parent.name, p.stem.removesuffix("-single")): p.parent for p in sorted(folder.glob("*/*.png"))}
     again = f"run `python run_all.py --profile {profile}`"
@@ -92,6 +92,9 @@ def collect(profile: str, width: str, form: str, out: Path, names: Sequence[str]
     for notebook, figure in dict.fromkeys(chosen or found):
         path = found[notebook, figure] / f"{figure}{'-single' if width == 'single' else ''}.{form}"
         if not path.is_file():
+            if form not in saves:
+                more = f"--param formats={saves},{form}"
+                raise FileNotFoundError(f"{path} is missing, since {profile} saves no {form}: {again[:-1]} {more}`.")
             raise FileNotFoundError(f"{path} is missing: {again} again, which saves every width and format.")
         files[out / f"{notebook}--{figure}.{form}"] = path.read_bytes()
     return [write_whole(path, content) for path, content in files.items()]

@@ -108,6 +108,11 @@ class Profile(BaseModel):
     mask_batch: Size = Field(description="the number of images per step of training on masks")
     random_clip: Name = Field(description="a second tower with random weights, e.g. 'ViT-B-32/random'")
     random_images: Size = Field(description="the number of images that go through the second tower")
+    # Left out of what results record and are compared by: no number depends on it.
+    formats: Literal["svg,png", "svg,png,pdf"] = Field(
+        exclude=True,
+        description="the files of each figure: 'svg,png', without which there is no report, or 'svg,png,pdf'",
+    )
 
 
 @cache

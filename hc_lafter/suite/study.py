@@ -265,7 +265,7 @@ class Study:
         return f"{words.spanned(value, ends)} points{verdict}"
 
     def figure(self, name: str, draw: Callable[..., Figure], *args: Any, **kwargs: Any) -> Figure:
-        """Draw a figure once per width and keep each as SVG, PNG and PDF (`hc_lafter.suite.figures.save`).
+        """Draw a figure once per width and keep each in the profile's formats (`hc_lafter.suite.figures.save`).
 
         ``<name>.svg`` and so on are as wide as two columns of a journal, ``<name>-single.svg`` as wide as one
         (`hc_lafter.suite.plots.WIDTHS`).
@@ -287,7 +287,8 @@ class Study:
             with plots.at_width(width):
                 figure = plots.fit(draw(*args, **kwargs))
                 self._tell_unwritten(plots.unwritten(figure))
-                figures.save(figure, path if width == "double" else path.with_name(f"{name}-{width}"))
+                to = path if width == "double" else path.with_name(f"{name}-{width}")
+                figures.save(figure, to, self.profile.formats.split(","))
             plt.close(figure)
         return figure
 
