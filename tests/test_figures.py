@@ -219,6 +219,8 @@ def run(*arguments):
         (("lines",), ["01-first--lines", "02-second--lines"]),
         (("01",), ["01-first--forest", "01-first--lines"]),
         (("02/lines", "forest", "02"), ["01-first--forest", "02-second--lines"]),
+        (("1",), ["01-first--forest", "01-first--lines"]),
+        (("2/lines",), ["02-second--lines"]),
     ],
 )
 @pytest.mark.parametrize("width", plots.WIDTHS)
