@@ -29,6 +29,20 @@ def some(names: Iterable[str], most: int = 10) -> str:
     return ", ".join(map(repr, names[:most])) + more
 
 
+# What pydantic calls an error -> what was wanted, "" where the field's description says it; others keep its words.
+WANTED = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("string_type", "string_too_short", "string_pattern_mismatch", "literal_error"), ""),
+    **dict.fromkeys(("list_type", "too_short"), "one value or more, with commas between them"),
+    "finite_number": "a finite number",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "less_than": "a number below {lt:,}",
+}
+
+
 def unusable(error: ValidationError, model: type[BaseModel], subject: str) -> str:
     """One sentence on the first field that pydantic refused: its value, the reason, and what to give instead.
 
@@ -46,5 +60,9 @@ def unusable(error: ValidationError, model: type[BaseModel], subject: str) -> st
         return f"{subject}{key} is missing: give {field.description}."
     item = next((f", item {part + 1}" for part in place if isinstance(part, int)), "")
     near = nearest(str(problem["input"]), get_args(field.annotation)) if problem["type"] == "literal_error" else ""
-    reason = reason[0].lower() + reason[1:]
-    return f"{subject}{key}={problem['input']!r}{item} is not usable ({reason}){near}: give {field.description}."
+    if problem["type"] in WANTED:
+        wanted = WANTED[problem["type"]].format(**problem.get("ctx", {}))
+        reason = wanted and f" (it takes {wanted})"
+    else:
+        reason = f" ({reason[0].lower()}{reason[1:]})"
+    return f"{subject}{key}={problem['input']!r}{item} is not usable{reason}{near}: give {field.description}."

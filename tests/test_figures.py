@@ -1,8 +1,11 @@
 """Figures of a study: two widths, three formats, the same bytes again, nothing cut; and the copies for print."""
 
+import ast
 import io
+import json
 import re
 import shutil
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -137,6 +140,18 @@ def test_nothing_leaves_the_canvas(name, width):
     plt.close(figure)
 
 
+def test_no_notebook_leaves_a_colour_to_matplotlib():
+    """Its cycle means nothing, and looks like the colours of systems and emotions."""
+    drawing = {"plot", "bar", "barh", "hist", "scatter", "errorbar", "fill_between", "stackplot"}
+    for path in sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        for call in (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)):
+            if isinstance(call.func, ast.Attribute) and call.func.attr in drawing:
+                said = {word.arg for word in call.keywords}
+                assert said & {"color", "colors", "c", None}, f"{path.name}: {ast.unparse(call)}"
+
+
 @pytest.mark.parametrize(
     "own", [{"text.usetex": True}, {"axes.facecolor": "black", "lines.linewidth": 9, "figure.subplot.left": 0.4}]
 )
@@ -229,6 +244,8 @@ def run(*arguments):
         (("lines",), ["01-first--lines", "02-second--lines"]),
         (("01",), ["01-first--forest", "01-first--lines"]),
         (("02/lines", "forest", "02"), ["01-first--forest", "02-second--lines"]),
+        (("1",), ["01-first--forest", "01-first--lines"]),
+        (("2/lines",), ["02-second--lines"]),
     ],
 )
 @pytest.mark.parametrize("width", plots.WIDTHS)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.markers import MarkerStyle
 
 from hc_lafter.suite import plots
 from hc_lafter.systems import find, registry
@@ -166,6 +167,100 @@ def test_accuracy_against_labels():
     assert hollow == [[False, False], [False, True], [False], [False]]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["linear probe", "LaFTer", "zero-shot"]
     plt.close(figure)
+
+
+def test_the_key_of_a_system_is_what_is_drawn_of_it():
+    """Of every system of the registry: colour, marker and line; a line only where there is a curve."""
+    rows = [
+        (name, regime, n, 0.5, None)
+        for name, entry in registry().items()
+        if entry.reads != "masks"
+        for regime in {"supervised", "label-free", "no training"} & set(entry.regimes)
+        for n in ((32, 128) if regime == "supervised" else (2000 if regime == "label-free" else 0,))
+    ]
+    table = pd.DataFrame(rows, columns=["system", "regime", "n_train", "value", "converged"])
+    only = {name for name, of in table.groupby("system") if set(of["regime"]) == {"label-free"}}
+    assert "LaFTer, confident" in only  # the case that was wrong
+    figure = plots.label_curves(table.assign(low=0.4, high=0.6), 8)
+    (ax,) = figure.axes
+    curves = {to_hex(line.get_color()): line.get_linestyle() for line in ax.lines if len(line.get_xdata())}
+    marks = {}
+    for found in ax.collections:
+        if isinstance(found, PathCollection) and len(found.get_offsets()):
+            marks.setdefault(to_hex(found.get_edgecolors()[0]), found.get_paths()[0].vertices)  # the curve's first
+    keys = {line.get_label(): line for line in ax.lines if not len(line.get_xdata())}
+    assert set(keys) == set(table["system"])
+    for name, key in keys.items():
+        shade = plots.colour(name).lower()
+        assert to_hex(key.get_color()) == shade
+        assert key.get_linestyle() == curves.get(shade, "None"), name
+        style = MarkerStyle(key.get_marker())
+        shape = style.get_path().transformed(style.get_transform()).vertices
+        assert shape.shape == marks[shade].shape and np.allclose(shape, marks[shade]), name
+
+
+def test_maps_of_another_scale_have_a_colour_bar_of_their_own():
+    maps, change = (
+        {"a": np.eye(2), "b": np.eye(2), "c": np.eye(2) - 1},
+        {"cmap": "RdBu_r", "vmin": -1, "label": "change"},
+    )
+    figure = plots.heats(maps, label="CKA", each={"c": change})
+    bars = {ax.get_ylabel(): ax.get_ylim() for ax in figure.axes if ax.get_label() == "<colorbar>"}
+    assert bars == {"CKA": (0, 1), "change": (-1, 1)}
+    with pytest.raises(ValueError, match="map 'c' has another scale than its colour bar 'CKA'"):
+        plots.heats(maps, label="CKA", each={"c": {"vmin": -1}})
+
+
+@pytest.mark.parametrize("width", plots.WIDTHS)
+def test_names_of_dots_lie_on_none_and_are_nearest_their_own(width):
+    """A cluster, a pair and two on one spot's height, as layers of a tower are."""
+    x, y = [0.09, 0.095, 0.1, 0.11, 0.06, 0.13, 0.17], [0.08, 0.08, 0.08, 0.08, 0.42, 0.4, 0.33]
+    values = [pd.DataFrame({"value": v, "low": np.array(v) - 0.1, "high": np.array(v) + 0.1}) for v in (x, y)]
+    with plots.at_width(width):
+        figure = plots.fit(plots.alone(plots.crosses, *values, names=range(3, 10)))
+    (ax,) = figure.axes
+    figure.draw_without_rendering()
+    dots = ax.transData.transform(np.column_stack([x, y]))
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert [text.get_text() for text in ax.texts] == list("3456789")
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:i])
+        assert not any(box.contains(*dot) for dot in dots)
+        assert np.linalg.norm(dots - np.mean([box.min, box.max], axis=0), axis=1).argmin() == i
+
+
+@pytest.mark.parametrize("width", plots.WIDTHS)
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 8])
+def test_samples_leave_no_panel_empty(width, count):
+    images, names = [np.full((4, 4, 3), i) for i in range(count)], [f"class {i}" for i in range(count)]
+    with plots.at_width(width):
+        plain = plots.samples(images, names, ["a", "b"], [None] * count)
+        told = plots.samples(images, names, ["a", "b"], [np.array([0.3, 0.7])] * count)
+    assert len(plain.axes) == count and all(ax.images for ax in plain.axes)
+    assert len(told.axes) == 2 * count
+    pictures, bars = ([ax for ax in told.axes if bool(ax.images) == has] for has in (True, False))
+    assert [int(ax.images[0].get_array()[0, 0, 0]) for ax in pictures] == list(range(count))
+    assert sorted(ax.get_title() for ax in pictures) == names
+    for top in pictures:  # each above its own
+        place = top.get_subplotspec()
+        below = [ax for ax in bars if ax.get_subplotspec().rowspan.start == place.rowspan.start + 1]
+        assert any(ax.get_subplotspec().colspan == place.colspan for ax in below)
+    assert told.get_figheight() == 2 * plain.get_figheight()
+
+
+@pytest.mark.parametrize("width", plots.WIDTHS)
+def test_long_names_take_nothing_from_samples(width):
+    sizes = []
+    for name in ("cat", "a long name of a class that breaks"):
+        with plots.at_width(width):
+            figure = plots.fit(plots.samples([np.zeros((4, 4, 3))] * 6, [name] * 6))
+        sizes.append(figure.axes[0].get_window_extent().height)
+    assert sizes[1] > 0.9 * sizes[0]
+
+
+def test_an_emotion_has_its_colour_however_it_is_written():
+    assert plots.emotion_colour("Anger") == plots.emotion_colour("anger") == plots.EMOTION_COLOURS["anger"]
+    assert plots.emotion_colour("joy") == plots.NEUTRAL and plots.emotion_colour("joy", "red") == "red"
 
 
 def test_norm_bands(ax):
@@ -411,3 +506,6 @@ def test_classes_stand_below_their_masks():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["wall", "sky"]
     assert palette.shape == (256, 3) and (palette[3:] == 1).all()
     assert (plots.class_colours(61)[60] == palette[0]).all()
+    many, names = np.arange(30).reshape(5, 6), [f"class {i}" for i in range(30)]
+    (legend,) = plots.with_classes([[many]], masks=[many], classes=names).legends
+    assert len(legend.get_texts()) == 24 and legend.get_title().get_text() == "the 24 commonest of 30 classes"

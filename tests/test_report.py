@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from hc_lafter.suite import claims, comparing, ledger, plots, readme, report, reporting, words
@@ -100,7 +101,13 @@ def test_numbers_as_one_reads_them():
     assert ledger.sample(count | {"value": None}) == ""  # nobody counted anything
     assert ledger.sample(row) == "2,000 × 3 seeds"
     ratio = metric("a", "world", "timing", "time / b", 0.9, 0.85, 1.0, 8, None, "ratio")
-    assert words.span(ratio) == "0.900 [0.850, 1.00] ratio" and ledger.sample(ratio) == "8"
+    assert words.span(ratio) == "0.900 [0.850, 1.00] ratio" and ledger.sample(ratio) == "8 rounds"
+    told = {"value": 0.186, "low": 0.162, "high": 0.186, "unit": "fraction", "source": "several tables"}
+    assert words.measured(told) == "published 16.2 to 18.6 %"
+    assert words.measured(told | {"low": 0.186}) == "published 18.6 %" and words.measured(ratio) == words.span(ratio)
+    asked = {"why": "18.6 [16.2, 18.6] %", "check": {"kind": "above", "bounds": [0.2]}}
+    assert words.because(told | asked) == "published 16.2 to 18.6 %, to be above 20 (several tables)"
+    assert words.because(ratio | asked) == asked["why"]
     assert words.required("at_least", [-0.02], "fraction") == "at least −2"
     assert words.required("between", [0.5205, 0.5215], "fraction") == "between 52.05 and 52.15"
     assert words.name({"system": "a", "regime": "transductive"}) == "a, transductive"
@@ -119,6 +126,22 @@ def test_the_ledger_table_holds_every_claim_and_no_markup_of_its_texts():
     linked = sum(record["evidence"]["figure"] == figures[0] for record in records)
     assert whole.count('<a href="#figure-') == linked > 0  # only to what is on the page
     assert sum(claims.counts(records).values()) == 30 and tuple(claims.counts(records)) == VERDICTS
+    (published,) = (r for r in records if r["id"] == "C29")
+    assert ledger.measured(published) == "published 16.2 to 18.6 %"
+    assert "published 16.2 to 18.6 %, to be between 52.05 and 52.15 (CLIP ViT-B/16 on VOC21" in claims.summary(
+        [published]
+    )
+    cells = {r["id"]: re.search(f'id="{r["id"]}".*?</tr>', whole, re.DOTALL)[0] for r in records}
+    assert "[16.2, 18.6]" not in cells["C29"] and "CLIP&#39;s own patches" in cells["C29"].split("</th>")[1]
+    assert "<small>SC-CLIP, time / encode_image</small>" in cells["C23"] and "6 rounds" in cells["C23"]
+    towers = {key: re.findall(r"\(ViT-./\d+\)", cells[key]) for key in ("C01", "C03", "C16", "C23", "C06")}
+    assert towers == {
+        "C01": ["(ViT-B/32)"],
+        "C03": ["(ViT-B/16)"],
+        "C16": ["(ViT-B/32)"],
+        "C23": ["(ViT-B/32)"],
+        "C06": [],
+    }
     assert whole.count("<caption") == 1 and whole.count('<th scope="row"') == 30 and whole.count('scope="col"') == 6
 
 
@@ -145,8 +168,11 @@ def test_the_ledger_figure_shows_every_claim_and_its_verdict(width):
     assert sorted(text.get_text()[:3] for text in ax.get_yticklabels()) == [r["id"] for r in records]
     signs = [t.get_text()[0] for t in ax.texts if t.get_text()[1:2] == " " and t.get_text()[0] in "✓✗?–"]
     assert sorted(signs) == sorted(ledger.SIGNS[r["verdict"]][0] for r in records)
-    legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == [f"{n} {verdict}" for verdict, n in claims.counts(records).items()]
+    above, below = ([text.get_text() for text in legend.get_texts()] for legend in figure.legends)
+    assert above == [f"{n} {verdict}" for verdict, n in claims.counts(records).items()]
+    dotted = [line for line in ax.lines if line.get_linestyle() == ":"]
+    handles = {key.get_linestyle() if isinstance(key, Line2D) else "area" for key in figure.legends[1].legend_handles}
+    assert dotted and handles == {"-", ":", "area"} and any("no interval" in text for text in below)
     assert all(abs(x) <= 6 for line in ax.lines for x in line.get_xdata())
 
 

@@ -1,5 +1,6 @@
 """The runner on chains of small notebooks: what it runs, skips, refuses, survives; kernels are started sparingly."""
 
+import errno
 import json
 import os
 import re
@@ -324,6 +325,31 @@ def test_refuses_what_cannot_be_written(chain, no_kernel):
         status, out, err = chain.run()
         assert (status, out) == (2, "") and "cannot be written" in err and name in err and err.count("\n") == 1
         (chain.root / name).unlink()
+
+
+def test_a_full_disk_is_said_of_the_folder(chain, no_kernel, monkeypatch):
+    """And not of the file that finds it out."""
+    chain.add("01-first")
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    status, _, err = chain.run()
+    folder = chain.root / "results" / "default" / "01-first"
+    assert status == 2 and err == (
+        f"{folder} cannot be written (No space left on device): "
+        "make room, give write access, or choose another folder.\n"
+    )
+    assert not [*folder.iterdir()]
+
+
+@pytest.mark.parametrize("value", ["device=cuda:7", "precision=bf16"])
+def test_what_the_machine_lacks_is_refused_before_a_kernel_starts(chain, no_kernel, monkeypatch, value):
+    monkeypatch.setattr("torch.cpu.get_capabilities", dict)
+    chain.add("01-first")
+    status, out, err = chain.run("--param", "device=cpu", value)
+    assert (status, out) == (2, "") and err.startswith(f"{value} is not ") and err.count("\n") == 1
 
 
 def test_places_that_cannot_be_written_are_named_with_the_way(chain, no_kernel, monkeypatch):

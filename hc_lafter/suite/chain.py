@@ -183,7 +183,13 @@ def execute(run: Run, selected: Sequence[Notebook], *, force: bool, timeout: int
         if run.cache is None:
             place.check()
         for folder in (place.results, place.figures, place.state, run.cache or place.cache):
-            write_whole(folder / ".can-be-written", b"").unlink()
+            try:
+                write_whole(folder / ".can-be-written", b"").unlink()
+            except OSError as error:
+                why = getattr(error.__cause__, "strerror", None) or "no access"
+                raise OSError(
+                    f"{folder} cannot be written ({why}): make room, give write access, or choose another folder."
+                ) from None
     failed: dict[str, str] = {}
     lock = filelock.FileLock(run.places(selected[0]).state / f"run-{run.profile}.lock", timeout=0)
     try:

@@ -562,7 +562,11 @@ def tally(records: Iterable[Mapping[str, Any]]) -> str:
 def summary(records: Iterable[Mapping[str, Any]]) -> str:
     """The ledger as lines of text, and how many of each verdict."""
     records = list(records)
-    lines = [f"{r['id']}  {r['verdict']:17s}  {r['statement']}: {r['evidence']['why']}" for r in records]
+    lines = []
+    for r in records:
+        row = r["evidence"]["read"][r["evidence"]["decides"]]
+        why = words.because(row) if row.get("source") else r["evidence"]["why"]
+        lines.append(f"{r['id']}  {r['verdict']:17s}  {r['statement']}: {why}")
     return "\n".join([f"{len(records)} claims: {tally(records)}", *lines])
 
 

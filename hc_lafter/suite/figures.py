@@ -8,6 +8,7 @@ Every figure is saved at both widths when its notebook runs (`Study.figure`); he
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,7 +68,7 @@ def collect(profile: str, width: str, form: str, out: Path, names: Sequence[str]
     """Copy the figures of a run to ``out``, named ``<notebook>--<figure>.<form>``; all or, where one lacks, none.
 
     Args:
-        names: notebooks (``04`` or ``04-full-training``), figures (``accuracy``) or both (``04/accuracy``).
+        names: notebooks (``04``, ``4`` or ``04-full-training``), figures (``accuracy``) or both (``04/accuracy``).
 
     Raises:
         ValueError: there is no such profile, or no such figure.
@@ -81,7 +82,7 @@ def collect(profile: str, width: str, form: str, out: Path, names: Sequence[str]
     if not found:
         raise ValueError(f"{folder} holds no figures: {again} first, or name another profile.")
     chosen: list[tuple[str, str]] = []
-    for name in names:
+    for name in (re.sub(r"^\d(?=/|$)", r"0\g<0>", name) for name in names):
         hits = [(n, f) for n, f in found if name in (n, n[:2], f, f"{n}/{f}", f"{n[:2]}/{f}")]
         if not hits:
             known = [f"{n}/{f}" for n, f in found]

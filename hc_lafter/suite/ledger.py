@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from hc_lafter.suite import plots, words
 from hc_lafter.suite.claims import CONTRADICTED, INCONCLUSIVE, NOT_TESTABLE, SUPPORTED, counts
@@ -33,10 +35,13 @@ def deciding(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def measured(record: Mapping[str, Any]) -> str:
-    """A claim's deciding number with interval and unit, or that of each part which is judged by itself."""
-    read, parts = record["evidence"]["read"], record["evidence"]["parts"]
+    """A claim's deciding number with interval, unit and the tower that was counted or timed, where that is named; or
+    that of each part which is judged by itself."""
+    read, parts, row = record["evidence"]["read"], record["evidence"]["parts"], deciding(record)
     spans = [(part["name"], words.span(read[part["decides"]])) for part in parts]
-    return "; ".join(f"{name} {span}" for name, span in spans if span) or words.span(deciding(record))
+    text = "; ".join(f"{name} {span}" for name, span in spans if span) or words.measured(row)
+    tower = re.search(r"ViT-(\w)[-/](\d+)", f"{row['dataset']} {row['metric']}")
+    return f"{text} (ViT-{tower[1]}/{tower[2]})" if text and tower else text
 
 
 def verdict(record: Mapping[str, Any]) -> str:
@@ -58,7 +63,8 @@ def sample(row: Mapping[str, Any]) -> str:
         return ""
     if row.get("source"):
         return "published"
-    parts = [f"{row['n']:,}" if row["n"] else "", f"{row['seeds']} seeds" if (row["seeds"] or 0) > 1 else ""]
+    rounds = " rounds" if row["split"] == "timing" else ""
+    parts = [f"{row['n']:,}{rounds}" if row["n"] else "", f"{row['seeds']} seeds" if (row["seeds"] or 0) > 1 else ""]
     return " × ".join(filter(None, parts)) or "counted"
 
 
@@ -121,6 +127,22 @@ def draw_ledger(records: Sequence[Mapping[str, Any]]) -> Figure:
         for verdict, count in counts(records).items()
     ]
     figure.legend(handles=handles, loc="outside upper center", ncol=4 if wide else 2, fontsize=8)
+    bar, grey = {"color": "#555555"}, {"color": plots.NEUTRAL, "alpha": 0.14, "linewidth": 0}
+    plots.legend_below(
+        figure,
+        [
+            Line2D([], [], linewidth=2.2, label=f"number with an interval, drawn to {REACH:g} at most", **bar),
+            Line2D(
+                [],
+                [],
+                linewidth=1.2,
+                linestyle=":",
+                label="no interval (counted or published), drawn to the end",
+                **bar,
+            ),
+            Patch(label="the interval reaches over the bound", **grey),
+        ],
+    )
     return figure
 
 
@@ -136,5 +158,5 @@ def _draw_claim(ax: Axes, y: float, record: Mapping[str, Any]) -> None:
         x, exact = float(np.clip(distance, -REACH, REACH)), not np.isfinite(distance)
         ax.plot([0, x], [y, y], color=colour, linewidth=1.2 if exact else 2.2, linestyle=":" if exact else "-")
         ax.plot([x], [y], markersize=6, clip_on=False, **_marker(record["verdict"]))
-    text = f"{sign} {words.span(row) or record['verdict']}"
+    text = f"{sign} {words.measured(row) or record['verdict']}"
     ax.text(1.03, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize=7, color=colour)

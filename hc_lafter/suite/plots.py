@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import matplotlib as mpl
@@ -30,6 +30,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.text import Text
 from matplotlib.ticker import Formatter, LogFormatterMathtext, MaxNLocator, PercentFormatter
+from matplotlib.transforms import Bbox
 
 from hc_lafter.systems import registry
 
@@ -131,6 +132,11 @@ def colour(system: str) -> str:
     return _look(system)[0]
 
 
+def emotion_colour(name: str, other: Any = NEUTRAL) -> Any:
+    """The colour of one of Mikels' eight emotions, however it is capitalised; ``other`` for any other class."""
+    return EMOTION_COLOURS.get(name.lower(), other)
+
+
 # --- figures and their parts ---
 
 
@@ -224,7 +230,8 @@ def fit(figure: Figure) -> Figure:
 
     Titles and axis labels break where they are longer than their room, tick labels that touch are thinned (numbers) or
     turned (names), numbers in the cells of maps shrink with the cells (and go where they would be under `LEAST_CELL`),
-    and powers of ten are written without mathtext, which our style switches off. The layout then stands still: it costs
+    names of dots (`crosses`) part until none lies on another, and powers of ten are written without mathtext, which our
+    style switches off. The layout then stands still: it costs
     as much as drawing, and would be made anew for each format. It is made at the resolution of print, where letters
     have their own widths: on the grid of a screen's pixels they are up to a tenth narrower or wider.
     """
@@ -254,6 +261,8 @@ def fit(figure: Figure) -> Figure:
     for text in (text for numbers in cells.values() for text in numbers):
         size = text.get_fontsize() * room
         text.set(fontsize=size, visible=size >= LEAST_CELL)
+    for ax in axes:
+        _part_names(ax)
     figure.set_layout_engine("none")
     figure.set_dpi(screen)
     return figure
@@ -394,6 +403,26 @@ def _thinned(ax: Axes) -> bool:
         for label in ticks:
             label.set(rotation=40, ha="right", rotation_mode="anchor")
     return True
+
+
+def _part_names(ax: Axes) -> None:
+    """Put each dot's name where it lies on no dot and no other name, nearest to its own dot."""
+    names, point = [text for text in ax.texts if text.get_gid() == "dot"], ax.get_figure(root=True).dpi / 72
+    dots = ax.transData.transform([name.xy for name in names]) if names else []
+    taken = [Bbox.from_extents(*(dot - 2.5 * point), *(dot + 2.5 * point)) for dot in dots]
+    turns = np.radians((135, 315, 45, 225, 160, 340, 20, 200, 90, 270))
+    for i, (name, dot) in enumerate(zip(names, dots, strict=True)):
+        size = np.array(name.get_window_extent().size) / 2 + 0.5 * point
+        for far, turn in product(range(8, 40, 2), turns):
+            off = far * np.array([np.cos(turn), np.sin(turn)])
+            middle = dot + off * point
+            box = Bbox.from_extents(*(middle - size), *(middle + size))
+            own = np.linalg.norm(dots - middle, axis=1).argmin() == i
+            inside = ax.bbox.contains(*box.min) and ax.bbox.contains(*box.max)
+            if own and inside and not any(box.overlaps(other) for other in taken):
+                break
+        name.set_position(off)
+        taken.append(box)
 
 
 def _length(text: str) -> int:
@@ -668,15 +697,17 @@ def label_curves(
     at = pd.Series(beside).reindex(table.index).fillna(np.log2(table["n_train"].clip(lower=1) / classes))
     figure, (ax,) = panels(1, columns=1, height=3.6, title=title)
     for name, of in table.assign(at=at).groupby("system", sort=False):
-        shade, line = _look(name)
+        (shade, line), key = _look(name), None
         for regime, mark in (("supervised", "o"), ("label-free", "D"), ("no training", "s")):
             rows = of[of["regime"] == regime]
             if len(rows) > 1:
                 band(ax, rows["at"], rows, colour=shade, line=line)
+            if len(rows) and key is None:  # of several regimes the curve's
+                key = {"marker": mark, "linestyle": line if len(rows) > 1 else ""}
             ax.vlines(rows["at"], rows["low"], rows["high"], color=shade, linewidth=0.8)
             faces = ["white" if done is False else shade for done in rows["converged"]]
             ax.scatter(rows["at"], rows["value"], c=faces, edgecolors=shade, s=16, marker=mark, zorder=3)
-        ax.plot([], [], line, color=shade, marker="o" if learned[of.index].any() else "s", label=name)
+        ax.plot([], [], color=shade, label=name, **key)
     for text, value in (levels or {}).items():
         level(ax, value, text)
     ax.set_xticks([zero, *np.log2(counts)], ["0", *(f"{count:,.0f}" for count in counts)])
@@ -686,6 +717,17 @@ def label_curves(
     percent(ax)
     legend_below(figure)
     return figure
+
+
+def crosses(ax: Axes, x: pd.DataFrame, y: pd.DataFrame, names: Iterable[Any], *, colour: str = NEUTRAL) -> Axes:
+    """A named dot for each row of two tables (value, low, high), with both intervals; `fit` keeps the names apart."""
+    reach = [(t["value"] - t["low"], t["high"] - t["value"]) for t in (y, x)]
+    ax.errorbar(x["value"], y["value"], *reach, "o", color=colour, elinewidth=1)
+    beside = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": NOTE, "gid": "dot"}
+    ground = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.3}
+    for at, up, name in zip(x["value"], y["value"], names, strict=True):
+        ax.annotate(str(name), (at, up), (-6, 6), bbox=ground, **beside)
+    return ax
 
 
 def norm_bands(ax: Axes, layers: Sequence[int], quantiles: np.ndarray, *, colour: str, label: str) -> Axes:
@@ -780,7 +822,7 @@ def reliability(
 
 def distribution(ax: Axes, classes: Sequence[str], p: np.ndarray) -> Axes:
     """One label distribution [C] as bars lying down."""
-    shades = [EMOTION_COLOURS.get(name, NEUTRAL) for name in classes]
+    shades = [emotion_colour(name) for name in classes]
     at = np.arange(len(classes))[::-1]
     ax.barh(at, p, color=shades)
     ax.set_yticks(at, [_short(name, 20) for name in classes], fontsize=NOTE - 0.5)
@@ -801,7 +843,7 @@ def wheel(ax: Axes, ring: Sequence[str], p: np.ndarray, *, others: Mapping[str, 
     angle, width = 2 * np.pi * np.arange(len(ring)) / len(ring), 2 * np.pi / len(ring)
     ax.set_theta_zero_location("N")
     ax.set_theta_direction(-1)
-    shades = [EMOTION_COLOURS.get(name, NEUTRAL) for name in ring]
+    shades = [emotion_colour(name) for name in ring]
     ax.bar(angle, p, width=width, color=shades, alpha=0.85, edgecolor="white", linewidth=0.8)
     for (name, q), line in zip((others or {}).items(), ("-", "--", ":", "-."), strict=False):
         ax.bar(angle, q, width=width, fill=False, edgecolor="black", linestyle=line, linewidth=0.9, label=name)
@@ -861,18 +903,26 @@ def heats(
     maps: Mapping[str, np.ndarray], *, label: str = "", xlabel: str = "", ylabel: str = "", title: str = "",
     columns: int | None = None, height: float = 2.6, each: Mapping[str, Mapping[str, Any]] | None = None, **how: Any,
 ) -> Figure:  # fmt: skip
-    """Maps on one scale, a panel each, with a colour bar.
+    """Maps, a panel each, with a colour bar for each scale.
 
     Args:
         maps: title -> values (`heat`). ``each``: title -> what only this one is drawn with. ``how``: all of them.
-        label: of the colour bar.
+        label: of the colour bar; maps of another scale have a ``label`` of their own in ``each``.
     """
-    figure, axes = panels(len(maps), columns=columns, height=height, title=title)
+    (figure, axes), bars = panels(len(maps), columns=columns, height=height, title=title), {}
     for ax, (name, values) in zip(axes, maps.items(), strict=True):
-        shown = heat(ax, values, **how | dict((each or {}).get(name, {})))
+        look = {"label": label, **how, **(each or {}).get(name, {})}
+        said = look.pop("label")
+        shown = heat(ax, values, **look)
+        scale = shown.get_cmap().name, shown.get_clim()
+        if bars.setdefault(said, (scale, shown))[0] != scale:
+            raise ValueError(
+                f"map {name!r} has another scale than its colour bar {said!r}: give it a label of its own."
+            )
         ax.set_title(name)
     label_outer(axes, xlabel, ylabel)
-    figure.colorbar(shown, ax=list(axes), label=label, shrink=0.8, aspect=30)
+    for said, (_, shown) in bars.items():
+        figure.colorbar(shown, ax=list(axes), label=said, shrink=0.8, aspect=30)
     return figure
 
 
@@ -952,6 +1002,35 @@ def gallery(
     return figure
 
 
+def samples(
+    images: Sequence[np.ndarray],
+    titles: Sequence[str],
+    classes: Sequence[str] = (),
+    distributions: Sequence[np.ndarray | None] = (),
+) -> Figure:
+    """Pictures [h, w, 3] in a row, in single width in two; below each its label distribution [C], where there are any.
+
+    Args:
+        distributions: one for each picture, None for one without.
+    """
+    high, blocks = 1 + any(p is not None for p in distributions), 1 if is_wide() else 2
+    across = -(-len(images) // blocks)
+    cell = WIDTHS[_width] / across
+    titles = [_short(title, int(15 * cell)) for title in titles]
+    height = max(0.95, min(cell, 1.4) + 0.05) + 0.13 * max(title.count("\n") for title in titles)
+    figure, axes = panels(blocks * high * across, columns=blocks * across, height=height)
+    axes = axes.reshape(blocks, high, across).swapaxes(1, 2).reshape(-1, high)
+    for spare in axes[len(images) :].ravel():
+        spare.remove()
+    for (top, *_), image, title in zip(axes, images, titles, strict=False):
+        picture(top, image, title)
+    for (_, *below), p in zip(axes, distributions, strict=False):
+        for ax in below:
+            ax.set_axis_off() if p is None else distribution(ax, classes, p)
+            ax.tick_params(labelleft=ax.get_subplotspec().is_first_col())
+    return figure
+
+
 def class_colours(count: int) -> np.ndarray:
     """[256, 3]: a colour per class of masks, by index; sixty, then again from the first. White from ``count`` on."""
     shades = [shade for name in ("tab20", "tab20b", "tab20c") for shade in mpl.colormaps[name].colors]
@@ -968,7 +1047,8 @@ def with_classes(
     classes: Sequence[str],
     **look: Any,
 ) -> Figure:
-    """A `gallery` and, below it, the classes that cover most of the ``masks`` [h, w], 24 at most, in their colours.
+    """A `gallery` and, below it, the classes that cover most of the ``masks`` [h, w], 24 at most, in their colours; of
+    how many is said.
 
     Args:
         images, titles, look: as `gallery` takes them; masks among the images are painted with `class_colours`.
@@ -977,7 +1057,10 @@ def with_classes(
     figure, shades = gallery(images, titles, **look), class_colours(len(classes))
     share = np.bincount(np.concatenate([np.ravel(mask) for mask in masks]), minlength=len(classes))[: len(classes)]
     common = [c for c in np.argsort(-share, kind="stable")[:24] if share[c]]
-    legend_below(figure, [Patch(color=shades[c], label=classes[c]) for c in common])
+    several = (
+        f"the {len(common)} commonest of {np.count_nonzero(share)} classes" if share.astype(bool).sum() > 24 else ""
+    )
+    legend_below(figure, [Patch(color=shades[c], label=classes[c]) for c in common], title=several)
     width, height = figure.get_size_inches()
-    figure.set_size_inches(width, height + 0.16 * np.ceil(len(common) / (1.1 * width)))
+    figure.set_size_inches(width, height + 0.16 * (np.ceil(len(common) / (1.1 * width)) + bool(several)))
     return figure

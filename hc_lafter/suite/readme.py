@@ -64,6 +64,7 @@ seen classes.
 Claims about [the designs](docs/designs.md): **{claims.tally(records)}**.
 The {len(records)} verdicts are not corrected for one another: each stands for itself, at 95%, and a finding is
 judged only by a rule that is older than its run; one on trained systems by the committed runs of `reference`.
+Where a larger tower than the embedded CLIP's was counted or timed, it is named behind the number.
 
 <details><summary>Claim by claim</summary>
 
@@ -92,8 +93,8 @@ def _choices(results: claims.Results) -> str:
 **Which system, with how many labels?** Each is trained until it no longer gains; the {len(flags) - sum(flags)} of
 {len(flags)} (systems, each at one number of labels) that still gained when their training ended are drawn hollow and
 never chosen. Rate, steps and the system of a row are chosen on validation, accuracy is on {chosen["n"]:,} test images
-of the drawn world, {chosen["seeds"]} seeds{fewer}, 95% intervals. *Not told from it* are the systems whose difference
-from it on test is too small for these seeds and images to show."""
+of the drawn world, {chosen["seeds"]} seeds{fewer}, 95% intervals; costs are those with the embedded CLIP. *Not told
+from it* are the systems whose difference from it on test is too small for these seeds and images to show."""
     return f"""\
 {textwrap.fill(told, 120)}
 

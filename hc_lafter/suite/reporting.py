@@ -43,7 +43,7 @@ def environment() -> jinja2.Environment:
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
     )
-    made.globals |= {"signs": ledger.SIGNS, "label": words.label}
+    made.globals |= {"signs": ledger.SIGNS, "label": words.label, "because": words.because}
     return made
 
 
@@ -79,6 +79,7 @@ def ledger_table(records: Iterable[Mapping[str, Any]], figures: Iterable[str] = 
     for record in chain.from_iterable(claims.counted(records).values()):
         row, figure = ledger.deciding(record), record["evidence"]["figure"]
         said = {"measured": ledger.measured(record), "anchor": anchor(figure) if figure in figures else ""}
+        said |= {"of": words.label(row)} if said["measured"] else {"of": ""}
         said |= {"required": ledger.required(row), "sample": ledger.sample(row), "said": ledger.verdict(record)}
         rows.append({**record, **said})
     return _part("ledger", rows)

@@ -223,7 +223,8 @@ class Run:
         return keys
 
     def check(self) -> None:
-        """Refuse names of a CLIP that are none, and files beside the package that would hide a library.
+        """Refuse names of a CLIP that are none, files beside the package that would hide a library, and a device or a
+        precision that this machine lacks.
 
         Raises:
             ValueError, FileNotFoundError: one sentence with the value or the file.
@@ -238,6 +239,11 @@ class Run:
                 from hc_lafter.clip.load import resolve  # here, since it brings torch along
 
                 resolve(spec)
+        for profile in (load_profile(self.profile, self.given(n)["overrides"]) for n in self.chain):
+            if profile.device not in ("auto", "cpu") or profile.precision == "bf16":
+                from hc_lafter.suite.study import computes_with  # here, likewise
+
+                computes_with(profile)
 
     def stamp(self, notebook: Notebook) -> Path:
         """The key with which it last ran to its end, and the hashes of what it wrote."""

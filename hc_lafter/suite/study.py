@@ -89,8 +89,7 @@ class Study:
         self.results, self.figures, self.cache = self._places.results, self._places.figures, self._places.cache
         self.seed = self.profile.seed
         self.seeds = [self.seed + i for i in range(self.profile.seeds)]
-        self.device = _device(self.profile.device)
-        self.precision = _precision(self.profile.precision, self.device)
+        self.device, self.precision = computes_with(self.profile)
         _compute_with(self.profile.threads)
         _seed_everything(self.seed)
         plots.use_style()
@@ -347,6 +346,16 @@ def _refuse_other_parameters() -> None:
 @cache
 def _suite() -> list[str]:
     return [file_hash(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
+
+
+def computes_with(profile: Profile) -> tuple[torch.device, str]:
+    """The device and the precision that a profile asks for, here.
+
+    Raises:
+        ValueError: this machine lacks one of them.
+    """
+    device = _device(profile.device)
+    return device, _precision(profile.precision, device)
 
 
 def _device(wanted: str) -> torch.device:

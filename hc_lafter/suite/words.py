@@ -51,6 +51,22 @@ def span(row: Mapping[str, Any], *, unit: bool = True) -> str:
     return f"{text} {word}".rstrip() if unit else text
 
 
+def measured(row: Mapping[str, Any]) -> str:
+    """`span`, but of a number out of published tables, which is said: ``published 16.2 to 18.6 %``."""
+    if not row.get("source"):
+        return span(row)
+    ends = {end: span({**row, "value": row[end], "low": None, "high": None}) for end in ("low", "high")}
+    least = "" if row["low"] == row["high"] else f"{ends['low'].split()[0]} to "
+    return f"published {least}{ends['high']}"
+
+
+def because(row: Mapping[str, Any]) -> str:
+    """Why a row of the ledger has its verdict; of a published number also out of which tables it is."""
+    if not row.get("source"):
+        return row["why"]
+    return f"{measured(row)}, to be {required(**row['check'], unit=row['unit'])} ({row['source']})"
+
+
 def name(row: Mapping[str, Any]) -> str:
     """A system with its regime and labels, as tables name it; that masks were learned inductively is not said."""
     labels = f"{int(row['n_train']):,} labels" if row.get("n_train") and row["n_train"] == row["n_train"] else ""
