@@ -81,7 +81,7 @@ class ClipAdapter(nn.Module):
 
 SPEC = System(
     name="CLIP-Adapter",
-    colour="#332288",
+    colour="#738CE6",
     reads="taps",
     regimes=("supervised",),
     config=ClipAdapterConfig,

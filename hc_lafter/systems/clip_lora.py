@@ -109,7 +109,7 @@ class ClipLora(TextTuned):
 
 SPEC = System(
     name="CLIP-LoRA",
-    colour="#44AA99",
+    colour="#7300E6",
     reads="images",
     regimes=("supervised",),
     config=ClipLoraConfig,

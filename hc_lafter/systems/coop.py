@@ -95,7 +95,7 @@ class CoOp(TextTuned):
 
 SPEC = System(
     name="CoOp",
-    colour="#CC6677",
+    colour="#BF3086",
     reads="taps",
     regimes=("supervised",),
     config=CoOpConfig,

@@ -198,7 +198,7 @@ VARIANTS = (
     SPEC.variant(
         "HybridCascade-LaFTer, prompts",
         settings={"prompts": 50},
-        colour="#F0A868",
+        colour="#FFAD80",
         reads="images",
         regimes=("supervised",),
         order=51,

@@ -115,7 +115,7 @@ VARIANTS = (
     SPEC.variant(
         "LaFTer, confident",
         settings={"threshold": 0.95},
-        colour="#AA4499",
+        colour="#000699",
         regimes=("label-free",),
         sources=(*SPEC.sources, "threshold: Sohn et al., NeurIPS 2020, section 2.1"),
         baseline=True,

@@ -108,7 +108,7 @@ def _logits(unit: Tensor, weight: Tensor, alpha: Tensor, text: Tensor) -> Tensor
 
 SPEC = System(
     name="LP++",
-    colour="#999933",
+    colour="#730007",
     reads="taps",
     regimes=("supervised",),
     config=LPPlusPlusConfig,

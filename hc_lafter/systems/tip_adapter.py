@@ -120,7 +120,7 @@ def _as_large_as(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str, 
 
 SPEC = System(
     name="Tip-Adapter-F",
-    colour="#882255",
+    colour="#00BFA8",
     reads="taps",
     regimes=("supervised",),
     config=TipAdapterConfig,
