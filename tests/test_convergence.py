@@ -648,5 +648,9 @@ def test_what_a_row_went_on_from_stays_committed_and_is_no_point(setting, tmp_pa
     reference.write(get([before, after], scheduler="none", progress=False), tmp_path, {after})
     table = reference.read(tmp_path)
     assert dict(zip(table["steps"], table["point"], strict=True)) == {2: False, 4: True}
+    assert dict(zip(table["steps"], table["test"].notna(), strict=True)) == {2: False, 4: True}  # its curve is enough
+    elsewhere = replace(before, setting=replace(setting, cache=tmp_path / "cache"))
+    assert reference.adopt([elsewhere], tmp_path) == 1
+    assert vars(get([elsewhere])[0].history)["epochs"] == get([before])[0].history.epochs
     reference.write(get([before, after], scheduler="none", progress=False), tmp_path, {after})
     assert reference.read(tmp_path).equals(table)

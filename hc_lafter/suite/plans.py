@@ -10,7 +10,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -428,18 +428,32 @@ def compute(profile: str, overrides: Mapping[str, Any], notebooks: Sequence[str]
         for folder in {Study(name, profile, overrides).committed for name in notebooks if name in NOTEBOOKS}:
             adopt(_with_trials(asked), folder)
             get(missing(asked), progress=progress)  # what is there is left to its notebook to read
-            _ended(asked, folder)
+            _stages(asked, folder)
     except ValueError as error:
         print(error)
 
 
-def _ended(runs: Sequence[Run], folder: Path, *, compute: bool = True) -> list[Run]:
-    """Runs that may go on (`reference.further`), and those with which their rows did, see `reference.stages`."""
-    rows: dict[Run, list[Run]] = {}  # alike but for their seeds
+def _rows(runs: Iterable[Run]) -> dict[Run, list[Run]]:
+    """Runs that may go on (`reference.further`), those alike but for their seeds together."""
+    rows: dict[Run, list[Run]] = {}
     for run in dict.fromkeys(runs):
         if run.to_choose and run.entry.reads == "taps":
             rows.setdefault(replace(run, seed=0), []).append(run)
-    return [result.run for stage in stages(rows, folder, compute=compute) for row in stage.values() for result in row]
+    return rows
+
+
+def _stages(runs: Iterable[Run], folder: Path, *, compute: bool = True) -> list[Run]:
+    """Runs that may go on, and those with which their rows did, see `reference.stages`."""
+    found = stages(_rows(runs), folder, compute=compute)
+    return [result.run for stage in found for row in stage.values() for result in row]
+
+
+def _at_the_end(runs: Iterable[Run]) -> list[Run]:
+    """Runs, and in the place of those of a row that went on the ones that it came to."""
+    runs = list(runs)
+    ended = to_the_end(rows := _rows(runs), compute=False)
+    went = {run for key in ended for run in rows[key]}
+    return [*(run for run in runs if run not in went), *(r.run for row in ended.values() for r in row)]
 
 
 def _with_trials(runs: Sequence[Run]) -> list[Run]:
@@ -477,7 +491,7 @@ def _main(given: argparse.Namespace) -> int:
     rows = [{"notebook": name, "run": run, "study": s} for name, s in studies for run in NOTEBOOKS[name](s)]
     table = pd.DataFrame(rows, columns=["notebook", "run", "study"]).drop_duplicates("run")
     if given.prune:
-        asked = [run for _, s in studies for run in _ended(table["run"], s.committed, compute=False)]
+        asked = [run for _, s in studies for run in _stages(table["run"], s.committed, compute=False)]
         return _prune(studies[0][1].cache, _with_trials([*table["run"], *asked]), given.yes)
     if given.systems:
         wanted = {find(name).name for name in given.systems}
@@ -488,7 +502,7 @@ def _main(given: argparse.Namespace) -> int:
         there = [run for run in table["run"] if run not in lacking]
         if not there:
             raise ValueError(f"none of the {len(table)} runs is there to be exported: compute them without --export.")
-        export(there, given.export)
+        export(_at_the_end(there), given.export)
         print(f"{len(there)} of {len(table)} runs are in {given.export}.")
         return 0
     if given.list:
@@ -503,15 +517,13 @@ def _main(given: argparse.Namespace) -> int:
     else:
         get(list(table["run"]), scheduler=given.scheduler)
         for folder in {study.committed for _, study in studies}:
-            _ended(table["run"], folder)
+            _stages(table["run"], folder)
         print(f"{len(table)} runs are there, {adopted} of them read from the repository, {len(lacking)} computed now.")
         lacking = set()
     there = table[np.array([run not in lacking for run in table["run"]], dtype=bool)]
     for folder, rows in there.groupby(there["study"].map(lambda s: s.committed)) if given.commit else ():
-        curves = dict(enumerate(row for study in rows["study"].unique() for row in curve(study).values()))
-        ended = to_the_end(curves, compute=False)
-        points = {run for i, row in curves.items() for run in ([r.run for r in ended[i]] if i in ended else row)}
-        kept = _with_trials([*rows["run"], *_ended(rows["run"], folder, compute=False)])
+        kept = _with_trials([*rows["run"], *_stages(rows["run"], folder, compute=False)])
+        points = set(_at_the_end(run for study in rows["study"].unique() for run in _flat(curve(study))))
         absent = set(missing(kept))
         files = write(get([run for run in kept if run not in absent]), folder, points)
         print(f"{len(files)} files are in {folder}.")

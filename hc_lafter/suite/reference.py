@@ -61,6 +61,8 @@ def write(found: Sequence[Result], folder: Path, points: Container[Run] = ()) ->
         replaced = before["point"] & pd.MultiIndex.from_frame(before[PLACE]).isin(places)
         went_on = replaced & before["key"].isin(keys.values())  # who has it knows that it was not the end
         kept = before.assign(point=before["point"] & ~went_on)
+        arrays = [name for name in kept if f"{name}, shape" in kept or name.endswith(", shape")]
+        kept.loc[went_on, arrays] = None
         kept = kept[~(kept["run"].isin(fresh["run"]) | (replaced & ~went_on))]
     for system in dict.fromkeys(fresh["system"]) if len(fresh) else ():
         rows = pd.concat([table[table["system"] == system] for table in (kept, fresh) if len(table)])
