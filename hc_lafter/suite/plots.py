@@ -715,7 +715,7 @@ def label_curves(
         xlabel="labels per class (at 0: squares untrained, diamonds trained without labels)", ylabel="top-1 accuracy"
     )
     percent(ax)
-    legend_below(figure)
+    legend_below(figure, handlelength=3)  # a mark hides the dashes of a shorter one
     return figure
 
 
