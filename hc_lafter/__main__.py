@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "check": ("hc_lafter.suite.check", (), "check a machine: same numbers as open_clip, fast enough, runs as on a CPU"),
     "runs": ("hc_lafter.suite.plans", (), "compute, or list, the training that a profile's notebooks read"),
     "tune": ("hc_lafter.tuning.command", (), "tune one system, in one process or data-parallel in several"),
+    "predict": ("hc_lafter.systems.command", (), "name images by a system that was tuned"),
     "doctor": ("hc_lafter.data.doctor", (), "say what is wrong with a folder of images, or a published set"),
     "figures": ("hc_lafter.suite.figures", (), "collect figures for a paper: format, width, folder"),
     "claims": ("hc_lafter.suite.claims", (), "judge the claims from a profile's results"),

@@ -101,7 +101,7 @@ def tune() -> argparse.ArgumentParser:
         epilog="A run that was stopped goes on from its checkpoint beside FILE, with any number of processes.",
     )
     parser.add_argument("--system", required=True, metavar="NAME", help="such as LaFTer or HybridCascade-LaFTer")
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="for hc_lafter.systems.load")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="for hc-lafter predict")
     parser.add_argument("--regime", help="such as label-free or supervised (default: the system's first)")
     parser.add_argument("--clip", default="embedded", help="as load_clip takes it (default: %(default)s)")
     parser.add_argument("--data", default="world", metavar="SPEC", help="as open_data takes it (default: %(default)s)")
@@ -132,6 +132,17 @@ def tune() -> argparse.ArgumentParser:
     cache = os.environ.get("HC_LAFTER_CACHE")
     parser.add_argument("--cache", type=Path, metavar="DIR", default=cache and Path(cache),
                         help="keeps the tower's features (default: HC_LAFTER_CACHE, else nothing is kept)")  # fmt: skip
+    return parser
+
+
+def predict() -> argparse.ArgumentParser:
+    parser = Parser("hc-lafter predict", description="What a tuned system says of images: a row each, as csv.")
+    parser.add_argument("system", type=Path, metavar="FILE", help="as hc-lafter tune wrote it")
+    parser.add_argument("images", type=Path, metavar="IMAGES", help="a folder, searched at any depth, or one image")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="of the csv (default: it is printed)")
+    parser.add_argument("--masks", type=Path, metavar="DIR", help="for the masks of a system that segments")
+    parser.add_argument("--clip", help="the CLIP that it was tuned on (default: where it was then)")
+    parser.add_argument("--device", default="cpu", help="as torch names it (default: %(default)s)")
     return parser
 
 
@@ -172,4 +183,4 @@ def fidelity() -> argparse.ArgumentParser:
     return parser
 
 
-PARSERS = {each.__name__: each for each in (check, doctor, runs, tune, figures, pretrain, fidelity)}
+PARSERS = {each.__name__: each for each in (check, doctor, runs, tune, predict, figures, pretrain, fidelity)}

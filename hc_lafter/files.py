@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import io
 import json
@@ -186,5 +187,6 @@ def write_whole(path: str | Path, content: bytes | str | Callable[[Path], object
         reason = error.strerror or error
         raise OSError(f"{path} cannot be written ({reason}): make room or give write access to its folder.") from error
     finally:
-        temporary.unlink(missing_ok=True) if path.parent.is_dir() else None
+        with contextlib.suppress(OSError):  # no folder, or one that cannot be written, which was said
+            temporary.unlink(missing_ok=True)
     return path

@@ -125,7 +125,7 @@ def test_a_divided_folder_never_leaks(tmp_path):
 def test_a_test_split_too_small_for_an_interval(tmp_path):
     for n, name in enumerate(("cat", "dog")):
         fill(tmp_path / name, 20, 100 * n)
-    said = "the test split has 8 readable images, and an interval takes 10 or more: add some."
+    said = "the test split has 8 readable images, too few for the notebooks, whose intervals take 10: add some."
     assert said in look(tmp_path).remarks
     fill(tmp_path / "emu", 20, 200)
     assert not any("the test split has" in remark for remark in look(tmp_path).remarks)

@@ -140,6 +140,14 @@ def test_too_few_test_images_are_told_before_anything_is_trained(tmp_path):
         ValueError, match=rf"{tmp_path.name}.* has 8 test images, too few for an interval: add some, or"
     ):
         plans.row(at, "mean of layers", "supervised")
+    with pytest.raises(ValueError, match="too few for an interval"):  # 01 trains nothing, and is stopped as well
+        plans.compute("smoke", {"data": str(tmp_path)}, ["01-feature-tapping"])
+
+
+def test_masks_in_the_place_of_classes_are_refused(monkeypatch):
+    monkeypatch.setattr(plans, "opened", lambda setting: (None, SimpleNamespace(classes=(), splits=np.array([]))))
+    with pytest.raises(ValueError, match="data=voc:VOC is a set with masks: give it as mask_data, and classes as data"):
+        plans.check_images(study("smoke", data="voc:VOC"))
 
 
 def test_what_is_trained_to_convergence_has_no_epochs_of_its_own():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 import hc_lafter
 from hc_lafter import store, systems
 from hc_lafter.__main__ import main
+from hc_lafter.clip.load import build_embedded, save_clip
 from hc_lafter.data import open_data
 from hc_lafter.systems import find
 from hc_lafter.tuning.command import settings_of
@@ -140,3 +142,36 @@ def test_what_is_not_trained_has_no_table(place, capsys):
     words = ["tune", "--system", "zero-shot", *SIZES, "--device", "cpu", "--cache", str(place / "cache")]
     assert main([*words, "--out", str(place / "plain.safetensors")]) == 0
     assert "step by step" not in capsys.readouterr().out and not (place / "plain.csv").exists()
+
+
+def test_a_tuned_system_names_images_on_the_command_line(place, alone, capsys):
+    few = open_data("world", n_train=1, n_val=1, n_test=4)
+    (place / "new").mkdir()
+    for n in range(4):
+        few[n].image.save(place / "new" / f"{n}.png")
+    trained = systems.load(place / "alone.safetensors")
+    expected = trained.predict(place / "new", progress=False)
+    capsys.readouterr()
+    assert main(["predict", str(place / "alone.safetensors"), str(place / "new")]) == 0
+    printed = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    pd.testing.assert_frame_equal(printed, expected, check_dtype=False)
+    assert (
+        main(["predict", str(place / "alone.safetensors"), str(place / "new"), "--out", str(place / "named.csv")]) == 0
+    )
+    assert capsys.readouterr().out == f"{place / 'named.csv'} has a row for each of 4 images.\n"
+    assert pd.read_csv(place / "named.csv").equals(printed)
+    assert main(["predict", str(place / "gone.safetensors"), str(place / "new")]) == 2
+    assert "there is no file" in capsys.readouterr().err
+
+
+def test_a_saved_system_finds_its_clip_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_clip(build_embedded(seed=3), "mine.safetensors")
+    few = open_data("world", n_train=24, n_val=16, n_test=16)
+    systems.save(hc_lafter.tune("zero-shot", "mine.safetensors", few, progress=False), "plain.safetensors")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert systems.load(tmp_path / "plain.safetensors").clip.source == str(tmp_path / "mine.safetensors")
+    (tmp_path / "mine.safetensors").unlink()
+    with pytest.raises(ValueError, match=rf"no file {tmp_path / 'mine.safetensors'}.*say where it is"):
+        systems.load(tmp_path / "plain.safetensors")

@@ -303,7 +303,9 @@ def _about_images(good: pd.DataFrame, exact: pd.DataFrame, counts: pd.DataFrame)
     if few := [f"{name} ({n})" for name, n in zip(counts["class"], counts["all"], strict=True) if n < FEW]:
         out.append(f"fewer than {FEW} readable images in class {', '.join(few)}: add some.")
     if 0 < (n := counts["test"].sum()) < FEW:
-        out.append(f"the test split has {n} readable images, and an interval takes {FEW} or more: add some.")
+        out.append(
+            f"the test split has {n} readable images, too few for the notebooks, whose intervals take {FEW}: add some."
+        )
     lone = counts["class"][counts["train"] == 1]
     if len(lone):
         one = "the only training image of its class" if len(lone) == 1 else "their only training images"

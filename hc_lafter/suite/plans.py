@@ -82,16 +82,11 @@ def row(study: Study, name: str, regime: str, config: Any = None, **changes: Any
     Where a tower runs at each step of training to convergence it is the first `TOWER_SEEDS` of them.
 
     Raises:
-        ValueError: the data set has too few test images for an interval, which would else be found out after training.
+        ValueError: as `check_images`.
     """
     p, entry = study.profile, find(name)
     if entry.reads != "masks":
-        dataset = opened(study.setting)[1]
-        if (n := int((dataset.splits == "test").sum())) < statistics.MIN_IMAGES:
-            raise ValueError(
-                f"data set {dataset.name!r} has {n} test images, too few for an interval: add some, or give it a split "
-                f"with {statistics.MIN_IMAGES} or more."
-            )
+        check_images(study)
     config = settings_of(study, entry) if config is None else config
     if entry.reads == "masks":
         sizes = {"n_train": p.n_masks, "n_val": max(10, p.n_select // 2), "n_test": p.n_masks}
@@ -107,6 +102,22 @@ def row(study: Study, name: str, regime: str, config: Any = None, **changes: Any
         run = replace(run, epochs=0)
     few = TOWER_SEEDS if entry.reads != "taps" and run.until is not None else None
     return [replace(run, seed=seed) for seed in study.seeds[:few]]
+
+
+def check_images(study: Study) -> None:
+    """Refuse data whose images no notebook could judge, which would else be found out after training.
+
+    Raises:
+        ValueError: masks in the place of classes, or too few test images for an interval.
+    """
+    dataset = opened(study.setting)[1]
+    if not dataset.classes:
+        raise ValueError(f"data={study.profile.data} is a set with masks: give it as mask_data, and classes as data.")
+    if (n := int((dataset.splits == "test").sum())) < statistics.MIN_IMAGES:
+        raise ValueError(
+            f"data set {dataset.name!r} has {n} test images, too few for an interval: add some, or give it a split "
+            f"with {statistics.MIN_IMAGES} or more."
+        )
 
 
 def until(study: Study, entry: System) -> Convergence | None:
@@ -417,7 +428,12 @@ def compute(profile: str, overrides: Mapping[str, Any], notebooks: Sequence[str]
 
     What cannot be planned or computed is printed, and left to the notebook that needs it: it fails by itself, where it
     can be seen, and the others run.
+
+    Raises:
+        ValueError: as `check_images`, where a notebook reads images of classes.
     """
+    if reads := [name for name in notebooks if name not in ("07-sc-clip-diagnostics", "09-report")]:
+        check_images(Study(reads[0], profile, overrides))
     asked = []
     for name in (name for name in notebooks if name in NOTEBOOKS):
         try:

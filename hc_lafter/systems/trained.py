@@ -152,8 +152,11 @@ def save(trained: Trained, path: str | os.PathLike[str]) -> Path:
     Of a system that tunes the tower (LaFTer's LayerNorms) the file has the tensors that differ from the CLIP's.
 
     Raises:
+        ValueError: the path is a folder's, or empty.
         OSError: the file cannot be written.
     """
+    if not str(path).strip() or os.path.isdir(path):
+        raise ValueError(f"{str(path)!r} is no file to save to: give one that ends in .safetensors.")
     theirs = trained.clip.model.state_dict()
     tensors = {"text": trained.text} | ({} if trained.seen is None else {"seen": trained.seen})
     for name, value in trained.module.state_dict().items():
@@ -161,7 +164,9 @@ def save(trained: Trained, path: str | os.PathLike[str]) -> Path:
         if other is None or value.shape != other.shape or not torch.equal(value, other.to(value.device)):
             tensors[f"module.{name}"] = value
     tensors = {name: value.detach().cpu().clone() for name, value in tensors.items()}
-    clip = {"name": trained.clip.name, "source": trained.clip.source, **_identity(trained.clip)}
+    source = trained.clip.source
+    source = os.path.abspath(source) if os.path.isfile(source) else source  # it is read from anywhere
+    clip = {"name": trained.clip.name, "source": source, **_identity(trained.clip)}
     settings = asdict(trained.config)
     return store.write(
         Path(path), tensors, system=trained.system, config=settings, classes=list(trained.classes), clip=clip,
@@ -182,6 +187,8 @@ def load(path: str | os.PathLike[str], clip: Clip | str | None = None, *, device
     """
     from hc_lafter.systems import find
 
+    if not str(path).strip() or os.path.isdir(path):
+        raise ValueError(f"{str(path)!r} is no file: give one that hc_lafter.systems.save has written.")
     try:
         tensors, kept = store.read(path)
     except ValueError as error:  # a CLIP's own weights, a picture: nothing that should be deleted
@@ -241,7 +248,7 @@ def _its_clip(path: Any, theirs: Mapping[str, str], device: str) -> Clip:
     """The CLIP that a file of `save` names: by its own spec, or from the file that it came from."""
     spec, activation = theirs["name"], None
     arch, named, _ = spec.rpartition("@")
-    if spec != "embedded" and os.path.isfile(theirs["source"]):
+    if spec != "embedded" and (os.path.isfile(theirs["source"]) or os.path.isabs(theirs["source"])):
         spec, activation = f"{arch}{named}{theirs['source']}", theirs["activation"]
     try:
         return load_clip(spec, activation=activation, device=device)
@@ -265,10 +272,15 @@ def _named(images: Picture | Iterable[Picture]) -> tuple[list[tuple[str, Picture
         if not named:
             raise ValueError(f"{top} holds no images: give a folder with some, or a list of files.")
         return named, top.absolute()
-    images = [images] if isinstance(images, Picture) else list(images)
+    if isinstance(images, str) and not images.strip():
+        raise ValueError("the path of images is empty: give a folder, or a list of files.")
+    images = [images] if isinstance(images, Picture) or not isinstance(images, Iterable) else images
+    images = [images] if isinstance(images, bytes) else list(images)
     wrong = next((type(image).__name__ for image in images if not isinstance(image, Picture)), None)
     if wrong:
-        raise ValueError(f"images holds a {wrong}: give paths or PIL images (Image.fromarray makes one of an array).")
+        raise ValueError(
+            f"images holds {wrong}, no picture: give paths or PIL images (Image.fromarray makes one of it)."
+        )
     named = [(f"image {n}" if isinstance(i, Image.Image) else str(i), i) for n, i in enumerate(images)]
     if not named:
         raise ValueError("the list of images is empty: give a folder, or a list of files.")

@@ -76,7 +76,11 @@ def _tune(given: Any, state: PartialState) -> None:
     one_run = sorted((name, str(value)) for name, value in vars(given).items() if name not in _NOT_THE_RUN)
     checkpoint = given.out.with_suffix(f".{hashlib.sha256(repr(one_run).encode()).hexdigest()[:8]}.checkpoint")
     if state.is_main_process:  # find out now, and not after hours, that the result has no place
-        write_whole(given.out.with_suffix(".can-be-written"), b"").unlink()
+        probe = given.out.with_suffix(".can-be-written")
+        try:
+            write_whole(probe, b"").unlink()
+        except OSError as error:
+            raise OSError(str(error).replace(str(probe), f"--out {given.out}")) from None
     clip = load_clip(given.clip, device=str(state.device))
     sizes = {name: getattr(given, name) for name in ("n_train", "n_val", "n_test")}
     data = open_data(given.data, **sizes, side=clip.image_size, seed=given.seed, cache=given.cache)

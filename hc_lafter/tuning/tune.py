@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -76,14 +77,21 @@ def tune(
             `hc_lafter.open_data` and `hc_lafter.tuning.training.fit`.
     """
     entry = find(system)
-    sizes = {"images": images, "epochs": epochs, "batch_size": batch_size, "accumulate": accumulate}
+    sizes = {"images": images, "epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "seed": seed}
     for name, number in sizes.items():
-        if number is not None and number < 1:
-            raise ValueError(f"{name}={number} is not usable: give a whole number from 1.")
-    regime = regime or entry.regimes[0]
+        least = 0 if name == "seed" else 1
+        whole = isinstance(number, Integral) and not isinstance(number, bool) and number >= least
+        if not whole and (name, number) != ("images", None):
+            raise ValueError(f"{name}={number!r} is not usable: give a whole number from {least}.")
+    regime = entry.regimes[0] if regime is None else regime
     check_regime(entry, regime)
     settings = checked(entry, settings)
-    clip = clip if isinstance(clip, Clip) else load_clip(clip)
+    for name, given, kind in (("clip", clip, Clip), ("data", data, Dataset)):
+        if not isinstance(given, kind | str | os.PathLike):
+            raise ValueError(
+                f"{name} is of type {type(given).__name__}: give a name, a path, or what opening one gave."
+            )
+    clip = clip if isinstance(clip, Clip) else load_clip(os.fspath(clip))
     cache = None if cache is None else Path(cache)
     if not isinstance(data, Dataset):
         data = open_data(os.fspath(data), side=clip.image_size, seed=seed, cache=cache)
@@ -95,10 +103,10 @@ def tune(
         clip=clip.name, data=data.name, seeds=(seed,), precision=precision, device=device,
         cache=cache, threads=0,
     )  # fmt: skip
-    everything = len(data)
+    everything, here = len(data), int((data.splits == "train").sum())
     run = Run(
         system, regime, seed, setting, entry.configure(clip.name, data.name, clip.layers, **settings),
-        n_train=images or everything, n_val=everything, epochs=epochs, batch_size=batch_size,
+        n_train=min(images or here, here), n_val=everything, epochs=epochs, batch_size=batch_size,
     )  # fmt: skip
     if run.regime == "label-free" and entry.reads == "images":
         run = replace(run, view="strong")

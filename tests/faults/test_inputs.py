@@ -615,12 +615,21 @@ for given, says in {
     ("tokens", "few"): "tokens='few' is not usable for LaFTer: give a value of type int",
     ("images", 0): "images=0 is not usable: give a whole number from 1",
     ("batch_size", -1): "batch_size=-1 is not usable: give a whole number from 1",
+    ("epochs", "3"): "epochs='3' is not usable: give a whole number from 1",
+    ("accumulate", True): "accumulate=True is not usable: give a whole number from 1",
+    ("seed", 1.5): "seed=1.5 is not usable: give a whole number from 0",
+    ("regime", ""): "LaFTer has no regime '': choose one of",
 }.items():
     row(
         f"tune of Python: {given[0]}={given[1]}",
         says,
         of=lambda *_, given=given: lambda: hc_lafter.tune("LaFTer", "embedded", "world", **dict([given])),
     )
+row(
+    "tune of Python: no data",
+    "data is of type NoneType: give a name, a path, or what opening one gave",
+    of=lambda *_: lambda: hc_lafter.tune("LaFTer", "embedded", None),
+)
 row(
     "data of a negative size",
     "n_val=-3 is not usable: give a number of images from 0, or none",
@@ -887,6 +896,16 @@ loaded(
     r"mine\.safetensors has the setting 'sigma', which zero-shot of this version lacks: tune it",
     make=lambda p: saved(p, config={"sigma": 1.0}),
 )
+row(
+    "system: a folder",
+    r"'new' is no file: give one that hc_lafter\.systems\.save has written",
+    of=lambda p, _: (Path("new").mkdir(), lambda: systems.load("new"))[1],
+)
+row(
+    "system: saved to nothing",
+    r"'' is no file to save to: give one that ends in \.safetensors",
+    of=lambda p, _: (lambda system: lambda: systems.save(system, ""))(systems.load(saved(p))),
+)
 asked(
     "an empty folder",
     "new holds no images: give a folder with some, or a list of files",
@@ -904,8 +923,15 @@ asked(
 )
 
 for name, images, says in (
-    ("an array", [np.zeros((8, 8, 3))], r"images holds a ndarray: give paths or PIL images \(Image\.fromarray makes"),
+    (
+        "an array",
+        [np.zeros((8, 8, 3))],
+        "images holds ndarray, no picture: give paths, or PIL images",
+    ),
     ("none at all", [], "the list of images is empty: give a folder, or a list of files"),
+    ("an empty path", " ", "the path of images is empty: give a folder, or a list of files"),
+    ("a number", 3, "images holds int, no picture: give paths, or PIL images"),
+    ("bytes", b"x.jpg", "images holds bytes, no picture: give paths, or PIL images"),
 ):
     row(
         f"predict: {name}",

@@ -1,0 +1,25 @@
+"""``hc-lafter predict``: what a system that `hc_lafter.systems.save` wrote says of images, as a table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from hc_lafter import commands
+from hc_lafter.files import write_whole
+from hc_lafter.systems.trained import load
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table as csv, or write it; 0, or 2 where the user is to correct something."""
+    given = commands.predict().parse_args(argv)
+    try:
+        table = load(given.system, given.clip, device=given.device).predict(given.images, masks=given.masks)
+        text = table.to_csv(index=False, lineterminator="\n")
+        if given.out:
+            write_whole(given.out, text)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{given.out} has a row for each of {len(table)} images.\n" if given.out else text, end="")
+    return 0
