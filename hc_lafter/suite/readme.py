@@ -89,10 +89,11 @@ def _choices(results: claims.Results) -> str:
     curve = found[found["metric"].str.endswith(CONVERGED)]
     flags, seeds = curve["converged"].dropna(), curve.loc[curve["converged"].notna(), "seeds"].astype(int)
     fewer = f" ({seeds.min()} where the tower is trained)" if seeds.min() < chosen["seeds"] else ""
+    late = [f"{row.system} at {row.n_train:,.0f} labels" for row in curve[curve["converged"].eq(False)].itertuples()]
+    hollow = f"{len(late)} ({'; '.join(late[:3])}{'; ...' * (len(late) > 3)})" if late else "none"
     told = f"""\
-**Which system, with how many labels?** Each is trained until it no longer gains; the {len(flags) - sum(flags)} of
-{len(flags)} (systems, each at one number of labels) that still gained when their training ended are drawn hollow and
-never chosen. Rate, steps and the system of a row are chosen on validation, accuracy is on {chosen["n"]:,} test images
+**Which system, with how many labels?** Each is trained until it no longer gains. Of {len(flags)} points of the curve
+(a system at one number of labels), {hollow} still gained when training ended: drawn hollow, never chosen. Rate, steps and the system of a row are chosen on validation, accuracy is on {chosen["n"]:,} test images
 of the drawn world, {chosen["seeds"]} seeds{fewer}, 95% intervals; costs are those with the embedded CLIP. *Not told
 from it* are the systems whose difference from it on test is too small for these seeds and images to show."""
     return f"""\
