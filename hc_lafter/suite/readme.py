@@ -93,9 +93,10 @@ def _choices(results: claims.Results) -> str:
     hollow = f"{len(late)} ({'; '.join(late[:3])}{'; ...' * (len(late) > 3)})" if late else "none"
     told = f"""\
 **Which system, with how many labels?** Each is trained until it no longer gains. Of {len(flags)} points of the curve
-(a system at one number of labels), {hollow} still gained when training ended: drawn hollow, never chosen. Rate, steps and the system of a row are chosen on validation, accuracy is on {chosen["n"]:,} test images
-of the drawn world, {chosen["seeds"]} seeds{fewer}, 95% intervals; costs are those with the embedded CLIP. *Not told
-from it* are the systems whose difference from it on test is too small for these seeds and images to show."""
+(a system at one number of labels), {hollow} still gained when training ended: drawn hollow, never chosen. Rate, steps
+and the system of a row are chosen on validation, accuracy is on {chosen["n"]:,} test images of the drawn world,
+{chosen["seeds"]} seeds{fewer}, 95% intervals; costs are those with the embedded CLIP. *Not told from it* are the
+systems whose difference from it on test is too small for these seeds and images to show."""
     return f"""\
 {textwrap.fill(told, 120)}
 
