@@ -38,6 +38,10 @@ def at_least(least: int) -> Callable[[str], int]:
 class Parser(argparse.ArgumentParser):
     """argparse's, which refuses an empty value, as an unset variable of a shell leaves it: ``Path("")`` is ``.``."""
 
+    def error(self, message):
+        """The sentence alone; argparse puts the whole usage before it, which --help prints."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
     def parse_args(self, args=None, namespace=None):
         words = sys.argv[1:] if args is None else list(args)
         for before, word in itertools.pairwise(["", *words]):

@@ -415,7 +415,7 @@ def test_written_whole_or_not_at_all(tmp_path):
 
 
 def test_figures_repeat(place):
-    one = Study(NAME, "smoke")
+    one = Study(NAME, "smoke", {"formats": "svg,png,pdf"})
 
     def draw():
         figure, axes = plt.subplots()

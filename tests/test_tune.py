@@ -175,3 +175,11 @@ def test_a_saved_system_finds_its_clip_from_any_folder(tmp_path, monkeypatch):
     (tmp_path / "mine.safetensors").unlink()
     with pytest.raises(ValueError, match=rf"no file {tmp_path / 'mine.safetensors'}.*say where it is"):
         systems.load(tmp_path / "plain.safetensors")
+
+
+def test_pictures_without_a_known_brightness_are_named(shared_cache):
+    few = open_data("world", n_train=24, n_val=16, n_test=16)
+    plain = hc_lafter.tune("zero-shot", "embedded", few, progress=False, cache=shared_cache)
+    deep = few[0].image.convert("F")
+    with pytest.warns(UserWarning, match="image 0 has Pillow's mode F, which does not say how bright it is"):
+        assert len(plain.predict([deep, few[0].image], progress=False)) == 1

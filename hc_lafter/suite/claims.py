@@ -572,7 +572,7 @@ def summary(records: Iterable[Mapping[str, Any]]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Write the ledger of a profile and print it; with ``--check`` hold what is there against what made it."""
-    parser = argparse.ArgumentParser(prog="python -m hc_lafter claims", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="hc-lafter claims", description=main.__doc__.replace("``", ""))
     parser.add_argument("--profile", default="default", help="whose results are judged (default: %(default)s)")
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 where anything was changed")
     options = parser.parse_args(argv)
@@ -585,7 +585,7 @@ def main(argv: list[str] | None = None) -> int:
             return int(bool(lines))
         records = judge(results)
         write(results, records)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     print(summary(records))

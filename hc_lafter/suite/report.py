@@ -98,7 +98,7 @@ def _output(kind: str, bundle: dict) -> nbformat.NotebookNode:
 
 def main(argv: list[str] | None = None) -> int:
     """Write results/<profile>/report.html from the executed notebook beside it."""
-    parser = argparse.ArgumentParser(prog="python -m hc_lafter report", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="hc-lafter report", description=main.__doc__)
     parser.add_argument("--profile", default="default", help="whose results are reported (default: %(default)s)")
     profile = parser.parse_args(argv).profile
     try:

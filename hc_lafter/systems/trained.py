@@ -93,9 +93,9 @@ class Trained:
         done, shares, unreadable = [], [], []
         for at in tqdm(range(0, len(named), batch_size), desc="predict", unit="batch", disable=not progress):
             indices, pixels, sizes = [], [], []
-            for index, (_, image) in enumerate(named[at : at + batch_size], start=at):
+            for index, (name, image) in enumerate(named[at : at + batch_size], start=at):
                 try:
-                    image = image if isinstance(image, Image.Image) else decode(Path(image))
+                    image = _shown(name, image) if isinstance(image, Image.Image) else decode(Path(image))
                     pixels.append(self._view(image) if dense else self.clip.transform(image))
                     sizes.append((image.height, image.width))
                     indices.append(index)
@@ -278,13 +278,19 @@ def _named(images: Picture | Iterable[Picture]) -> tuple[list[tuple[str, Picture
     images = [images] if isinstance(images, bytes) else list(images)
     wrong = next((type(image).__name__ for image in images if not isinstance(image, Picture)), None)
     if wrong:
-        raise ValueError(
-            f"images holds {wrong}, no picture: give paths or PIL images (Image.fromarray makes one of it)."
-        )
+        raise ValueError(f"images holds {wrong}, no picture: give paths, or PIL images (Image.fromarray makes one).")
     named = [(f"image {n}" if isinstance(i, Image.Image) else str(i), i) for n, i in enumerate(images)]
     if not named:
         raise ValueError("the list of images is empty: give a folder, or a list of files.")
     return named, Path(os.path.commonpath([Path(name).absolute().parent for name, _ in named]))
+
+
+def _shown(name: str, image: Image.Image) -> Image.Image:
+    """A PIL image whose brightness is known; Pillow takes floats and long integers for values up to 255."""
+    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
+        remedy = "convert it to 8 bits, or give the file"
+        raise BadImage(name, f"has Pillow's mode {image.mode}, which does not say how bright it is", remedy)
+    return image
 
 
 def _mask_files(folder: Path, named: Sequence[tuple[str, Picture]], top: Path) -> list[Path]:

@@ -38,7 +38,7 @@ def settings_of(entry: System, given: Sequence[str]) -> dict[str, Any]:
     for word in given:
         name, separator, value = word.partition("=")
         if not separator or name not in names:
-            near = nearest(name, names)
+            near = "" if name in names else nearest(name, names)
             raise ValueError(f"--set {word}: {entry.name} has the settings {', '.join(names)}{near}; give KEY=VALUE.")
         if not value.strip():
             raise ValueError(f"--set {word} is empty: give {name} a value, or leave it out.")

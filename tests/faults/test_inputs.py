@@ -446,6 +446,16 @@ row(
     r"starts with 'emosett', no data set that is known \(did you mean 'emoset'\?\): choose one of",
     of=lambda p, _: tune(p, "--data", "emosett:x"),
 )
+row(
+    "set: VOC without its name",
+    r"VOC2012 is PASCAL VOC, whose images have masks: write voc:.*VOC2012, in a run as mask_data",
+    of=lambda p, _: doctor(voc(p) / "VOCdevkit" / "VOC2012"),
+)
+row(
+    "set: masks, misspelled",
+    r"starts with 'voc_agu', no data set that is known \(did you mean 'voc_aug'\?\)",
+    of=lambda *_: doctor("voc_agu:VOC"),
+)
 row("set: no folder given", r"data=fi: has no path: write fi:FOLDER", of=lambda p, _: tune(p, "--data", "fi:"))
 row("set: not there", "gone does not exist: correct the path behind fi", of=lambda p, _: doctor("fi:gone"))
 row(
@@ -553,7 +563,7 @@ for word, says in {
     "layers=5,0": "layers='0', item 2 is not usable .*: give the blocks to tap, counted from 1",
     "rate=nan": "rate='nan' is not usable .*: give a factor, above 0",
     "precision=fp8": "precision='fp8' is not usable .*: give 'fp32', 'bf16', or 'auto'",
-    "device=gpu": r"device='gpu' is not usable .*: give 'auto', 'cpu', 'mps', 'cuda' or 'cuda:1'",
+    "device=gpu": r"device='gpu' is not usable: give 'auto', 'cpu', 'mps', 'cuda' or 'cuda:1'",
     "data=gone": "data=gone is neither 'world' nor a folder or file here: check the path, it counts from",
     "clip=gone.pt": r"clip=gone\.pt is neither 'embedded' nor a folder or file here: check the path",
     "data=none": "--param data=none says nothing: give 'world', .*, or leave it out",
@@ -730,7 +740,7 @@ row(
 )
 row(
     "figures: a format that was not saved",
-    r"accuracy\.pdf is missing: run `python run_all\.py --profile smoke` again",
+    r"accuracy\.pdf is missing, since smoke saves no pdf: run `python .* --profile smoke --param formats=svg,png,pdf`",
     of=lambda p, _: (
         written(p / "figures" / "smoke" / "04-full-training" / "accuracy.png"),
         ["figures", "--profile", "smoke", "--out", str(p / "paper")],

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from hc_lafter.data.emotion import labels, votes
 from hc_lafter.data.listing import Listing, existing, folders, split_spec
+from hc_lafter.data.masks.sets import SETS as MASK_SETS
 from hc_lafter.data.own.folder import list_images
 
 
@@ -102,7 +103,7 @@ def recognise(spec: str | Path) -> tuple[str, Path] | None:
     Raises:
         ValueError: as `listing.split_spec`; a prefix whose set is not there; a folder that holds two sets.
     """
-    name, path = split_spec(spec, SETS)
+    name, path = split_spec(spec, [*SETS, *MASK_SETS])  # a spec of the latter comes here where it is misspelled
     if name is None and not path.exists():
         return None  # whoever opens it says so
     path = existing(path, f" behind {name}")

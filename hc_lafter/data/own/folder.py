@@ -51,9 +51,11 @@ def list_folder(root: Path) -> Listing:
 
     Raises:
         ValueError: the folder has no class folders, mixes class folders with split folders, has two folders for one
-            split, or two classes whose names differ only in case.
+            split, or two classes whose names differ only in case; it is PASCAL VOC.
     """
     root = Path(os.path.abspath(root))
+    if all((root / name).is_dir() for name in ("JPEGImages", "ImageSets")):
+        raise ValueError(f"{root} is PASCAL VOC, whose images have masks: write voc:{root}, in a run as mask_data.")
     below, loose = _entries(root)
     splits = _splits(below)
     names = ", ".join(f.name for f in splits)
