@@ -308,8 +308,7 @@ def _about_images(good: pd.DataFrame, exact: pd.DataFrame, counts: pd.DataFrame)
         )
     lone = counts["class"][counts["train"] == 1]
     if len(lone):
-        one = "the only training image of its class" if len(lone) == 1 else "their only training images"
-        out.append(f"{some(lone)}: {one}, so that what trains on part of the images has it always; add some.")
+        out.append(f"a single training image in class {some(lone)}: what takes two of a class is left out; add some.")
     thin = good[good[["width", "height"]].max(axis=1) > THIN * good[["width", "height"]].min(axis=1)]
     if len(thin):
         r = thin.iloc[0]
