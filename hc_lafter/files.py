@@ -161,6 +161,21 @@ def tidy_up(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def check_place(folder: Path) -> None:
+    """Find out now, and not after hours, whether results have a place.
+
+    Raises:
+        OSError: nothing can be written into the folder; one sentence.
+    """
+    try:
+        write_whole(folder / ".can-be-written", b"").unlink()
+    except OSError as error:
+        why = getattr(error.__cause__, "strerror", None) or "no access"
+        raise OSError(
+            f"{folder} cannot be written ({why}): make room, give write access, or choose another folder."
+        ) from None
+
+
 def write_whole(path: str | Path, content: bytes | str | Callable[[Path], object]) -> Path:
     """Write a file so that others see the old one or the whole new one, never a part.
 

@@ -633,6 +633,19 @@ def test_a_row_that_still_gains_goes_on_twice_at_most(setting, monkeypatch, then
     assert all(replace(run, until=first) == row[run.seed] for run in asked)
 
 
+def test_who_computes_the_first_runs_computes_those_that_go_on(setting, monkeypatch):
+    asked = []
+
+    def get(wanted, **how):
+        asked.append(how)
+        return [rising(run, 0.8, False) for run in wanted]
+
+    monkeypatch.setattr(reference, "get", get)
+    row = [small(setting, until=Convergence(40, (0.1,), 0, checks=10))]
+    assert len(reference.stages({"a": row}, scheduler="tcp://127.0.0.1:1")) == 3
+    assert asked == [{"scheduler": "tcp://127.0.0.1:1"}] * 3
+
+
 def test_towers_and_untrained_systems_do_not_go_on(setting):
     until = Convergence(40, (0.1,), 0, checks=10)
     tower = replace(small(setting, until=until), system="LaFTer", config=None)

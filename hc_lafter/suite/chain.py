@@ -38,7 +38,7 @@ import filelock
 from tqdm import tqdm
 
 from hc_lafter.commands import Parser
-from hc_lafter.files import write_whole
+from hc_lafter.files import check_place
 from hc_lafter.suite.paths import Places, find_root
 from hc_lafter.suite.profiles import load_profile, parse_overrides, profile_names
 from hc_lafter.suite.records import key_of
@@ -179,17 +179,11 @@ def execute(run: Run, selected: Sequence[Notebook], *, force: bool, timeout: int
         OSError: results, figures or working state cannot be written.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the kernel has ended.
     """
-    for place in map(run.places, selected):  # find out now, and not after hours, that results have no place
+    for place in map(run.places, selected):
         if run.cache is None:
             place.check()
         for folder in (place.results, place.figures, place.state, run.cache or place.cache):
-            try:
-                write_whole(folder / ".can-be-written", b"").unlink()
-            except OSError as error:
-                why = getattr(error.__cause__, "strerror", None) or "no access"
-                raise OSError(
-                    f"{folder} cannot be written ({why}): make room, give write access, or choose another folder."
-                ) from None
+            check_place(folder)
     failed: dict[str, str] = {}
     lock = filelock.FileLock(run.places(selected[0]).state / f"run-{run.profile}.lock", timeout=0)
     try:

@@ -26,7 +26,7 @@ from hc_lafter.data.masks.names import BACKGROUND
 from hc_lafter.data.masks.sets import split_or_all
 from hc_lafter.files import write_whole
 from hc_lafter.suite.profiles import parse_overrides
-from hc_lafter.suite.reference import adopt, gained_no_more, stages, to_the_end, write
+from hc_lafter.suite.reference import adopt, gained_no_more, may_go_on, stages, to_the_end, write
 from hc_lafter.suite.study import Study
 from hc_lafter.systems import System, find, registry, sc_clip
 from hc_lafter.systems.cascade_clip import SCHEDULE
@@ -444,7 +444,7 @@ def compute(profile: str, overrides: Mapping[str, Any], notebooks: Sequence[str]
         for folder in {Study(name, profile, overrides).committed for name in notebooks if name in NOTEBOOKS}:
             adopt(_with_trials(asked), folder)
             get(missing(asked), progress=progress)  # what is there is left to its notebook to read
-            _stages(asked, folder)
+            _stages(asked, folder, progress=progress)
     except ValueError as error:
         print(error)
 
@@ -452,15 +452,14 @@ def compute(profile: str, overrides: Mapping[str, Any], notebooks: Sequence[str]
 def _rows(runs: Iterable[Run]) -> dict[Run, list[Run]]:
     """Runs that may go on (`reference.further`), those alike but for their seeds together."""
     rows: dict[Run, list[Run]] = {}
-    for run in dict.fromkeys(runs):
-        if run.to_choose and run.entry.reads == "taps":
-            rows.setdefault(replace(run, seed=0), []).append(run)
+    for run in filter(may_go_on, dict.fromkeys(runs)):
+        rows.setdefault(replace(run, seed=0), []).append(run)
     return rows
 
 
-def _stages(runs: Iterable[Run], folder: Path, *, compute: bool = True) -> list[Run]:
+def _stages(runs: Iterable[Run], folder: Path, **how: Any) -> list[Run]:
     """Runs that may go on, and those with which their rows did, see `reference.stages`."""
-    found = stages(_rows(runs), folder, compute=compute)
+    found = stages(_rows(runs), folder, **how)
     return [result.run for stage in found for row in stage.values() for result in row]
 
 
@@ -533,7 +532,7 @@ def _main(given: argparse.Namespace) -> int:
     else:
         get(list(table["run"]), scheduler=given.scheduler)
         for folder in {study.committed for _, study in studies}:
-            _stages(table["run"], folder)
+            _stages(table["run"], folder, scheduler=given.scheduler)
         print(f"{len(table)} runs are there, {adopted} of them read from the repository, {len(lacking)} computed now.")
         lacking = set()
     there = table[np.array([run not in lacking for run in table["run"]], dtype=bool)]

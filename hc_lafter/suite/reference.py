@@ -190,6 +190,11 @@ def points_of(study: Study, plan: Mapping[Any, Sequence[Run]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def may_go_on(run: Run) -> bool:
+    """Whether `further` could say so of the row of a run."""
+    return run.to_choose is not None and run.entry.reads == "taps"
+
+
 def further(found: Sequence[Result]) -> list[Run]:
     """The runs with which a row that still gains goes on: twice the steps, at a third of the learning rate.
 
@@ -201,7 +206,7 @@ def further(found: Sequence[Result]) -> list[Run]:
         found: the results of a row, one per seed.
     """
     first = found[0]
-    if first.rate is None or first.run.entry.reads != "taps" or gained_no_more(found) is not False:
+    if not may_go_on(first.run) or first.rate is None or gained_no_more(found) is not False:
         return []
     rate = float(f"{first.rate / 3:.1g}")  # the next one of a grid of 1, 3, 10
     until = replace(first.run.until, rates=(rate,), steps=2 * first.steps, doublings=0)
@@ -209,13 +214,14 @@ def further(found: Sequence[Result]) -> list[Run]:
 
 
 def stages(
-    rows: Mapping[Key, Sequence[Run]], folder: Path | None = None, *, compute: bool = True
+    rows: Mapping[Key, Sequence[Run]], folder: Path | None = None, *, compute: bool = True, **how: Any
 ) -> list[dict[Key, list[Result]]]:
     """The results of rows of runs, and behind them of those that went on, once and twice (`further`).
 
     Args:
         folder: of committed runs, which are not computed again.
         compute: False leaves out rows of which a run is neither there nor committed.
+        how: of `hc_lafter.tuning.runs.get`: who computes.
     """
     found: list[dict[Key, list[Result]]] = []
     while rows and len(found) < 3:
@@ -225,7 +231,7 @@ def stages(
         if not compute:
             lacking = set(missing(runs))
             rows = {key: row for key, row in rows.items() if lacking.isdisjoint(row)}
-        results = iter(get([run for row in rows.values() for run in row]))
+        results = iter(get([run for row in rows.values() for run in row], **how))
         found.append({key: [next(results) for _ in row] for key, row in rows.items()})
         rows = {key: runs for key, row in found[-1].items() if (runs := further(row))}
     return found

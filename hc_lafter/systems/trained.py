@@ -274,8 +274,8 @@ def _named(images: Picture | Iterable[Picture]) -> tuple[list[tuple[str, Picture
         return named, top.absolute()
     if isinstance(images, str) and not images.strip():
         raise ValueError("the path of images is empty: give a folder, or a list of files.")
-    images = [images] if isinstance(images, Picture) or not isinstance(images, Iterable) else images
-    images = [images] if isinstance(images, bytes) else list(images)
+    several = isinstance(images, Iterable) and not isinstance(images, Picture | bytes)
+    images = list(images) if several else [images]
     wrong = next((type(image).__name__ for image in images if not isinstance(image, Picture)), None)
     if wrong:
         raise ValueError(f"images holds {wrong}, no picture: give paths, or PIL images (Image.fromarray makes one).")

@@ -20,7 +20,7 @@ from accelerate.state import PartialState
 from hc_lafter import commands
 from hc_lafter.clip.load import load_clip
 from hc_lafter.data import open_data
-from hc_lafter.files import write_whole
+from hc_lafter.files import check_place, write_whole
 from hc_lafter.refusals import nearest
 from hc_lafter.systems import System, find, save
 from hc_lafter.tuning.tune import checked, tune
@@ -75,12 +75,8 @@ def _tune(given: Any, state: PartialState) -> None:
     settings = settings_of(entry, given.set)
     one_run = sorted((name, str(value)) for name, value in vars(given).items() if name not in _NOT_THE_RUN)
     checkpoint = given.out.with_suffix(f".{hashlib.sha256(repr(one_run).encode()).hexdigest()[:8]}.checkpoint")
-    if state.is_main_process:  # find out now, and not after hours, that the result has no place
-        probe = given.out.with_suffix(".can-be-written")
-        try:
-            write_whole(probe, b"").unlink()
-        except OSError as error:
-            raise OSError(str(error).replace(str(probe), f"--out {given.out}")) from None
+    if state.is_main_process:
+        check_place(given.out.absolute().parent)
     clip = load_clip(given.clip, device=str(state.device))
     sizes = {name: getattr(given, name) for name in ("n_train", "n_val", "n_test")}
     data = open_data(given.data, **sizes, side=clip.image_size, seed=given.seed, cache=given.cache)

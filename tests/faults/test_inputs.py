@@ -1001,7 +1001,7 @@ row(
 )
 row(
     "tune: a file in the folder's place",
-    r"taken/mine.* cannot be written .*: make room or give write access to its folder",
+    r"taken cannot be written \(.*\): make room, give write access, or choose another folder",
     of=lambda p, _: tune(p, "--out", str(written(p / "taken") / "mine.safetensors")),
 )
 row(
