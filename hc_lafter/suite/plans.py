@@ -89,7 +89,10 @@ def row(study: Study, name: str, regime: str, config: Any = None, **changes: Any
         check_images(study)
     config = settings_of(study, entry) if config is None else config
     if entry.reads == "masks":
-        sizes = {"n_train": p.n_masks, "n_val": max(10, p.n_select // 2), "n_test": p.n_masks}
+        chosen_on = max(10, p.n_select // 2)
+        if p.mask_steps is not None:  # twenty validations a run, of which each image costs a third of a step's
+            chosen_on = min(chosen_on, 300)
+        sizes = {"n_train": p.n_masks, "n_val": chosen_on, "n_test": p.n_masks}
         sizes |= {"epochs": p.mask_epochs, "batch_size": p.mask_batch}
     else:
         sizes = {"n_train": p.n_tune, "n_val": p.n_select, "epochs": p.epochs, "batch_size": p.tune_batch}
