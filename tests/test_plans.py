@@ -8,7 +8,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from hc_lafter.suite import claims, plans
@@ -156,3 +158,37 @@ def test_what_is_trained_to_convergence_has_no_epochs_of_its_own():
     assert one == other
     one, other = (plans.row(study("smoke", mask_epochs=n), "Cascade-CLIP", "inductive") for n in (3, 4))
     assert one != other
+
+
+def test_of_ablations_the_trials_alone_are_committed(tmp_path):
+    at = study("reference")
+    at.profile = at.profile.model_copy(update={"seeds": 2})
+    names = ("04-full-training", NOTEBOOK)
+    rows = [{"notebook": name, "run": run} for name in names for run in plans.NOTEBOOKS[name](at)]
+    table = pd.DataFrame(rows).drop_duplicates("run")
+    of_08 = set(table["run"][table["notebook"] == NOTEBOOK])
+    kept = plans._to_commit(table, tmp_path)
+    assert of_08 and not of_08 & set(kept) and set(table["run"]) - of_08 <= set(kept)
+    trials = {run.trial(*pair) for run in of_08 if run.to_choose for pair in run.to_choose.trials}
+    assert trials and trials <= set(kept)
+
+
+def test_classes_that_training_never_sees_are_named():
+    at, labels = study("smoke", n_tune=3), np.repeat(np.arange(4), 5)
+    material = SimpleNamespace(
+        classes=("ant", "bee", "cat", "dog"), labels=torch.from_numpy(labels), part={"train": np.arange(20)},
+        draw=lambda n, seed: np.arange(0, 20, 5)[:n],
+    )  # fmt: skip
+    assert plans.untrained_classes(at, material) == (
+        "None of the 3 training images of seed 0 is of 'dog': give n_tune more."
+    )
+    assert plans.untrained_classes(study("smoke", n_tune=4), material) == ""
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    ({"mask_split": "nope"}, "'nope'"),
+    ({"mask_data": "nowhere"}, "nowhere"),
+])  # fmt: skip
+def test_masks_that_cannot_be_had_are_told_before_anything_is_trained(given, said):
+    with pytest.raises(ValueError, match=said):
+        plans.compute("smoke", given, ["05-cascade-vs-hybrid"])

@@ -25,6 +25,7 @@ from hc_lafter.data.emotion.wheels import MIKELS
 from hc_lafter.data.masks.names import BACKGROUND
 from hc_lafter.data.masks.sets import split_or_all
 from hc_lafter.files import write_whole
+from hc_lafter.refusals import some
 from hc_lafter.suite.profiles import parse_overrides
 from hc_lafter.suite.reference import adopt, gained_no_more, may_go_on, stages, to_the_end, write
 from hc_lafter.suite.study import Study
@@ -121,6 +122,17 @@ def check_images(study: Study) -> None:
             f"data set {dataset.name!r} has {n} test images, too few for an interval: add some, or give it a split "
             f"with {statistics.MIN_IMAGES} or more."
         )
+
+
+def untrained_classes(study: Study, material: Material) -> str:
+    """A sentence on classes of which the first seed's training images have none; "" where there are no such."""
+    drawn = material.draw(study.profile.n_tune, study.seed)
+    there = set(material.labels[drawn].tolist())
+    names = [name for index, name in enumerate(material.classes) if index not in there]
+    if not names:
+        return ""
+    more = ": give n_tune more" if len(drawn) < len(material.part["train"]) else ""
+    return f"None of the {len(drawn)} training images of seed {study.seed} is of {some(names)}{more}."
 
 
 def until(study: Study, entry: System) -> Convergence | None:
@@ -433,10 +445,14 @@ def compute(profile: str, overrides: Mapping[str, Any], notebooks: Sequence[str]
     can be seen, and the others run.
 
     Raises:
-        ValueError: as `check_images`, where a notebook reads images of classes.
+        ValueError: as `check_images`, where a notebook reads images of classes; as `mask_systems`, where one reads
+            masks.
     """
     if reads := [name for name in notebooks if name not in ("07-sc-clip-diagnostics", "09-report")]:
         check_images(Study(reads[0], profile, overrides))
+    if reads := [name for name in notebooks if name in ("05-cascade-vs-hybrid", "07-sc-clip-diagnostics")]:
+        setting = Study(reads[0], profile, overrides).setting
+        split_or_all(setting.mask_split, opened_masks(setting))
     asked = []
     for name in (name for name in notebooks if name in NOTEBOOKS):
         try:
@@ -540,12 +556,21 @@ def _main(given: argparse.Namespace) -> int:
         lacking = set()
     there = table[np.array([run not in lacking for run in table["run"]], dtype=bool)]
     for folder, rows in there.groupby(there["study"].map(lambda s: s.committed)) if given.commit else ():
-        kept = _with_trials([*rows["run"], *_stages(rows["run"], folder, compute=False)])
+        kept = _to_commit(rows, folder)
         points = set(_at_the_end(run for study in rows["study"].unique() for run in _flat(curve(study))))
         absent = set(missing(kept))
         files = write(get([run for run in kept if run not in absent]), folder, points)
         print(f"{len(files)} files are in {folder}.")
     return 0
+
+
+def _to_commit(rows: pd.DataFrame, folder: Path) -> list[Run]:
+    """Runs of a table by notebook, and their trials; of 08 the trials alone: from these an hour computes its hundreds
+    of rows, whose logits are a hundred megabytes."""
+    every = _with_trials([*rows["run"], *_stages(rows["run"], folder, compute=False)])
+    others = rows["run"][rows["notebook"] != "08-ablations"]
+    whole = dict.fromkeys([*others, *_stages(others, folder, compute=False)])
+    return [run for run in every if run in whole or run.n_test == 0]
 
 
 def _prune(cache: Path, asked: Sequence[Run], delete: bool) -> int:
@@ -590,9 +615,9 @@ def export(runs: Sequence[Run], folder: Path) -> None:
         kind = "masks" if run.entry.reads == "masks" else "predictions"
         files.setdefault(f"{kind}/{re.sub(r'[^a-z0-9]+', '-', run.system.lower()).strip('-')}.parquet", []).append(run)
     described, histories = [], []
-    for name, some in files.items():
+    for name, same_file in files.items():
         tables = []
-        for run in some:
+        for run in same_file:
             (result,), key = get([run], scheduler="none", progress=False), {"run": run.key[:12]}
             same = key | {f: getattr(run, f) for f in ("system", "regime", "seed", "n_train")}
             tables.append((_pixels if name.startswith("masks") else _predictions)(result).assign(**same))

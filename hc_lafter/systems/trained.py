@@ -150,6 +150,7 @@ def save(trained: Trained, path: str | os.PathLike[str]) -> Path:
     """Write a trained system into one safetensors file, for `load`: its own tensors, not the CLIP's.
 
     Of a system that tunes the tower (LaFTer's LayerNorms) the file has the tensors that differ from the CLIP's.
+    ``scores`` and ``history``, which tell how it was trained, are not in it: write ``history.table()`` beside it.
 
     Raises:
         ValueError: the path is a folder's, or empty.
