@@ -99,11 +99,11 @@ def test_five_lines_of_the_readme_train_lafter_on_a_folder_and_name_a_picture(tm
     """Run as printed, in a folder that holds ``photos`` and ``new``."""
     lines = re.search(r"```python\n(from hc_lafter import load_clip.*?)```", README, re.DOTALL)[1]
     assert len([line for line in lines.splitlines() if line]) == 5
-    world = World(40, 0, 1, seed=8)
+    world = World(60, 0, 1, seed=8)
     for i, record in enumerate(world):
         place = tmp_path / ("new" if record.split == "test" else f"photos/{record.label_name}") / f"{i}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
         record.image.save(place)
     found = subprocess.run([sys.executable, "-c", lines], cwd=tmp_path, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    assert "40.png" in found.stdout and "path" in found.stdout and (tmp_path / "lafter.safetensors").is_file()
+    assert "60.png" in found.stdout and "path" in found.stdout and (tmp_path / "lafter.safetensors").is_file()
