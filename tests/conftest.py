@@ -1,6 +1,7 @@
 """Two workers share the cores (addopts in pyproject.toml): one thread each, in the processes that they start, too.
 
-The files that take long begin, the longest first, so that no worker is left alone with one at the end.
+The files that take long begin, so that no worker is left alone with one at the end; beside the chain of notebooks,
+which keeps more than one core busy, those that mostly wait for processes.
 """
 
 import multiprocessing
@@ -12,8 +13,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; more threads than cores are slower than one
 
 LONG = """
-notebooks full_profile workers browser pretrain benchmarks embedded_clip faults report runs figures tune run_all
-masks_full registry repository training features baselines world fidelity clip claims cli masks views mask_views
+notebooks workers browser benchmarks faults runs training full_profile pretrain embedded_clip report tune figures
+run_all masks_full registry repository features baselines world fidelity clip claims cli masks views mask_views
 """
 LONG = [f"test_{name}.py" for name in LONG.split()]
 

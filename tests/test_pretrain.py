@@ -308,10 +308,10 @@ def test_smoke_recipe_learns():
     clip, told = train(pretrain.SIZES["smoke"], workers=1)
     first, last = told["history"][0], told["history"][-1]
     assert last["loss"] < 0.85 * first["loss"] and last["coverage"] < 0.7 * first["coverage"]
-    before, after = evaluate(build_embedded(), 500), evaluate(clip, 500)
-    assert after["mIoU"] > before["mIoU"] + 0.025  # seen when this was written: .058 from .008
-    assert after["R@1 of 500"] > 5 * max(before["R@1 of 500"], 1 / 500)  # .042 from .002
-    assert after["zero-shot top-1"] > before["zero-shot top-1"] + 0.04  # .302 from .199
+    found = evaluate(clip, 500)
+    assert found["mIoU"] > 0.035  # untrained .008; seen when this was written: .058
+    assert found["R@1 of 500"] > 0.01  # .002; .042
+    assert found["zero-shot top-1"] > 0.24  # .199; .302
 
 
 # --- measuring ---
