@@ -231,9 +231,9 @@ def fit(figure: Figure) -> Figure:
     Titles and axis labels break where they are longer than their room, tick labels that touch are thinned (numbers) or
     turned (names), numbers in the cells of maps shrink with the cells (and go where they would be under `LEAST_CELL`),
     names of dots (`crosses`) part until none lies on another, and powers of ten are written without mathtext, which our
-    style switches off. The layout then stands still: it costs as much as drawing, and would be made anew for each
-    format. All is measured at the resolution of print, where letters have their own widths: on the grid of a screen's
-    pixels they are up to a tenth narrower or wider.
+    style switches off. The layout then stands still: it costs
+    as much as drawing, and would be made anew for each format. It is made at the resolution of print, where letters
+    have their own widths: on the grid of a screen's pixels they are up to a tenth narrower or wider.
     """
     axes = figure.findobj(Axes)
     for axis in (axis for ax in axes for axis in ax._axis_map.values()):
@@ -243,16 +243,15 @@ def fit(figure: Figure) -> Figure:
         ):
             if isinstance(get(), LogFormatterMathtext):
                 put(_Powers(get()))
-    screen = figure.get_dpi()
-    figure.set_dpi(mpl.rcParams["savefig.dpi"])
     for turn in range(5):
         figure.draw_without_rendering()
         if turn == 0 and _add_fonts(figure):
             figure.draw_without_rendering()
         if not (sum(_broken(*place) for place in _places(figure)) + sum(_thinned(ax) for ax in axes)):
             break
-    else:
-        figure.draw_without_rendering()
+    screen = figure.get_dpi()
+    figure.set_dpi(mpl.rcParams["savefig.dpi"])
+    figure.draw_without_rendering()
     cells = {ax: [text for text in ax.texts if text.get_gid() == "cell"] for ax in axes}
     cells, room = {ax: numbers for ax, numbers in cells.items() if numbers}, 1.0
     for ax, numbers in cells.items():  # one size for all maps of a figure
@@ -358,7 +357,7 @@ class _Powers(Formatter):
 
 def _places(figure: Figure) -> Iterator[tuple[Text, float, float]]:
     """Titles and labels, the room of each and what it takes, in pixels along its line."""
-    whole, tall, point = figure.bbox.width, figure.bbox.height, figure.dpi / 72
+    whole, tall = figure.bbox.width, figure.bbox.height
     if figure._suptitle is not None:
         box = figure._suptitle.get_window_extent()
         yield figure._suptitle, 0.98 * whole, box.width
@@ -366,10 +365,10 @@ def _places(figure: Figure) -> Iterator[tuple[Text, float, float]]:
         here, place = ax.get_window_extent(), ax.get_subplotspec()
         edge = min((o.get_window_extent().x0 for o in figure.axes if o.get_window_extent().x0 > here.x1), default=whole)
         columns, rows = place.get_gridspec().get_geometry()[::-1] if place else (1, 1)
-        yield ax._left_title, edge - here.x0 - 6 * point, ax._left_title.get_window_extent().width
+        yield ax._left_title, edge - here.x0 - 8, ax._left_title.get_window_extent().width
         yield ax.title, max(1.1 * here.width, 0.0), ax.title.get_window_extent().width
         middle = (here.x0 + here.x1) / 2
-        room = min(2 * min(middle, whole - middle), 0.97 * whole / columns if columns > 1 else whole) - 3 * point
+        room = min(2 * min(middle, whole - middle), 0.97 * whole / columns if columns > 1 else whole) - 4
         yield ax.xaxis.label, room, ax.xaxis.label.get_window_extent().width
         middle = (here.y0 + here.y1) / 2
         room = min(2 * min(middle, tall - middle), 1.2 * here.height if rows > 1 else tall)
@@ -395,7 +394,7 @@ def _thinned(ax: Axes) -> bool:
     ticks = [t.label1 for t in ax.xaxis.get_major_ticks() if t.label1.get_visible() and t.label1.get_text()]
     seen = [t for t in ticks if low <= t.get_position()[0] <= high and not t.get_rotation()]
     boxes = sorted(t.get_window_extent().extents.tolist() for t in seen)
-    if all(a[2] + 0.01 * ax.get_figure(root=True).dpi < b[0] for a, b in pairwise(boxes)):
+    if all(a[2] + 1 < b[0] for a, b in pairwise(boxes)):
         return False
     where = ax.xaxis.get_major_locator()
     if isinstance(where, MaxNLocator):
