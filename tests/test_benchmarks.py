@@ -47,13 +47,15 @@ def run(monkeypatch) -> ModuleType:
         monkeypatch.setattr(module, name, small)
     monkeypatch.setattr(module, "SMALL_BATCH", 1)
     monkeypatch.setattr(module, "SWEEP", 1)
+    here = partial(module.get, scheduler="none")  # whose own tests start workers
+    monkeypatch.setattr(module, "get", lambda runs, scheduler, **how: here(runs, **how))
     return module
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "sweep")) for n in LINES])
-def test_a_line_per_comparison(run, forked_workers, capsys, name):
+def test_a_line_per_comparison(run, capsys, name):
     assert set(run.BENCHMARKS) == set(LINES)
-    rounds = 1 if name == "sweep" else 2  # each of a sweep starts workers
+    rounds = 1 if name == "sweep" else 2  # each of a sweep trains
     run.main([name, "--batch", "8", "--rounds", str(rounds)])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(lines) == LINES[name] == len({line["peer"] for line in lines})

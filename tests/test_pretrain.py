@@ -309,9 +309,9 @@ def test_smoke_recipe_learns():
     first, last = told["history"][0], told["history"][-1]
     assert last["loss"] < 0.85 * first["loss"] and last["coverage"] < 0.7 * first["coverage"]
     found = evaluate(clip, 500)
-    assert found["mIoU"] > 0.035  # untrained .008; seen when this was written: .058
-    assert found["R@1 of 500"] > 0.01  # .002; .042
-    assert found["zero-shot top-1"] > 0.24  # .199; .302
+    assert found["mIoU"] > 0.03  # untrained .005; seen when this was written: .037
+    assert found["R@1 of 500"] > 0.025  # .006; .038
+    assert found["zero-shot top-1"] > 0.15  # .106; .202
 
 
 # --- measuring ---

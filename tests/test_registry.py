@@ -8,6 +8,7 @@ import sys
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from plugin import SCALAR_MIX, installed
@@ -99,11 +100,13 @@ def test_five_lines_of_the_readme_train_lafter_on_a_folder_and_name_a_picture(tm
     """Run as printed, in a folder that holds ``photos`` and ``new``."""
     lines = re.search(r"```python\n(from hc_lafter import load_clip.*?)```", README, re.DOTALL)[1]
     assert len([line for line in lines.splitlines() if line]) == 5
-    world = World(60, 0, 1, seed=8)
-    for i, record in enumerate(world):
+    world = World(200, 0, 1, seed=8)
+    of_each = [np.flatnonzero(world.labels[:200] == c)[:4] for c in range(len(world.classes))]
+    for i in (*np.concatenate(of_each), 200):
+        record = world[int(i)]
         place = tmp_path / ("new" if record.split == "test" else f"photos/{record.label_name}") / f"{i}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
         record.image.save(place)
     found = subprocess.run([sys.executable, "-c", lines], cwd=tmp_path, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    assert "60.png" in found.stdout and "path" in found.stdout and (tmp_path / "lafter.safetensors").is_file()
+    assert "200.png" in found.stdout and "path" in found.stdout and (tmp_path / "lafter.safetensors").is_file()
