@@ -89,7 +89,7 @@ SIZES = {
         cooldown=50,
         patch_dropout=0.75,
         whole_steps=20,
-        short_from=110,
+        short_from=118,
     ),
     "cpu": Recipe(),
     "gpu": Recipe(
