@@ -10,7 +10,6 @@ import math
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -412,16 +411,11 @@ addEventListener("message", e => { document.documentElement.dataset.found = e.da
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """Notebook 09 run on the committed results, and its page."""
+    """The page of the committed notebook 09, as today's code makes it."""
     out = tmp_path_factory.mktemp("report")
-    for kind in ("results", "figures"):
-        shutil.copytree(ROOT / kind / "default", out / kind / "default")
-    for left in (out / "results" / "default").glob("*.*"):
-        left.unlink() if left.name != "provenance.json" else None
-    command = [sys.executable, str(ROOT / "run_all.py"), "--only", "09", "--force", "--out", str(out)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stdout + run.stderr
+    shutil.copytree(ROOT / "results" / "default", out / "results" / "default")
     page = out / "results" / "default" / "report.html"
+    page.unlink()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HC_LAFTER_OUTPUT", str(out))
         assert report.main([]) == 0
