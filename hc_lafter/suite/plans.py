@@ -553,9 +553,7 @@ def _main(given: argparse.Namespace) -> int:
         for folder in {study.committed for _, study in studies}:
             _stages(table["run"], folder, scheduler=given.scheduler)
         print(f"{len(table)} runs are there, {adopted} of them read from the repository, {len(lacking)} computed now.")
-        lacking = set()
-    there = table[np.array([run not in lacking for run in table["run"]], dtype=bool)]
-    for folder, rows in there.groupby(there["study"].map(lambda s: s.committed)) if given.commit else ():
+    for folder, rows in table.groupby(table["study"].map(lambda s: s.committed)) if given.commit else ():
         kept = _to_commit(rows, folder)
         points = set(_at_the_end(run for study in rows["study"].unique() for run in _flat(curve(study))))
         absent = set(missing(kept))
