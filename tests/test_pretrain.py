@@ -308,10 +308,10 @@ def test_smoke_recipe_learns():
     clip, told = train(pretrain.SIZES["smoke"], workers=1)
     first, last = told["history"][0], told["history"][-1]
     assert last["loss"] < 0.85 * first["loss"] and last["coverage"] < 0.7 * first["coverage"]
-    found = evaluate(clip, 500)
-    assert found["mIoU"] > 0.03  # untrained .005; seen when this was written: .037
-    assert found["R@1 of 500"] > 0.025  # .006; .038
-    assert found["zero-shot top-1"] > 0.15  # .106; .202
+    found = evaluate(clip, 500)  # the untrained one: .0047, .006 and .106
+    assert found["mIoU"] > 0.0047 + 0.025  # seen when this was written: .039
+    assert found["R@1 of 500"] > 5 * 0.006  # .042
+    assert found["zero-shot top-1"] > 0.106 + 0.04  # .204
 
 
 # --- measuring ---

@@ -124,6 +124,15 @@ def check_images(study: Study) -> None:
         )
 
 
+def check_masks(study: Study) -> None:
+    """Refuse masks that no notebook could judge.
+
+    Raises:
+        ValueError: the data set cannot be opened, has no masks, or no such split.
+    """
+    split_or_all(study.setting.mask_split, opened_masks(study.setting))
+
+
 def untrained_classes(study: Study, material: Material) -> str:
     """A sentence on classes of which the first seed's training images have none; "" where there are no such."""
     drawn = material.draw(study.profile.n_tune, study.seed)
@@ -191,9 +200,9 @@ def mask_systems(study: Study) -> dict[tuple[str, str], list[Run]]:
     """05: every system for masks under each of its regimes; where nothing is trained, one run stands for all seeds.
 
     Raises:
-        ValueError: the data set with masks has no such split.
+        ValueError: as `check_masks`.
     """
-    split_or_all(study.setting.mask_split, opened_masks(study.setting))
+    check_masks(study)
     found = {}
     for name, entry in registry().items():
         for regime in entry.regimes if entry.reads == "masks" else ():
@@ -445,14 +454,12 @@ def compute(profile: str, overrides: Mapping[str, Any], notebooks: Sequence[str]
     can be seen, and the others run.
 
     Raises:
-        ValueError: as `check_images`, where a notebook reads images of classes; as `mask_systems`, where one reads
-            masks.
+        ValueError: as `check_images` and `check_masks`, of what the notebooks read.
     """
     if reads := [name for name in notebooks if name not in ("07-sc-clip-diagnostics", "09-report")]:
         check_images(Study(reads[0], profile, overrides))
     if reads := [name for name in notebooks if name in ("05-cascade-vs-hybrid", "07-sc-clip-diagnostics")]:
-        setting = Study(reads[0], profile, overrides).setting
-        split_or_all(setting.mask_split, opened_masks(setting))
+        check_masks(Study(reads[0], profile, overrides))
     asked = []
     for name in (name for name in notebooks if name in NOTEBOOKS):
         try:
