@@ -588,6 +588,7 @@ def test_the_arms_on_masks_are_both_one_or_none_of_the_two():
     assert len(arms) == 7 and {len(runs) for runs in arms.values()} == {plans.TOWER_SEEDS}
     whole = plans.mask_systems(Study("05-cascade-vs-hybrid", "reference"))["Cascade-CLIP", "inductive"]
     assert arms["Cascade-CLIP, three decoders, free"] == whole  # trained once
+    assert {run.system for run in arms["Cascade-CLIP, one decoder, last"]} == {"one decoder, last layer"}
     assert all(run.until is not None for runs in arms.values() for run in runs)
     of = {name: runs[0].settings for name, runs in arms.items()}
     assert of["Cascade-CLIP, one decoder, mean"].levels == ((6, 7, 8, 9, 10, 11, 12),)
@@ -646,8 +647,13 @@ def test_who_computes_the_first_runs_computes_those_that_go_on(setting, monkeypa
     assert asked == [{"scheduler": "tcp://127.0.0.1:1"}] * 3
 
 
-def test_towers_and_untrained_systems_do_not_go_on(setting):
+def test_towers_that_name_images_and_untrained_systems_do_not_go_on(setting):
     until = Convergence(40, (0.1,), 0, checks=10)
+    masked = replace(small(setting, until=until), system="dense hybrid", regime="inductive", config=None)
+    on_seen = rising(masked, 0.8, False)
+    history = History(epochs=[{"seen": row["accuracy"]} for row in on_seen.history.epochs], start={"seen": 0.1})
+    (after,) = reference.further([replace(on_seen, history=history)])
+    assert (after.until.steps, after.until.rates) == (80, (0.03,))
     tower = replace(small(setting, until=until), system="LaFTer", config=None)
     assert reference.further([rising(tower, 0.8, False)]) == []
     assert reference.further([rising(small(setting, until=until), 0.8, True)]) == []

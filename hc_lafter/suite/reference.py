@@ -192,15 +192,15 @@ def points_of(study: Study, plan: Mapping[Any, Sequence[Run]]) -> pd.DataFrame:
 
 def may_go_on(run: Run) -> bool:
     """Whether `further` could say so of the row of a run."""
-    return run.to_choose is not None and run.entry.reads == "taps"
+    return run.to_choose is not None and run.entry.reads != "images"
 
 
 def further(found: Sequence[Result]) -> list[Run]:
     """The runs with which a row that still gains goes on: twice the steps, at a third of the learning rate.
 
     A rate that decays to zero gains at its end, the more the higher it was, however long it lasts; so twice the steps
-    alone would never end it. Nothing for a row that has converged, and for those whose tower runs at each step, which
-    are not given more than `Convergence.doublings`.
+    alone would never end it. Nothing for a row that has converged, and for those that name whole images and whose tower
+    runs at each step, which are not given more than `Convergence.doublings`.
 
     Args:
         found: the results of a row, one per seed.
