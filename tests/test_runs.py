@@ -345,6 +345,14 @@ def test_a_log_gets_a_line_now_and_then_and_says_what_is_left(setting, monkeypat
         count.add(some[1])
         count.began += 150
         assert count.left() == "less than 1 min left"
+        count.choosing, count.trials = 1, 2  # nobody knows how long it takes
+        assert (count.left(), count.tried()) == ("", "2 trials of rates and steps")
+        count.began -= 150
+        count.choosing = 0
+        count.try_out(30.0)  # 10 of 70 are left, where 60 took three minutes
+        assert (count.left(), count.tried()) == ("less than 1 min left", "")
+        count.costs[some[2]] = 40.0  # as many steps were chosen
+        assert count.left() == "about 2 min left"
     lines = capsys.readouterr().err
     assert set(lines.splitlines()) >= {"runs 0/3", "runs 1/3, about 3 min left"} and "\r" not in lines
     with runs._Count(some, shown=False):

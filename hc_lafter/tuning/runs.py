@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -95,12 +96,21 @@ def _noted(run: Run, error: str) -> str:
 class _Count:
     """How many runs are done and how many minutes the others take: a bar, or a line a minute where none can be drawn.
 
+    As long as rows of runs choose their rates and steps nobody knows how long that takes, nor the runs after it: then
+    the trials are counted.
+
     Args:
         shown: False shows nothing.
+
+    Attributes:
+        choosing: rows that have not chosen.
+        costs: of each run, as far as is known: a row's choice of steps may change it.
+        spent: the cost of the trials that were computed.
     """
 
     def __init__(self, runs: Sequence[Run], shown: bool):
-        self.runs, self.done, self.trials, self.began = runs, [], 0, time.monotonic()
+        self.runs, self.done, self.trials, self.choosing, self.began = runs, [], 0, 0, time.monotonic()
+        self.costs, self.spent = {run: run.cost for run in runs}, 0.0
         layout = "{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}{postfix}"
         disable = None if shown and runs else True  # None: as the stream is a terminal or not
         self.bar = tqdm(total=len(runs), desc="runs", leave=False, bar_format=layout, disable=disable)
@@ -123,23 +133,23 @@ class _Count:
         self.bar.update()
         self.show()
 
-    def try_out(self) -> None:
-        """One more trial is done."""
-        self.trials += 1
+    def try_out(self, cost: float) -> None:
+        """One more trial is done; what was there already has cost nothing."""
+        self.trials, self.spent = self.trials + 1, self.spent + cost
         self.show()
 
     def show(self, name: str = "") -> None:
         self.bar.set_postfix_str(", ".join(filter(None, (self.tried(), self.left(), name))))
 
     def tried(self) -> str:
-        return f"{self.trials} trials of rates and steps" if self.trials and not self.done else ""
+        return f"{self.trials} trials of rates and steps" if self.choosing else ""
 
     def left(self) -> str:
         """From the time that the finished runs took, by what a run costs: the longest come first."""
-        done, everything = (sum(run.cost for run in some) for some in (self.done, self.runs))
-        if not done:
+        done, everything = (sum(self.costs[run] for run in some) for some in (self.done, self.runs))
+        if not done or self.choosing:
             return ""
-        minutes = (time.monotonic() - self.began) * (everything / done - 1) / 60
+        minutes = (time.monotonic() - self.began) * (everything - done) / (done + self.spent) / 60
         return f"about {minutes:.0f} min left" if minutes >= 1 else "less than 1 min left"
 
     def _write(self) -> None:
@@ -217,18 +227,21 @@ def _spread(client: Any, runs: Sequence[Run], count: _Count) -> Iterator[tuple[R
     for run in runs:
         rows.setdefault(None if run.to_choose is None else run.trial(None, 1), []).append(run)
     scores: dict[Run, dict[Trial, Score]] = {row: {} for row in rows if row is not None}
-    of: dict[Any, tuple[Run, Run | None, Trial | None]] = {}
+    count.choosing = len(scores)
+    of: dict[Any, tuple[Run, Run | None, Trial | None, float]] = {}
     under_way = as_completed()
 
     def submit(run: Run, row: Run | None = None, pair: Trial | None = None) -> None:
         future = client.submit(_kept, run, run.key, key=f"run-{run.key}", priority=run.cost)
-        of[future] = run, row, pair
+        of[future] = run, row, pair, run.cost if missing([run]) else 0.0
         under_way.add(future)
 
     def go_on(row: Run) -> None:
         ahead = search(rows[row][0].to_choose, scores[row])
         if isinstance(ahead, Choice):
+            count.choosing -= 1
             for run in rows[row]:
+                count.costs[run] = replace(run, until=replace(run.until, steps=ahead.steps)).cost
                 submit(run)
         else:
             for pair in ahead if not any(about[1] is row for about in of.values()) else ():
@@ -254,15 +267,16 @@ def _spread(client: Any, runs: Sequence[Run], count: _Count) -> Iterator[tuple[R
     for future in under_way:
         if future.cancelled():  # as all are when the scheduler is gone
             raise CancelledError
-        run, row, pair = of.pop(future)
+        run, row, pair, cost = of.pop(future)
         error = future.exception()
         if row is None:
             if isinstance(error, KilledWorker):
                 error = RuntimeError("every worker that was at it was killed, perhaps for want of memory")
             yield run, "" if error is None else f"{type(error).__name__}: {error}"
             continue
-        count.try_out()
+        count.try_out(cost)
         if error is not None:
+            count.choosing -= row in rows
             for waiting in rows.pop(row, ()):  # it fails again, and by name, in the runs that need it
                 submit(waiting)
         elif row in rows:
