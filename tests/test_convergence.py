@@ -308,6 +308,11 @@ def test_masks_have_a_standard_error_by_the_jackknife(tmp_path):
     left_out = [scores(np.delete(found.val, i, axis=0).sum(axis=0), unseen)["seen"] for i in range(6)]
     assert found.error == pytest.approx(np.sqrt(5 / 6 * np.sum((left_out - np.mean(left_out)) ** 2)))
     assert found.score == scores(found.val.sum(axis=0), unseen)["seen"] and len(found.arrays["counts"]) == 6
+    (path,) = reference.write([found], tmp_path / "runs")
+    assert pd.read_parquet(path)["counts"][0].dtype == np.uint16  # a picture has 4,096 pixels
+    elsewhere = replace(run, setting=replace(setting, cache=tmp_path / "cache"))
+    assert reference.adopt([elsewhere], tmp_path / "runs") == 1
+    assert same(found, get([elsewhere], scheduler="none", progress=False)[0], tensors=False)
 
 
 def test_a_brief_run_keeps_what_it_says_and_how_far_it_went(setting):

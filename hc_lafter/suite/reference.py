@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,6 @@ Key = TypeVar("Key", bound=Hashable)
 FIELDS = ("system", "regime", "n_train", "seed", "batch_size", "view", "classifier", "target", "lam")
 _NUMBERS = ("value", "low", "high", "n", "seeds")
 PLACE = ["system", "regime", "n_train", "seed"]  # of a point on the curve
-_SMALL = {"compression": "zstd", "compression_level": 19, "use_dictionary": False}  # hardly two logits are equal
 _LOGITS = ("val", "test", "train", "val before", "test before")
 
 
@@ -68,7 +67,10 @@ def write(found: Sequence[Result], folder: Path, points: Container[Run] = ()) ->
         rows = pd.concat([table[table["system"] == system] for table in (kept, fresh) if len(table)])
         path = folder / f"{re.sub('[^a-z0-9]+', '-', system.lower()).strip('-')}.parquet"
         table = rows.sort_values(["regime", "n_train", "seed", "key"]).drop(columns=_arrays_of_others(rows))
-        paths.append(write_whole(path, partial(table.to_parquet, index=False, **_SMALL)))
+        # hardly two logits are equal; their first bytes are alike
+        small = {"compression": "zstd", "compression_level": 19, "use_dictionary": False}
+        alike = {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in _LOGITS if name in table}
+        paths.append(write_whole(path, partial(table.to_parquet, index=False, column_encoding=alike, **small)))
     return paths
 
 
@@ -79,6 +81,7 @@ def _arrays_of_others(rows: pd.DataFrame) -> list[str]:
 
 def _row(result: Result, point: bool) -> dict[str, object]:
     run, history = result.run, vars(result.history)
+    history = history | {"steps": [_floats(step, lambda x: float(str(np.float32(x)))) for step in history["steps"]]}
     placeless = replace(run, setting=replace(run.setting, cache=None, device="cpu"))  # the same on every machine
     row = {name: getattr(run, name) for name in FIELDS} | {"key": _key(run), "run": repr(placeless), "point": point}
     row |= {"device": run.setting.device, "torch": computing_versions()["torch"]}
@@ -96,10 +99,20 @@ def _row(result: Result, point: bool) -> dict[str, object]:
         row["validation"] = float((result.val.argmax(axis=1) == data.labels[judged]).mean())
     for name in _committed(run, result.arrays):
         values = result.arrays[name]
-        half = name in _LOGITS and run.until is not None  # as in the store, to the bit
-        row[name] = values.astype(np.float16 if half else values.dtype).ravel()
+        kind = values.dtype
+        if kind == np.int64:
+            kind = np.min_scalar_type(values.max(initial=0))
+        elif name in _LOGITS and run.until is not None:
+            kind = np.float16  # as in the store, to the bit
+        row[name] = values.astype(kind).ravel()
         row[f"{name}, shape"] = list(values.shape)
     return row
+
+
+def _floats(row: Mapping[str, Any], change: Callable[[float], float]) -> dict[str, Any]:
+    """A row of a history whose numbers, singles in double precision, are written with the digits of a single: halves
+    the text, and `np.float32` gives the very number back."""
+    return {name: change(value) if isinstance(value, float) else value for name, value in row.items()}
 
 
 def _key(run: Run) -> str:
@@ -142,8 +155,10 @@ def adopt(runs: Sequence[Run], folder: Path) -> int:
         shapes = {name: row[name] for name in row if name.endswith(", shape") and isinstance(row[name], np.ndarray)}
         arrays = {name.removesuffix(", shape"): shape for name, shape in shapes.items()}
         arrays = {name: np.array(row[name]).reshape(shape) for name, shape in arrays.items()}
+        arrays = {name: v.astype(np.int64) if v.dtype.kind == "u" else v for name, v in arrays.items()}
         given = {name: None if pd.isna(row[name]) else row[name] for name in ("rate", "converged", "error")}
         history = History(**json.loads(row["history"]))
+        history.steps = [_floats(step, lambda x: float(np.float32(x))) for step in history.steps]
         run = lacking[row["key"]]
         with store.locked(place := run.setting.cache / "runs" / f"{run.key}.safetensors"):
             if not place.is_file():  # another process may have been quicker, and has the tuned tensors as well
