@@ -184,7 +184,6 @@ def _client(address: str | None, most: int, progress: bool) -> Iterator[Any]:
     dask.config.set({
         "distributed.scheduler.allowed-failures": _KILLS,
         "distributed.worker.daemon": False,  # a daemon could not start processes that load images
-        "distributed.worker.profile.enabled": False,  # it looks at a worker 100 times a second: 6% of a training step
         # without MALLOC_TRIM_THRESHOLD_, under which glibc gives every large tensor's memory back at once: page faults
         # then take a third of the time
         "distributed.nanny.pre-spawn-environ": one,
