@@ -6,10 +6,11 @@ Belongs to no room.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # What `hc-lafter fidelity` measures with, see `hc_lafter.embedded.fidelity.Sizes`.
@@ -33,6 +34,20 @@ def at_least(least: int) -> Callable[[str], int]:
         return int(text)
 
     return count
+
+
+def answers(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
+    """A command that says what the user is to correct in one sentence, and ends with 2."""
+
+    @functools.wraps(main)
+    def answered(argv: Sequence[str] | None = None) -> int:
+        try:
+            return main(argv)
+        except (ValueError, OSError) as error:
+            print(error, file=sys.stderr)
+            return 2
+
+    return answered
 
 
 class Parser(argparse.ArgumentParser):

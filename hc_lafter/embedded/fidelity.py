@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from scipy.stats import rankdata
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -31,7 +30,7 @@ from hc_lafter import commands
 from hc_lafter.analysis import segmentation, statistics
 from hc_lafter.analysis.probe import linear_probe
 from hc_lafter.analysis.tokens import summarise_norms, token_norms
-from hc_lafter.clip.descriptions import BUNDLED, load_descriptions
+from hc_lafter.clip.descriptions import load_descriptions
 from hc_lafter.clip.load import Clip, load_clip
 from hc_lafter.clip.text import encode_texts
 from hc_lafter.clip.vit import project
@@ -290,13 +289,10 @@ def _in_turn(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _by_depth(reader: str, right: np.ndarray, sizes: Sizes) -> dict[str, Estimate]:
     """Rank correlation with the layer, and what the best layer has over the last; right is [L, n] bool."""
-    n, depth = right.shape[1], np.arange(len(right)) - (len(right) - 1) / 2
+    n = right.shape[1]
     _, images = _resample(n, 1, sizes.resamples)
     means = np.concatenate([right.mean(axis=1)[None], images @ right.T.astype(np.float64) / n])  # the first: as it is
-    ranks = rankdata(means, axis=1) - (len(right) + 1) / 2
-    spread = np.sqrt((ranks**2).sum(axis=1) * (depth @ depth))
-    # Layers that all read the same say nothing of depth: no correlation.
-    rho = np.divide(ranks @ depth, spread, out=np.zeros(len(ranks)), where=spread > 0)
+    rho = statistics.rank_correlation(means, np.arange(len(right)))
     lead = means.max(axis=1) - means[:, -1]
     return {
         f"{reader} by depth": _percentiles(rho[0], rho[1:], n),
@@ -478,25 +474,19 @@ def _percentiles(value: float, drawn: Sequence[float], n: int, covers: str = "te
 # --- the command ---
 
 
-def default_descriptions() -> str:
-    """The prose in the world's own words where the package has it."""
-    return "world" if "world" in BUNDLED else "mikels"
-
-
 def fidelity(
-    clips: Mapping[str, Clip], sizes: Sizes = Sizes(), *, seed: int = WORLD_SEED, descriptions: str | None = None
+    clips: Mapping[str, Clip], sizes: Sizes = Sizes(), *, seed: int = WORLD_SEED, descriptions: str = "world"
 ) -> dict[str, Any]:
     """The facts, their bands and what every CLIP shows: what ``fidelity.json`` holds, ready for it.
 
     Args:
         clips: name (of a training seed, say) -> CLIP.
         seed: of the world. Decisions belong on another one than the default, such as 2000.
-        descriptions: source of the prose; None for `default_descriptions`.
+        descriptions: source of the prose.
 
     Raises:
         ValueError: as `measure`.
     """
-    descriptions = descriptions or default_descriptions()
     spec = yaml.safe_load(Path(__file__).with_name("fidelity.yaml").read_text(encoding="utf-8"))
     bands = {key: m["band"] for fact in spec["facts"] for key, m in fact["measures"].items()}
     held, models = Held(sizes, seed), {}
@@ -530,21 +520,18 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+@commands.answers
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: measure, write, print the verdicts; 0, or 2 where the user has something to correct."""
+    """Command line: measure, write, print the verdicts."""
     given = commands.fidelity().parse_args(arguments)
-    try:
-        if not given.card:
-            clips, begun = _clips(given.models or ["embedded=embedded"]), time.perf_counter()
-            sizes = Sizes(**{name: getattr(given, f"n_{name}") for name in asdict(Sizes())})
-            facts = fidelity(clips, sizes, seed=given.seed, descriptions=given.descriptions)
-            facts["seconds"] = round(time.perf_counter() - begun)
-            write_whole(given.out / "fidelity.json", json.dumps(facts, indent=1) + "\n")
-        write_card(given.out)
-        write_figure(given.out)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    if not given.card:
+        clips, begun = _clips(given.models or ["embedded=embedded"]), time.perf_counter()
+        sizes = Sizes(**{name: getattr(given, f"n_{name}") for name in asdict(Sizes())})
+        facts = fidelity(clips, sizes, seed=given.seed, descriptions=given.descriptions or "world")
+        facts["seconds"] = round(time.perf_counter() - begun)
+        write_whole(given.out / "fidelity.json", json.dumps(facts, indent=1) + "\n")
+    write_card(given.out)
+    write_figure(given.out)
     for name, model in read(given.out)["models"].items():
         missed = [key for key, verdict in model["verdicts"].items() if verdict == "missed"]
         print(f"{name}: {'every band met' if not missed else 'missed: ' + '; '.join(missed)}")

@@ -15,7 +15,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -39,6 +39,7 @@ from hc_lafter.data.world.dataset import visible_classes
 from hc_lafter.embedded.cards import write_model_card
 from hc_lafter.embedded.measure import HEADLINE, HELD_OUT, evaluate
 from hc_lafter.files import file_hash, processor, versions, write_whole
+from hc_lafter.suite.study import precision
 from hc_lafter.tuning.training import load_checkpoint
 
 DATA_SEED = 1000  # the shipped CLIP's own world; notebooks draw theirs from seed 0
@@ -314,7 +315,6 @@ def train(
     workers: int = 2,
     checkpoint_at: Path | None = None,
     every: int = 200,
-    log: Callable[[dict, Clip], None] | None = None,
 ) -> tuple[Clip, dict]:
     """Train the embedded CLIP from nothing, or from where a stopped training left off.
 
@@ -327,7 +327,6 @@ def train(
         workers: processes that paint the scenes.
         checkpoint_at: a safetensors file, written every `every` steps and taken up if it is there; None keeps nothing.
         every: steps between two checkpoints.
-        log: called with each new row of the history and the CLIP as it stands.
 
     Returns:
         the CLIP (frozen) and what is known of its making: ``history``, the losses every 20 steps, in nats, with the
@@ -348,8 +347,6 @@ def train(
     for step, row in _steps(clip, heads, optimisers, pool, recipe, device, start):
         if row is not None:
             history.append(row)
-            if log is not None:
-                log(row, clip)
         if checkpoint_at and (step + 1) % every == 0:
             tensors = _tensors(model, heads, optimisers)
             store.write(checkpoint_at, tensors, run=definition, state={"step": step + 1, "history": history})
@@ -361,13 +358,12 @@ def train(
         weight_hash=weight_hash(clip.model.state_dict()),
         notes=(),
     )
-    made = {"history": history, "precision": _precision(device), "patch_scale": heads.patch_scale.exp().item()}
+    made = {
+        "history": history,
+        "precision": precision("auto", torch.device(device)),
+        "patch_scale": heads.patch_scale.exp().item(),
+    }
     return trained, made
-
-
-def _precision(device: str) -> str:
-    fast = torch.device(device).type == "cuda" or torch.cpu.get_capabilities().get("amx_bf16", False)
-    return "bf16" if fast else "fp32"
 
 
 def _tensors(model: nn.Module, heads: nn.Module, optimisers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
@@ -435,7 +431,7 @@ def _steps(
             images = (batch.images.to(device).float() / 255 - mean) / std
             facts, known = batch.facts.to(device), batch.known.to(device)
             phrases = [grammar.phrase(*fact, rng) for fact in FACTS]
-            with torch.autocast(kind, torch.bfloat16, enabled=_precision(device) == "bf16"):
+            with torch.autocast(kind, torch.bfloat16, enabled=precision("auto", torch.device(device)) == "bf16"):
                 seen_through = walk(visual, images, layers=(clip.layers - 1,), patches=True, keep=keep)
                 values = project(visual, value_path(visual, seen_through.patch_taps[0]))
                 text = encode_tokens(model, tokenizer(batch.texts).to(device))

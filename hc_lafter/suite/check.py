@@ -169,16 +169,12 @@ def verdict(lines: Sequence[dict[str, Any]], where: str) -> str:
     return f"{where}: {len(missed)} of {len(judged)} goals are not met: {'; '.join(missed)}."
 
 
+@commands.answers
 def main(argv: Sequence[str] | None = None) -> int:
     """``hc-lafter check``: check a machine, print a JSON line per comparison and a verdict."""
     given = commands.check().parse_args(argv)
-    try:
-        bench = peers(find_root())
-        device = bench.find_device(given.device)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    lines = []
+    bench, lines = peers(find_root()), []
+    device = bench.find_device(given.device)
     for line in check(device, bench, quick=given.quick):
         lines.append(line)
         print(json.dumps(line), flush=True)

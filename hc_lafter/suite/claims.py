@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -39,6 +38,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from scipy.stats import norm, t
 
+from hc_lafter import commands
 from hc_lafter.analysis.statistics import undecided
 from hc_lafter.files import write_whole
 from hc_lafter.suite import provenance, words
@@ -570,23 +570,20 @@ def summary(records: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join([f"{len(records)} claims: {tally(records)}", *lines])
 
 
+@commands.answers
 def main(argv: list[str] | None = None) -> int:
     """Write the ledger of a profile and print it; with ``--check`` hold what is there against what made it."""
     parser = argparse.ArgumentParser(prog="hc-lafter claims", description=main.__doc__.replace("``", ""))
     parser.add_argument("--profile", default="default", help="whose results are judged (default: %(default)s)")
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 where anything was changed")
     options = parser.parse_args(argv)
-    try:
-        load_profile(options.profile.partition("+")[0])  # a misspelled one would get a ledger without evidence
-        results = Places.find("09-report", options.profile).results.parent
-        if options.check:
-            lines = changed(results)
-            print("\n".join(lines) or f"{results / 'claims.json'} is what its results say.")
-            return int(bool(lines))
-        records = judge(results)
-        write(results, records)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    load_profile(options.profile.partition("+")[0])  # a misspelled one would get a ledger without evidence
+    results = Places.find("09-report", options.profile).results.parent
+    if options.check:
+        lines = changed(results)
+        print("\n".join(lines) or f"{results / 'claims.json'} is what its results say.")
+        return int(bool(lines))
+    records = judge(results)
+    write(results, records)
     print(summary(records))
     return 0

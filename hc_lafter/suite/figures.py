@@ -101,15 +101,11 @@ def collect(profile: str, width: str, form: str, out: Path, names: Sequence[str]
     return [write_whole(path, content) for path, content in files.items()]
 
 
+@commands.answers
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 0, or 2 where the user is to correct something."""
+    """The command line."""
     given = commands.figures().parse_args(arguments)
-    try:
-        written = collect(given.profile, given.width, given.format, given.out, given.names)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(*written, sep="\n")
+    print(*collect(given.profile, given.width, given.format, given.out, given.names), sep="\n")
     return 0
 
 

@@ -508,14 +508,12 @@ def _with_trials(runs: Sequence[Run]) -> list[Run]:
     return list(dict.fromkeys([*runs, *trials]))
 
 
+@commands.answers
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m hc_lafter runs``: compute a profile's runs without a notebook, or list them."""
     given = commands.runs().parse_args(argv)
     try:
         return _main(given)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("Stopped: what was done is kept, and the rest goes on from its checkpoints.", file=sys.stderr)
         return 130

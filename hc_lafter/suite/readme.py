@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from hc_lafter import commands
 from hc_lafter.files import write_whole
 from hc_lafter.suite import claims, comparing, ledger
 from hc_lafter.suite.paths import find_root
@@ -142,16 +143,13 @@ def stale(root: Path) -> list[str]:
     return [] if same else ["README.md is not what results/default say"]
 
 
+@commands.answers
 def main(argv: list[str] | None = None) -> int:
     """Write the tables of results/default into README.md."""
     argparse.ArgumentParser(prog="python -m hc_lafter.suite.readme", description=main.__doc__).parse_args(argv)
     root = find_root()
     path = root / "README.md"
-    try:
-        write_whole(path, updated(path.read_text(encoding="utf-8"), headline(root / "results" / "default")))
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    write_whole(path, updated(path.read_text(encoding="utf-8"), headline(root / "results" / "default")))
     return 0
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 import nbformat
 from IPython import get_ipython
 from markupsafe import Markup
 
+from hc_lafter import commands
 from hc_lafter.files import write_whole
 from hc_lafter.suite.paths import Places, find_root
 from hc_lafter.suite.profiles import load_profile
@@ -96,16 +96,13 @@ def _output(kind: str, bundle: dict) -> nbformat.NotebookNode:
     return nbformat.v4.new_output("display_data", data=bundle)
 
 
+@commands.answers
 def main(argv: list[str] | None = None) -> int:
     """Write results/<profile>/report.html from the executed notebook beside it."""
     parser = argparse.ArgumentParser(prog="hc-lafter report", description=main.__doc__)
     parser.add_argument("--profile", default="default", help="whose results are reported (default: %(default)s)")
     profile = parser.parse_args(argv).profile
-    try:
-        load_profile(profile.partition("+")[0])  # a misspelled one has no results either
-        places = Places.find(NOTEBOOK, profile)
-        print(write(places.executed, places.results.parent / "report.html"))
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    load_profile(profile.partition("+")[0])  # a misspelled one has no results either
+    places = Places.find(NOTEBOOK, profile)
+    print(write(places.executed, places.results.parent / "report.html"))
     return 0

@@ -355,7 +355,7 @@ def computes_with(profile: Profile) -> tuple[torch.device, str]:
         ValueError: this machine lacks one of them.
     """
     device = _device(profile.device)
-    return device, _precision(profile.precision, device)
+    return device, precision(profile.precision, device)
 
 
 def _device(wanted: str) -> torch.device:
@@ -369,7 +369,8 @@ def _device(wanted: str) -> torch.device:
     return device
 
 
-def _precision(wanted: str, device: torch.device) -> str:
+def precision(wanted: str, device: torch.device) -> str:
+    """``fp32`` or ``bf16``; ``auto`` takes what is fast on a device."""
     if device.type == "cuda":
         able = fast = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
