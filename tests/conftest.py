@@ -6,6 +6,7 @@ which keeps more than one core busy, those that mostly wait for processes.
 
 import multiprocessing
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,15 @@ def shared_cache(tmp_path_factory) -> Path:
     return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
 
 
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    """A small material of the embedded world, and a cache of its own."""
+    from hc_lafter.tuning.setting import Setting
+
+    sizes = {"n_train": 40, "n_val": 24, "n_test": 24, "batch_size": 20}
+    return Setting(**sizes, seeds=(0, 1), text_steps=20, text_noise=(0.0,), cache=tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture
 def forked_workers():
     """Dask forks its workers off a process that has imported everything, as in its own tests: importing is most of a
@@ -39,6 +49,19 @@ def forked_workers():
     with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
         get_mp_context().set_forkserver_preload(["distributed", "hc_lafter.suite.plans"])
         yield
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, driven by Playwright; the system's own."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no chromium, chromium-browser or google-chrome is installed")
+    with playwright.sync_playwright() as play:
+        opened = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()
 
 
 def pytest_collection_modifyitems(items) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,14 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import nn
+from training_runs import DIAL, Dial, up
 
 from hc_lafter import files, systems
 from hc_lafter.analysis.segmentation import scores
 from hc_lafter.data.masks.sets import mask_split
 from hc_lafter.suite import plans, reference
 from hc_lafter.suite.study import Study
-from hc_lafter.systems import Output, Phase, System
 from hc_lafter.systems.hybrid_cascade import HybridCascade, HybridCascadeConfig
 from hc_lafter.systems.mean_of_layers import MeanOfLayersConfig
 from hc_lafter.tuning import computing, runs
@@ -60,28 +59,6 @@ def test_every_rate_of_a_configuration_keeps_its_ratio():
 
 
 # --- the schedule ---
-
-
-class Dial(nn.Module):
-    """One number, and the class that it is nearest to is the answer for every image."""
-
-    def __init__(self, lr: float = 0.25):
-        super().__init__()
-        self.lr, self.at = lr, nn.Parameter(torch.zeros(()))
-
-    def forward(self, x):
-        return Output(-((torch.arange(8.0) - self.at) ** 2).expand(len(x), 8))
-
-    def parameter_groups(self):
-        return [{"name": "dial", "params": [self.at], "lr": self.lr, "weight_decay": 0.0}]
-
-    def schedule(self, epochs):
-        return [Phase("turn", epochs, ("dial",))]
-
-
-def up(system, batch):
-    """AdamW then goes up by its rate at each step."""
-    return {"task": -system.at}
 
 
 def turned(**how) -> float:
@@ -133,22 +110,7 @@ def test_a_stretch_is_as_long_as_it_says_and_data_are_read_in_their_own_epochs()
 # --- runs ---
 
 
-@dataclass(frozen=True)
-class DialConfig:
-    layers: tuple[int, ...] = (12,)
-    lr: float = 1.0
-
-
-DIAL = System(
-    "dial", "#000000", "taps", ("supervised",), DialConfig, lambda start, config, seed: Dial(config.lr), ()
-)  # fmt: skip
 SIZES = {"n_train": 24, "n_val": 24, "batch_size": 8}
-
-
-@pytest.fixture(scope="module")
-def setting(tmp_path_factory) -> Setting:
-    sizes = {"n_train": 40, "n_val": 24, "n_test": 24, "batch_size": 20}
-    return Setting(**sizes, seeds=(0, 1), text_steps=20, text_noise=(0.0,), cache=tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
