@@ -11,11 +11,10 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import open_clip
 import pytest
 import torch
-from open_clip.transformer import QuickGELU, VisionTransformer
+from test_reference import Reference
 from torch import nn
 
 from hc_lafter.files import processor
@@ -132,12 +131,8 @@ def test_the_ratio_is_the_median_of_the_rounds_ratios(run, monkeypatch):
 
 def test_the_peer_is_lafters_released_step(run):
     """Loss and every gradient are those that the released code computed."""
-    with np.load(ROOT / "tests" / "reference" / "lafter.npz") as file:
-        arrays = {name: torch.from_numpy(file[name]) for name in file.files}
-    size, patch, width, layers, heads, dim = arrays["config"].tolist()[:6]
-    visual = VisionTransformer(size, patch, width, layers, heads, 4.0, output_dim=dim, act_layer=QuickGELU)
-    visual.load_state_dict({k.removeprefix("visual."): v for k, v in arrays.items() if k.startswith("visual.")})
-    visual.eval().requires_grad_(False)
+    arrays = Reference("lafter.npz")
+    visual = arrays.visual
     step = run._released_step(
         visual,
         arrays["prompt_embeddings"][0],
@@ -157,13 +152,10 @@ def test_the_peer_is_lafters_released_step(run):
 
 def test_the_peer_is_sc_clips_released_way(run):
     """Mask logits are those of the features that the released code computed; so are the scores of its outliers."""
-    with np.load(ROOT / "tests" / "reference" / "sc_clip.npz") as file:
-        arrays = {name: torch.from_numpy(file[name]) for name in file.files}
-    size, patch, width, layers, heads, dim = arrays["config"].tolist()[:6]
-    visual = VisionTransformer(size, patch, width, layers, heads, 4.0, output_dim=dim, act_layer=QuickGELU)
-    visual.load_state_dict({k.removeprefix("visual."): v for k, v in arrays.items() if k.startswith("visual.")})
+    arrays = Reference("sc_clip.npz")
+    size, patch, *_, dim = arrays.config[:6]
     texts, grid = torch.eye(dim), (size // patch, size // patch)
-    (ours,) = run._released_segmentation(visual.eval(), texts, run.SCClipConfig(), arrays["image"])()
+    (ours,) = run._released_segmentation(arrays.visual, texts, run.SCClipConfig(), arrays["image"])()
     theirs = run.mask_logits(arrays["out"], texts, grid, (size, size))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=40 * 1e-5)
     for patches, scores in zip(arrays["block_out.10"][:, 1:], arrays["lof_scores"], strict=True):
@@ -287,9 +279,6 @@ def test_the_verdict(monkeypatch, capsys, met, status, says):
     assert [json.loads(line) for line in printed] == lines and last == f"cpu, {processor()}: {says}"
 
 
-def test_a_device_that_is_not_there_takes_a_sentence(monkeypatch, capsys, tmp_path):
-    assert check.main(["--device", "no-such"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("device no-such is not on this machine") and error.count("\n") == 1
+def test_a_check_takes_a_checkout(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(check, "find_root", lambda: tmp_path)
     assert check.main(["--device", "cpu"]) == 2 and "start from a checkout" in capsys.readouterr().err

@@ -651,8 +651,6 @@ def test_the_ledger_is_written_whole_and_checked(tmp_path, monkeypatch, capsys):
         if place.is_dir()
     }
     made(results, files())
-    with pytest.raises(ValueError, match=r"claims\.json cannot be read"):
-        claims.changed(results)
     assert claims.main(["--profile", "full"]) == 0
     assert capsys.readouterr().out.startswith("30 claims: ")
     path = results / "claims.json"
@@ -678,7 +676,6 @@ def test_the_ledger_is_written_whole_and_checked(tmp_path, monkeypatch, capsys):
     found = claims.changed(results)
     assert "claims.json, C01: contradicted there, supported now; differs in verdict" in found
     assert any(line.startswith("claims.json, C30: absent there, supported now") for line in found)
-    assert claims.main(["--profile", "fulll"]) == 2
 
 
 @pytest.fixture

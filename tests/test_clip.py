@@ -221,9 +221,6 @@ def test_config_beside_the_file_tells_what_the_file_cannot(tmp_path):
     assert same(clip, model)
     assert clip.activation == "QuickGELU"
     assert clip.preprocess["mean"] == [0.5] * 3
-    (tmp_path / "open_clip_config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"open_clip_config.json cannot be read as JSON"):
-        load_clip(tmp_path / "open_clip_model.safetensors")
 
 
 def test_preprocessing_that_open_clips_weights_do_not_share_warns(tmp_path, monkeypatch):
@@ -368,7 +365,6 @@ def test_shapes_that_two_architectures_share(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        (["a.jpg"], r"is a folder without weights .*: give the path of a file with some"),
         (
             ["below/epoch_3.pt", "b.txt"],
             r"folder with weights below it .'below.epoch_3.pt'.: give the path of one",
@@ -730,7 +726,6 @@ def test_a_file_with_one_tower_is_told_which(tmp_path, kind):
         ("ViT-B-16/laion", "ViT-B-16 has no weights 'laion'.*: give ViT-B-16@<file>, or ViT-B-16/ and one of .*random"),
         ("Tiny-8", "Tiny-8 is an architecture without its weights: give Tiny-8@<file>, or Tiny-8/ and one of random"),
         ("Tiny-8/random:x", "has no weights 'random:x'"),
-        ("RN50/openai", "RN50 cannot be walked layer by layer: its vision tower is a ResNet"),
         ("ViT-B-16-SigLIP/webli", "its vision tower is timm's vit_base_patch16_siglip_224"),
         ("roberta-ViT-B-32/random", "its text tower is the Hugging Face model roberta-base"),
         ("coca_ViT-B-32/random", "it is a CoCa, which pools by attention"),
@@ -750,14 +745,11 @@ def test_unknown_names(spec, words):
         ("https://huggingface.co/laion/CLIP-ViT-B-32-laion2B-s34B-b79K/tree/main", "say ViT-B-32/laion2b_s34b_b79k"),
         ("openai/clip-vit-base-patch32", "say ViT-B-32/openai, which has its weights"),
         ("hf-hub:somebody/a-clip", r"neither a file nor in the hub's cache .*\(hf download somebody/a-clip\)"),
-        ("somebody/a-clip", "check the path, or download it once"),
         ("google/siglip-base-patch16-224", "check the path, or download it once"),
         ("hf-hub:timm/ViT-B-16-SigLIP", "its vision tower is timm's"),
         ("ViT-L/14@336px", "is OpenAI's name of ViT-L-14-336/openai: say ViT-L-14-336/openai"),
         ("ViT-B/32", "say ViT-B-32/openai"),
         ("ViT-B-32::nothing", "ViT-B-32 has no weights 'nothing'.*: give"),
-        ("ViT-B-32@", "names no file: give ViT-B-32@<path>"),
-        ("https://example.org/a.pt", "is an address: download the file, and give its path"),
     ],
 )
 def test_names_of_other_libraries_are_answered_at_once_and_without_the_network(spec, words, no_network, monkeypatch):

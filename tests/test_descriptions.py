@@ -190,19 +190,15 @@ def test_wrong_classes(classes, error, pattern):
 @pytest.mark.parametrize(
     ("content", "pattern"),
     [
-        ('{"joy": ["a"', r"is not JSON in UTF-8 \(.*line 1 column \d+.*\): correct"),
         ("[" * 100_000, r"is not JSON in UTF-8 \("),
         ("", r"is not JSON in UTF-8"),
-        ('["joy"]', r"holds no object: write class names"),
         ('"joy"', r"holds no object"),
         ("null", r"holds no object"),
         ("[]", r"holds no object"),
         ("{}", r"holds an empty object"),
-        ('{"joy": ["a"], "fear": ["b"], "joy": ["c"]}', r"holds class 'joy' more than once: join"),
         ('{"joy": "a smile"}', r"class 'joy' holds no list of sentences"),
         ('{"joy": {"a": "b"}}', r"class 'joy' holds no list of sentences"),
         ('{"fear": ["b"], "joy": []}', r"class 'joy' holds no list of sentences: put one"),
-        ('{"joy": ["a", 3]}', r"class 'joy', sentence 2 is 3: write text"),
         ('{"joy": ["a", null]}', r"class 'joy', sentence 2 is null: write text"),
         ('{"joy": ["a", "b", " \\n"]}', r"class 'joy', sentence 3 is \" \\n\": write text"),
     ],
@@ -212,13 +208,6 @@ def test_wrong_file_is_named_with_what_to_do(tmp_path, content, pattern):
     with pytest.raises(ValueError, match=pattern) as caught:
         load_descriptions(path)
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
-
-
-def test_file_in_another_encoding(tmp_path):
-    path = tmp_path / "latin.json"
-    path.write_bytes('{"café": ["x"]}'.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"latin\.json is not JSON in UTF-8 \(.*0xe9"):
-        load_descriptions(path)
 
 
 def test_long_list_of_classes_is_cut_short(tmp_path):

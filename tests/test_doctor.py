@@ -157,15 +157,6 @@ def test_a_path_that_cannot_be_opened_is_a_problem_and_no_exception(tmp_path):
     assert "row 2, column 'label'" in look(bad).problems[0]
 
 
-def test_a_table_names_rows(pets):
-    path = pets / "list.csv"
-    rows = [f"{p.relative_to(pets).as_posix()},{p.parent.name}" for p in sorted(pets.rglob("*.png"))]
-    path.write_text("\n".join(["path,label", *rows, "cat/gone.png,cat"]), encoding="utf-8")
-    report = look(path)
-    assert "the first is cat/gone.png (row 62, column 'path'), which does not exist" in report.problems[0]
-    assert report.name == "list" and int(report.counts["all"].sum()) == 60
-
-
 def test_class_order(pets, tmp_path):
     assert look(pets, classes=["cat", "dog"]).remarks == (
         "the class list given is in sorted order, as the folder names are.",
@@ -188,6 +179,8 @@ def test_class_order(pets, tmp_path):
 @pytest.mark.parametrize(
     ("names", "coded"),
     [(("1", "2"), True), (("0.0", "1.0"), True), (("n01440764", "n01443537"), True), (("class_1", "class_2"), True),
+     (("c0", "c1"), True), (("emotion 1", "emotion 2"), True), (("ID_1", "ID_7"), True),
+     (("boeing 747", "airbus 320"), False),
      (("A", "B"), True), (("class A", "class B"), True), (("I", "we"), False), (("no", "na"), False),
      (("100", "dog"), False), (("2000s", "1990s"), False), (("cat", "dog"), False)],
 )  # fmt: skip
@@ -201,6 +194,7 @@ def test_class_names_that_are_codes_are_remarked_upon(tmp_path, names, coded):
 @pytest.mark.parametrize(
     ("names", "bare"),
     [(("01_cat", "02_dog"), "cat, dog"), (("1. Katze", "2. Hund"), "Katze, Hund"), (("003-猫", "004-犬"), "猫, 犬"),
+     (("n02085620-Chihuahua", "n02085782-Japanese_spaniel"), "Chihuahua, Japanese_spaniel"),
      (("1_cat", "dog"), None), (("1990s", "2000s"), None), (("3D_print", "2D_print"), None),
      (("50 euros", "100 euros"), None)],
 )  # fmt: skip

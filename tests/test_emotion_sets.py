@@ -377,10 +377,7 @@ def test_specs_and_drives_of_windows(tmp_path, monkeypatch):
     assert split_spec("fi:~/FI", SETS)[1] == type(tmp_path)("~/FI").expanduser()
     assert split_spec("photos/a:b", SETS) == (None, type(tmp_path)("photos/a:b"))
     for spec, sentence in {
-        "emosett:x": r"data=emosett:x starts with 'emosett', no data set .*\(did you mean 'emoset'\?\): choose one of",
         "https://example.org/x": "starts with 'https', no data set that is known: choose one of emoset, fi,",
-        "fi:": r"data=fi: has no path: write fi:FOLDER, the folder of the set\.",
-        "fi:gone": "gone does not exist: correct the path behind fi",
         f"rafdb:{tmp_path}": "is no RAF-DB, nor holds it one folder below .*list_patition_label.txt.*: correct",
     }.items():
         refuses(sentence, spec)
@@ -484,7 +481,6 @@ def change(root, name, row, cells):
         ("val.json", 2, lambda r: [*r, "a", "b"], "row 2 of val.json in .*fetch the list again"),
         ("val.json", 2, {"a": 1}, "row 2 of val.json in"),
         ("train.json", 1, lambda r: [0, *r[1:]], "row 1 of train.json in .*: EmoSet's rows"),
-        ("train.json", 1, lambda r: ["amusment", *r[1:]], r"row 1 of train\.json .* is 'amusment', .*'amusement'"),
         ("train.json", 1, lambda r: ["awe", *r[1:]], r"row 1 of train\.json .* says 'awe', but its image is image/amu"),
         ("train.json", 1, lambda r: [r[0], r[2], r[2]], "row 1 of train.json in .* names 0 images instead of one"),
     ],
@@ -505,8 +501,6 @@ def test_broken_lists_of_emoset(tmp_path):
         r"test\.json \(amusement\): remove one of the two rows",
         root,
     )
-    write(root / "test.json", "[[")
-    refuses(r"test\.json is not JSON .*: fetch it again", root)
     write(root / "test.json", "[]")
     refuses(r"test\.json is not a list of rows: fetch it again", root)
     (root / "test.json").write_bytes(b"")
@@ -713,16 +707,7 @@ def test_broken_tables_of_emotion6(tmp_path):
     lines = text.splitlines()
     for sentence, broken in {
         r"ground_truth\.txt has the columns .* votes for 0 emotions: fetch": text.replace("\t", " "),
-        r"row 3 of .*ground_truth\.txt has 9 columns instead of 10": text.replace(
-            lines[2], lines[2].rpartition("\t")[0]
-        ),
-        r"row 3 of .* holds a vote that is not a number \(.*'x'\)": text.replace(
-            lines[2], lines[2].rpartition("\t")[0] + "\tx"
-        ),
         r"row 3 of .* has probabilities that sum to 1\.\d+ and not to 1": text.replace(lines[2], lines[2] + "5"),
-        r"row 3 of .* holds \[.*-1.*\], which are not votes": text.replace(
-            lines[2], lines[2].rpartition("\t")[0] + "\t-1"
-        ),
         r"a column of .*ground_truth\.txt is 'fright', no emotion of this set": text.replace(
             "[prob. fear]", "[prob. fright]"
         ),
@@ -887,11 +872,6 @@ def test_broken_texts_of_ldl(tmp_path):
     lines = text.splitlines()
     third = lines[2]
     for sentence, broken in {
-        r"row 3 of .*ground_truth\.txt has 8 columns instead of 9": text.replace(third, third.rpartition(" ")[0]),
-        r"row 3 of .* holds a vote that is not a number \(.*'x'\)": text.replace(
-            third, third.rpartition(" ")[0] + " x"
-        ),
-        r"row 3 of .* holds \[0.0, .*\], which are not votes": text.replace(third, "2.jpg 0 0 0 0 0 0 0 0"),
         r"names 2\.jpg twice, row 3 of .* and row 4": text.replace(lines[3], third),
         r"has no image whose most votes go to 'sadness', so no classifier can learn it": "\n".join(lines[:8]),
     }.items():

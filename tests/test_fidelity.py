@@ -214,8 +214,6 @@ def test_broken_copies_are_refused(facts, tmp_path, damage):
 
 
 def test_refusals_name_what_to_correct(tmp_path, capsys):
-    assert main(["fidelity", "embedded", "--out", str(tmp_path)]) == 2
-    assert "NAME=MODEL" in capsys.readouterr().err
     assert main(["fidelity", "--card", "--out", str(tmp_path)]) == 2
     assert "fidelity.json" in capsys.readouterr().err
     assert main(["fidelity", "a=nowhere.safetensors", "--out", str(tmp_path)]) == 2

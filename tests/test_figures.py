@@ -4,7 +4,6 @@ import ast
 import io
 import json
 import re
-import shutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -272,10 +271,6 @@ def test_what_is_not_there_is_refused_in_one_sentence(saved, tmp_path, capsys):
     assert "did you mean '01-first/lines'" in refused("01-first/lins")
     (saved / "02-second" / "lines-single.pdf").unlink()
     assert "lines-single.pdf is missing: run" in refused("--width", "single")
-    shutil.copytree(saved, saved.with_name("smoke"))
-    said = refused("--profile", "smoke", "--width", "single")
-    assert "lines-single.pdf is missing, since smoke saves no pdf: run `python run_all.py" in said
-    assert said.endswith(" --profile smoke --param formats=svg,png,pdf`.\n")
     out.write_text("a file")
     assert str(out) in refused("forest")
     for wrong in (("--format", "gif"), ("--width", "triple")):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from test_emotion_sets import emoset, paint
 
 from hc_lafter import store
 from hc_lafter.clip.text import EMOTION_TEMPLATES, class_embeddings
@@ -97,11 +97,6 @@ def test_the_worlds_votes_are_what_training_may_aim_at(material):
     assert sorted(np.concatenate(list(material.part.values())).tolist()) == list(range(88))
 
 
-def paint(path: Path, seed: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (12, 10, 3), dtype=np.uint8)).save(path)
-
-
 def table_of(root: Path, rows: list[tuple[str, str]]) -> Path:
     """A csv of (split, label) with an image for each row."""
     with (root / "list.csv").open("w", encoding="utf-8", newline="") as file:
@@ -115,18 +110,9 @@ def table_of(root: Path, rows: list[tuple[str, str]]) -> Path:
 
 def test_without_votes_the_wheels_rows_go_by_class_name(tmp_path):
     order = ("fear", "awe", "sadness", "amusement", "disgust", "contentment", "anger", "excitement")
-    root, number = tmp_path / "EmoSet-118K", 0
-    for split, count in (("train", 2), ("val", 1), ("test", 1)):
-        rows = []
-        for name in sorted(order):
-            for _ in range(count):
-                number += 1
-                rows.append([name, f"image/{name}/{name}_{number:05d}.jpg", f"annotation/{name}/{name}_{number}.json"])
-                paint(root / rows[-1][1], number)
-        (root / f"{split}.json").write_text(json.dumps(rows), encoding="utf-8")
+    root = emoset(tmp_path / "EmoSet-118K", counts=(2, 1, 1))
     info = {"emotion": {"label2idx": {name: i for i, name in enumerate(order)}}}
     (root / "info.json").write_text(json.dumps(info), encoding="utf-8")
-
     found = gather(setting_of(tmp_path / "out", data=f"emoset:{root}"))
     assert (found.classes, found.soft_from, found.truth) == (order, "wheel", None)
     assert {split: len(part) for split, part in found.part.items()} == {"train": 16, "val": 8, "test": 8}

@@ -247,11 +247,11 @@ def test_same_recipe_gives_the_same_weights():
 
 
 def test_training_leaves_a_frozen_clip_and_a_history():
-    rows = []
-    clip, told = train(TINY, workers=1, log=lambda row, clip: rows.append(row))
+    clip, told = train(TINY, workers=1)
+    rows = told["history"]
     assert not clip.model.training and not any(p.requires_grad for p in clip.model.parameters())
     assert clip.notes == () and "random" not in clip.describe()
-    assert told["history"] == rows and [row["step"] for row in rows] == [0, 2]
+    assert [row["step"] for row in rows] == [0, 2]
     row = rows[-1]
     terms = row["contrast"] + sum(row[name] * getattr(TINY, name) for name in ("phrases", "coverage", "partial"))
     assert row["loss"] == pytest.approx(terms, abs=3e-3)
@@ -469,7 +469,6 @@ def test_card_alone_is_written_again(shipped, capsys, tmp_path):
     for content in ('{"config": {}}', "[]", "{"):
         (tmp_path / "model.json").write_text(content, encoding="utf-8")
         assert "model.json does not describe a model (" in refused(capsys, "--card", str(tmp_path))
-    assert "a model (FileNotFoundError" in refused(capsys, "--card", str(tmp_path / "nowhere"))
 
 
 def test_model_is_not_overwritten_unasked(shipped, monkeypatch, capsys):

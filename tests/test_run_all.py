@@ -318,15 +318,6 @@ def test_refuses_notebooks(chain, no_kernel):
     assert chain.run("--list")[0] == 0
 
 
-def test_refuses_what_cannot_be_written(chain, no_kernel):
-    chain.add("01-first")
-    for name in ("results", "figures", ".hc_lafter"):
-        (chain.root / name).write_text("a file in the place of the folder")
-        status, out, err = chain.run()
-        assert (status, out) == (2, "") and "cannot be written" in err and name in err and err.count("\n") == 1
-        (chain.root / name).unlink()
-
-
 def test_a_full_disk_is_said_of_the_folder(chain, no_kernel, monkeypatch):
     """And not of the file that finds it out."""
     chain.add("01-first")

@@ -5,19 +5,18 @@ from __future__ import annotations
 import importlib.util
 import re
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import nn
+from training_runs import DIAL, up
 
 from hc_lafter import predict, store, systems
 from hc_lafter.data.world.dataset import World
 from hc_lafter.suite import plans
-from hc_lafter.systems import Output, Phase, System
 from hc_lafter.systems.cascade_clip import CascadeCLIPConfig
 from hc_lafter.systems.hybrid_cascade import HybridCascadeConfig
 from hc_lafter.systems.lafter import LaFTerConfig
@@ -29,7 +28,6 @@ from hc_lafter.tuning import run as kept
 from hc_lafter.tuning.computing import compute
 from hc_lafter.tuning.material import Material, gather
 from hc_lafter.tuning.runs import Run, get
-from hc_lafter.tuning.setting import Setting
 from hc_lafter.tuning.start import start_of
 from hc_lafter.tuning.tune import tune
 
@@ -37,12 +35,6 @@ LAYERS = (5, 6, 9, 12)
 SIZES = {"n_train": 24, "n_val": 24, "epochs": 3, "batch_size": 8}
 HYBRID = HybridCascadeConfig(stages=((5, 6), (9, 12)), lr=0.01, nga_lr=0.01)
 MEAN = MeanOfLayersConfig(LAYERS, lr=0.01)
-
-
-@pytest.fixture(scope="module")
-def setting(tmp_path_factory) -> Setting:
-    sizes = {"n_train": 40, "n_val": 24, "n_test": 24, "batch_size": 20}
-    return Setting(**sizes, seeds=(0, 1), text_steps=20, text_noise=(0.0,), cache=tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
@@ -67,43 +59,10 @@ def same(a: runs.Result, b: runs.Result) -> bool:
 # --- what chooses, and what is never read ---
 
 
-@dataclass(frozen=True)
-class DialConfig:
-    layers: tuple[int, ...] = (12,)
-
-
-class Dial(nn.Module):
-    """One number, and the class that it is nearest to is the answer for every image: each epoch says another class."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.config, self.at = config, nn.Parameter(torch.zeros(()))
-
-    def forward(self, x):
-        return Output(-((torch.arange(8.0) - self.at) ** 2).expand(len(x), 8))
-
-    def parameter_groups(self):
-        return [{"name": "dial", "params": [self.at], "lr": 0.25, "weight_decay": 0.0}]
-
-    def schedule(self, epochs):
-        return [Phase("turn", epochs, ("dial",))]
-
-
-DIAL = System("dial", "#000000", "taps", ("supervised",), DialConfig, lambda start, config, seed: Dial(config), ())
-
-
-@dataclass(frozen=True)
-class Turn:
-    """AdamW then goes up by its rate at each step: by 1 per epoch of four batches."""
-
-    def __call__(self, system, batch):
-        return {"task": -system.at}
-
-
 @pytest.fixture
 def dial(monkeypatch):
     monkeypatch.setattr(kept, "find", lambda name: DIAL if name == "dial" else systems.find(name))
-    monkeypatch.setattr(computing, "regime_terms", lambda *_, **__: Turn())
+    monkeypatch.setattr(computing, "regime_terms", lambda *_, **__: up)
 
 
 @pytest.mark.parametrize("watched", [0, 24])
@@ -111,7 +70,7 @@ def dial(monkeypatch):
     ("val", "best"), [([5, 5, 2, 4], 5), ([1, 1, 2, 4], 1), ([2, 4, 7, 7], 2), ([3, 3, 3, 5], 3), ([0, 0, 7, 7], 1)]
 )
 def test_the_epoch_is_chosen_on_validation_alone(setting, material, dial, val, best, watched):
-    """On the test images epoch 4 is right in half of the cases, and never the best of val."""
+    """Up by 1 per epoch. On the test images epoch 4 is right in half of the cases, and never the best of val."""
     labels = material.labels.clone()
     for split, classes in (("val", val), ("test", [4, 4, 1, 5])):
         labels[material.part[split]] = torch.tensor(classes).repeat_interleave(6)
@@ -505,18 +464,6 @@ def test_masks_of_pictures_are_png_files(tmp_path, shared_cache, material, pictu
         np.testing.assert_allclose(np.bincount(values.ravel(), minlength=len(sample)) / values.size, sample, atol=1e-6)
 
 
-def test_what_cannot_be_used_is_refused(tmp_path, shared_cache, material, pictures):
-    from hc_lafter.clip.load import build_embedded
-
-    trained = tune("zero-shot", material.clip, material.dataset, progress=False, cache=shared_cache)
-    path = systems.save(trained, tmp_path / "mine.safetensors")
-    with pytest.raises(ValueError, match=r"mine.safetensors was tuned on the CLIP embedded .*, and this one"):
-        systems.load(path, build_embedded(seed=3))
-    (tmp_path / "nothing").mkdir()
-    with pytest.raises(ValueError, match="nothing holds no images: give a folder with some"):
-        systems.load(path).predict(tmp_path / "nothing", progress=False)
+def test_a_setting_that_a_system_lacks_is_refused(material):
     with pytest.raises(ValueError, match=r"LaFTer has no setting 'token' .did you mean 'tokens'"):
         tune("LaFTer", material.clip, material.dataset, token=3)
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"mine.safetensors is no trained system, or a damaged one"):
-        systems.load(path)

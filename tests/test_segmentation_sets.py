@@ -415,7 +415,6 @@ def test_subsets_tell_their_split_without_labels(tmp_path):
 def test_folders_that_are_not_the_set(tmp_path):
     voc(tmp_path)
     home = home_of(tmp_path)
-    refuses(r"JPEGImages is a part of PASCAL VOC 2012, not its folder: give .*VOC2012\.$", f"voc:{home / 'JPEGImages'}")
     refuses(r"Segmentation is a part of .*VOC2012\.$", f"voc:{home / 'ImageSets' / 'Segmentation'}")
     refuses(r"VOC201 does not exist \(did you mean 'VOC2012'\?\)", f"voc:{home.parent / 'VOC201'}")
     refuses(r"VOC2012 has no folder SegmentationClassContext: give the folder of PASCAL Context that holds JPEGImages",
@@ -423,7 +422,6 @@ def test_folders_that_are_not_the_set(tmp_path):
     (home / "SegmentationClass").rename(home / "Masks")
     refuses(r"VOC2012 has no folder SegmentationClass: give", f"voc:{tmp_path}")
     refuses(r"voc: has no path: write voc:FOLDER, the folder of the set\.$", "voc:")
-    refuses(r"data=vocc:x starts with 'vocc', no data set .* \(did you mean 'voc'\?\): choose one of voc, ", "vocc:x")
     refuses(r"pets names no segmentation set: write voc:pets or another of voc, voc21", "pets")
     (tmp_path / "images").mkdir()
     refuses(r"has no folder annotations/val2017|has no folder images/val2017", f"coco_stuff:{tmp_path}")
@@ -433,9 +431,7 @@ def test_lists_that_cannot_be_used(tmp_path):
     lists = home_of(voc(tmp_path)) / "ImageSets" / "Segmentation"
     good = (lists / "train.txt").read_text()
     for text, message in (
-        ("\n \n", r"train\.txt is empty: fetch"),
         ("2007_000000 1\n", r"row 1 of .*train\.txt has 2 columns instead of 1"),
-        (good + "2007_000003\n", r"train\.txt names '2007_000003' twice: remove one"),
         (good + "2008_000001\n", r"2008_000001\.jpg is named by .*train\.txt and by .*val\.txt: remove it from"),
         ("2007_000000\n", r"lists 1 image for train, too few to hold some out for val"),
     ):  # fmt: skip
@@ -493,10 +489,6 @@ def test_coco_halves_that_are_missing(tmp_path):
     refuses(r"val2017 and .*val2017 hold no images and masks: fetch", f"coco_stuff:{tmp_path}")
 
 
-def rgb(path):
-    Image.new("RGB", (WIDTH, HEIGHT)).save(path)
-
-
 def grey4(path):
     """A grey PNG of 4 bits: Pillow would stretch its 3 to 51."""
 
@@ -519,16 +511,11 @@ def value21(path):
 
 
 BROKEN = {
-    "rgb": (rgb, r"is an image of mode RGB, but a mask holds indices \(mode P, or L of 8 bits\): take the set's"),
     "16 bits": (
         lambda p: Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint16)).save(p), r"is an image of mode I;16, but a mask"
     ),
     "4 bits": (grey4, r"is an image of mode L of 4 bits, but a mask holds indices"),
     "1 bit": (lambda p: Image.new("1", (WIDTH, HEIGHT)).save(p), r"is an image of mode 1, but a mask"),
-    "size": (
-        lambda p: write_mask(p, np.zeros((HEIGHT, WIDTH + 1))),
-        r"is 9 x 6 pixels, but its image 2007_000001\.jpg 8 x 6: fetch or convert both again",
-    ),
     "turned": (lambda p: write_mask(p, np.zeros((WIDTH, HEIGHT))), r"is 6 x 8 pixels, but its image 2007_000001\.jpg"),
     "range": (
         value21,
@@ -657,15 +644,7 @@ def test_a_subset_is_examined_too(tmp_path):
     assert report.ok and report.counts["images"].tolist() == [3, 1, 2]
 
 
-def test_the_doctor_prints_and_returns(tmp_path, capsys):
-    voc(tmp_path)
-    spec = f"voc:{tmp_path}"
-    assert main([spec]) == 0
-    assert "voc: 25 images with masks of 20 classes, no problems" in capsys.readouterr().out
-    (home_of(tmp_path) / "JPEGImages" / "2007_000001.jpg").unlink()
-    assert main([spec]) == 1
-    assert "PROBLEM: 1 of 25 files cannot be used" in capsys.readouterr().out
-    assert main([f"voc:{tmp_path / 'nowhere'}"]) == 1
+def test_the_doctor_of_masks_takes_a_seed_alone(capsys):
     with pytest.raises(SystemExit):
-        main([spec, "--near"])
+        main(["voc:folder", "--near"])
     assert "a segmentation set takes --seed only: leave the other options out" in capsys.readouterr().err

@@ -64,13 +64,11 @@ def test_profile_is_frozen():
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ({"sedes": 3}, ["'sedes' is unknown", "did you mean 'seeds'"]),
         ({"sedes": None}, ["'sedes' is unknown"]),
         ({"formats": "svg,png,gif"}, ["formats='svg,png,gif'", "give the files of each figure: 'svg,png', without"]),
         ({"formats": "pdf"}, ["formats='pdf' is not usable", "or 'svg,png,pdf'"]),
         ({"name": "x"}, ["'name' is unknown"]),
         ({"seeds": "3"}, ["seeds='3' is not usable (it takes a whole number): give the number of seeds, 2 or more"]),
-        ({"seeds": 2.0}, ["seeds=2.0"]),
         ({"seeds": True}, ["seeds=True"]),
         ({"seeds": 1}, ["seeds=1", "an interval needs them"]),
         ({"n_train": 0}, ["n_train=0"]),
@@ -82,7 +80,6 @@ def test_profile_is_frozen():
         ({"precision": "fp8"}, ["precision='fp8'", "'bf16'"]),
         ({"clip": ""}, ["clip=''"]),
         ({"data": "  "}, ["data='  '"]),
-        ({"data": None}, ["data=None says nothing: give 'world'", "or leave it out"]),
         ({"seeds": None}, ["seeds=None says nothing"]),
     ],
 )
@@ -91,11 +88,6 @@ def test_profile_refuses(overrides, words):
         load_profile("default", overrides)
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_profile_name_refused_with_nearest():
-    with pytest.raises(ValueError, match=r"'smok' is unknown \(did you mean 'smoke'\?\): choose one of default"):
-        load_profile("smok")
 
 
 @pytest.mark.parametrize(
@@ -129,16 +121,12 @@ def test_overrides_are_parsed(key, text, value):
         ("lambdas=nan", r"\(it takes a finite number\)"),
         ("seed=4_294_967_296", r"\(it takes a number below 2,147,483,648\)"),
         ("mask_arms=perhaps", r"\(it takes true or false\)"),
-        ("device=gpu", "device='gpu' is not usable: give 'auto', 'cpu'"),
-        ("seeds=2.5", "seeds='2.5'"),
         ("seeds=true", "seeds='true'"),
         ("layers=5,x", "layers='x', item 2 is not usable"),
         ("precision=bf6", r"did you mean 'bf16'\?"),
         ("sede=1", "'sede' is unknown"),
-        ("seeds", "--param seeds has no value"),
         *((f"{key}=", f"--param {key}= is empty: give .*, or leave it out") for key in Profile.model_fields),
         ("data=  ", "is empty"),
-        ("data=none", "--param data=none says nothing: give 'world'"),
         ("clip=NULL", "--param clip=NULL says nothing"),
         ("n_train=none", "--param n_train=none says nothing"),
     ],
@@ -175,9 +163,6 @@ def test_root_is_found(tmp_path, monkeypatch):
     assert find_root() == tmp_path.resolve()
     monkeypatch.setenv("HC_LAFTER_ROOT", str(tmp_path / "notebooks"))
     assert find_root() == (tmp_path / "notebooks").resolve()
-    monkeypatch.setenv("HC_LAFTER_ROOT", str(tmp_path / "gone"))
-    with pytest.raises(FileNotFoundError, match="gone is not a folder"):
-        find_root()
 
 
 def test_root_is_missing(tmp_path, monkeypatch):
@@ -260,11 +245,6 @@ def test_a_parameter_renamed_in_a_live_notebook_is_refused(place, monkeypatch, c
         Study(NAME, "smoke")
 
 
-def test_cache_can_be_moved(place, monkeypatch):
-    monkeypatch.setenv("HC_LAFTER_CACHE", str(place / "elsewhere"))
-    assert Study(NAME, "smoke").cache == (place / "elsewhere").resolve()
-
-
 @pytest.mark.parametrize("name", ["feature-tapping", "1-x", "01-Feature", "01-x/../../y", "01"])
 def test_study_refuses_notebook_names(place, name):
     with pytest.raises(ValueError, match="notebook name"):
@@ -272,9 +252,6 @@ def test_study_refuses_notebook_names(place, name):
 
 
 def test_study_refuses_what_the_machine_lacks(place, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(ValueError, match="device=cuda:1 is not on this machine: choose 'auto' or 'cpu'"):
-        Study(NAME, "smoke", {"device": "cuda:1"})
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
     assert Study(NAME, "smoke", {"device": "cpu", "precision": "auto"}).precision == "fp32"
     with pytest.raises(ValueError, match="precision=bf16 is not in this cpu processor"):
@@ -394,12 +371,6 @@ def test_timings_stand_apart(place):
     assert len(json.loads((one.results / "metrics.json").read_text())) == 1
 
 
-def test_results_folder_that_cannot_be_written(place):
-    (place / "results").write_text("a file in the place of the folder")
-    with pytest.raises(OSError, match="cannot be written: give write access, or choose another folder by --out DIR"):
-        Study(NAME, "smoke")
-
-
 def test_written_whole_or_not_at_all(tmp_path):
     path = write_whole(tmp_path / "deep" / "file.txt", "Größe\n")
     assert path.read_bytes() == "Größe\n".encode()
@@ -414,28 +385,10 @@ def test_written_whole_or_not_at_all(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_figures_repeat(place):
-    one = Study(NAME, "smoke", {"formats": "svg,png,pdf"})
-
-    def draw():
-        figure, axes = plt.subplots()
-        axes.plot([0, 1], [1, 0], label="line")
-        axes.fill_between([0, 1], [0, 0], [1, 1], alpha=0.2)
-        axes.set_title("title")
-        axes.legend()
-        return figure
-
-    written = []
-    for _ in range(2):
-        figure = one.figure("a-figure", draw)
-        written.append({path.name: path.read_bytes() for path in one.figures.iterdir()})
-        assert not plt.fignum_exists(figure.number)
-    assert written[0] == written[1] and len(written[0]) == 6
-    svg = written[0]["a-figure.svg"].decode()
-    assert "<text" not in svg and "dc:date" not in svg  # glyphs are paths, and there is no date
-    for name in ("A figure", "../out", "", "a--b"):
-        with pytest.raises(ValueError, match="not usable for a file"):
-            one.figure(name, draw)
+@pytest.mark.parametrize("name", ["A figure", "../out", "", "a--b"])
+def test_a_figures_name_is_that_of_files(place, name):
+    with pytest.raises(ValueError, match="not usable for a file"):
+        Study(NAME, "smoke").figure(name, plt.figure)
 
 
 def test_table_both_ways(place):
