@@ -148,7 +148,7 @@ def test_too_few_images_or_seeds_decide_nothing(tmp_path):
         assert record["value"] == 0.2 and record["evidence"]["why"].startswith("20.0 [10.0, 30.0] %; ")
         assert record["requires"] == requires
     five = said(tmp_path, rule, [number(*YES, seeds=5)], requires=requires, domain="masks")
-    assert five["verdict"] == NOT_TESTABLE and "it cannot be told from 5 seeds" in five["evidence"]["why"]
+    assert five["verdict"] == NOT_TESTABLE and "it is undecided with 5 seeds" in five["evidence"]["why"]
 
 
 # What a claim requires.

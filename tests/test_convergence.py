@@ -467,17 +467,25 @@ def test_the_choice_is_made_on_validation_and_reported_on_test():
         ("level", "supervised", 512, 0.75, True), ("short", "supervised", 512, 0.97, False),
     ]  # fmt: skip
     points = pd.DataFrame(about, columns=["system", "regime", "n_train", "validation", "converged"])
+    points["error"] = [np.nan, *[0.005] * 5]
     points["hits"], points["seeds"] = [hits[name] for name in points["system"]], 6
     points["drawn"] = [tuple(range(len(seeds))) for seeds in points["hits"]]
     resampling = {"resamples": 2000, "rng_seed": 0}
     study = SimpleNamespace(resampling=resampling, comparing={**resampling, "tables": 2})
-    found = reference.answers(study, points, 8)
+    added = {"best": 900, "level": 100, "probe": 0, "short": 0, "free": 0, "zero-shot": 0}
+    found = reference.answers(study, points, 8, added)
     chosen = found[found["minus"].isna()]
     assert chosen["metric"].tolist() == [f"choice with {n} labels per class" for n in (0, 4, 64)]
     assert chosen["system"].tolist() == ["free", "free", "best"] and chosen["value"].tolist() == [0.5, 0.5, 0.75]
     verdicts = found[found["metric"] == "choice with 64 labels per class"].set_index("minus")["verdict"].dropna()
     assert verdicts.to_dict() == {"zero-shot": "better", "free, label-free": "better", "level": "no difference"}
     assert "short" not in set(found["minus"])  # it has not converged, and judges nothing
+    wider = reference.answers(study, points.assign(error=[np.nan, *[0.0101] * 5]), 8, added)
+    wider = wider[wider["minus"].isna()].set_index("metric")["system"]
+    assert wider["choice with 64 labels per class"] == "level"  # within one standard error, and it trains less
+    assert wider["choice with 0 labels per class"] == "free"
+    cheap = points.assign(validation=points["validation"].replace(0.50, 0.4049), error=[np.nan, *[0.005] * 5])
+    assert reference.answers(study, cheap, 8, added)["system"].iloc[0] == "zero-shot"  # nothing is trained
 
 
 def test_two_systems_meet_where_both_stand_on_the_curve_and_on_the_seeds_of_both():
@@ -599,6 +607,47 @@ def test_a_row_that_still_gains_goes_on_twice_at_most(setting, monkeypatch, then
     rates = {run.until.steps: run.until.rates for run in asked}
     assert rates == dict(list({40: (0.1,), 80: (0.03,), 160: (0.01,)}.items())[: 1 + len(then)])
     assert all(replace(run, until=first) == row[run.seed] for run in asked)
+
+
+@pytest.mark.parametrize(
+    ("seeds_say", "chosen", "tried"),
+    [
+        ({0.001: 0.7, 0.003: 0.8, 0.01: 0.7}, 0.003, [0.001, 0.01]),  # as the kept seed
+        ({0.001: 0.8, 0.003: 0.8, 0.01: 0.8}, 0.003, [0.001, 0.01]),  # equal: as the kept seed
+        ({0.000316: 0.7, 0.001: 0.8, 0.003: 0.6, 0.01: 0.7}, 0.001, [0.001, 0.01, 0.000316]),
+        ({0.001: 0.5, 0.003: 0.6, 0.01: 0.7, 0.0316: 0.9, 0.1: 0.8}, 0.0316, [0.001, 0.01, 0.0316, 0.1]),  # uphill
+    ],
+)
+def test_all_seeds_choose_between_the_rates_beside_the_kept_seeds(setting, monkeypatch, seeds_say, chosen, tried):
+    asked = []
+
+    def get(wanted, **how):
+        asked.extend(wanted)
+        rates = [0.003 if len(run.until.rates) > 1 else run.until.rates[0] for run in wanted]
+        found = [rising(run, seeds_say[rate] + 0.01 * run.seed, True) for run, rate in zip(wanted, rates, strict=True)]
+        return [replace(result, rate=rate) for result, rate in zip(found, rates, strict=True)]
+
+    monkeypatch.setattr(reference, "get", get)
+    monkeypatch.setattr(reference, "missing", lambda runs: [])
+    grid = Convergence(40, (0.001, 0.003, 0.01), 0, checks=10)
+    row = [small(setting, seed=seed, until=grid) for seed in (0, 1)]
+    rows, runs = reference.at_best_rates({"a": row})
+    alone = [replace(run, until=replace(grid, rates=(chosen,))) for run in row]
+    assert rows == {"a": row if chosen == 0.003 else alone}
+    assert list(dict.fromkeys(run.until.rates for run in runs)) == [(rate,) for rate in tried]
+    assert asked == [*row, *runs] and [run.seed for run in runs] == [0, 1] * len(tried)
+    assert all(run.n_test == 0 and run.brief for run in runs)  # nothing is chosen on the test split
+
+
+def test_a_choice_of_rates_that_is_not_there_leaves_its_row_out(setting, monkeypatch):
+    grid = Convergence(40, (0.001, 0.003, 0.01), 0, checks=10)
+    row = [small(setting, seed=seed, until=grid) for seed in (0, 1)]
+    fixed = [replace(run, until=None) for run in row]
+    monkeypatch.setattr(reference, "get", lambda runs: [
+        replace(rising(replace(run, until=grid), 0.8, True), run=run, rate=run.until and 0.003) for run in runs
+    ])  # fmt: skip
+    monkeypatch.setattr(reference, "missing", lambda runs: [run for run in runs if run.n_test == 0])
+    assert reference.at_best_rates({"a": row, "b": fixed}, compute=False) == ({"b": fixed}, [])
 
 
 def test_who_computes_the_first_runs_computes_those_that_go_on(setting, monkeypatch):

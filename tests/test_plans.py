@@ -8,7 +8,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -160,17 +159,17 @@ def test_what_is_trained_to_convergence_has_no_epochs_of_its_own():
     assert one != other
 
 
-def test_of_ablations_the_trials_alone_are_committed(tmp_path):
-    at = study("reference")
-    at.profile = at.profile.model_copy(update={"seeds": 2})
-    names = ("04-full-training", NOTEBOOK)
-    rows = [{"notebook": name, "run": run} for name in names for run in plans.NOTEBOOKS[name](at)]
-    table = pd.DataFrame(rows).drop_duplicates("run")
-    of_08 = set(table["run"][table["notebook"] == NOTEBOOK])
-    kept = plans._to_commit(table, tmp_path)
-    assert of_08 and not of_08 & set(kept) and set(table["run"]) - of_08 <= set(kept)
-    trials = {run.trial(*pair) for run in of_08 if run.to_choose for pair in run.to_choose.trials}
-    assert trials and trials <= set(kept)
+def test_of_ablations_the_trials_alone_are_committed():
+    planned = {}
+    for name in ("04-full-training", NOTEBOOK):
+        at = Study(name, "reference")
+        at.profile = at.profile.model_copy(update={"seeds": 2})
+        planned[at] = plans.NOTEBOOKS[name](at)
+    curve, ablations = map(set, planned.values())
+    kept = set(plans._to_commit(planned))
+    assert ablations - curve and not (ablations - curve) & kept and curve <= kept
+    trials = {run.trial(*pair) for run in ablations for pair in (run.to_choose.trials if run.to_choose else ())}
+    assert trials and trials <= kept
 
 
 def test_classes_that_training_never_sees_are_named():

@@ -366,7 +366,7 @@ def test_forest(ax):
 
 
 def test_a_verdict_of_too_few_seeds_has_a_mark_of_its_own():
-    few = "cannot be told from 3 seeds"
+    few = "undecided with 3 seeds"
     table = tidy(["a", "b", "c"], minus="x", verdict=["no difference", few, "better"], low_all=[-0.1, np.nan, np.nan])
     figure = plots.differences(table.assign(high_all=[0.2, np.nan, np.nan]))
     marks = [line.get_marker() for line in figure.axes[0].lines[1:6:2]]

@@ -89,6 +89,21 @@ def test_the_deciding_check_is_read_from_the_record(tmp_path):
     assert ledger.measured(record) == ""
 
 
+def test_of_several_numbers_the_deciding_one_says_against_what_and_how_far_all_reach(tmp_path):
+    same = {"notebook": FULL, "split": "test", "metric": "top-1 accuracy", "unit": "fraction", "system": "a"}
+    rows = [accuracy("a", x, minus=rival, n_train=32) for rival, x in (("b", 0.05), ("c", -0.075), ("d", 0.01))]
+    parts = [{"kind": "above", "bounds": [0.2], "row": same | {"minus": rival}} for rival in "bcd"]
+    claim = {"id": "C01", "statement": "s", "source": "s", "reading": "r", "takes": "t", "domain": "count"}
+    rules = tmp_path / "claims.yaml"
+    rules.write_text(yaml.safe_dump({"claims": [claim | {"rule": {"kind": "all", "of": parts}}]}), encoding="utf-8")
+    (record,) = claims.judge(keep(tmp_path / "x", FULL, rows).folder, rules)
+    record["evidence"]["decides"] = 1
+    assert ledger.measured(record) == "−7.5 [−8.5, −6.5] points (against c at 32 images; one of 3, −7.5 to +5.0)"
+    for at in (0, 2):
+        record["evidence"]["read"][at]["value"] = None  # what no run gave
+    assert ledger.measured(record) == "−7.5 [−8.5, −6.5] points"
+
+
 def test_numbers_as_one_reads_them():
     row = metric("a", "world", "test", "top-1 accuracy", -0.0415, -0.0625, -0.022, 2000, 3, "fraction", minus="b")
     assert words.span(row) == "−4.2 [−6.2, −2.2] points" and words.label(row) == "a minus b, top-1 accuracy"
@@ -223,7 +238,7 @@ def test_advice_follows_the_verdicts_not_the_highest_number(tmp_path):
 
 
 def test_advice_and_tables_say_what_few_seeds_and_many_comparisons_leave_open(tmp_path):
-    taught, free, few = {"regime": "supervised"}, {"regime": "label-free"}, "cannot be told from 3 seeds"
+    taught, free, few = {"regime": "supervised"}, {"regime": "label-free"}, "undecided with 3 seeds"
     wide = {"verdict": "no difference", "low_all": -0.01, "high_all": 0.05}
     rows = [accuracy("zero-shot", 0.5), accuracy("LaFTer", 0.6, **taught), accuracy("LaFTer", 0.52, **free)]
     rows += [accuracy("LaFTer", 0.1, minus="zero-shot", verdict=few, **taught)]

@@ -288,7 +288,7 @@ def test_verdicts_follow_the_rules():
     worse, better = paired_of(b[0], a[0], "miou", **OPTIONS), paired_of(a[0], b[0], "miou", **OPTIONS)
     assert (better.verdict, worse.verdict) == ("better", "worse") and better.low > 0 > worse.high
     assert better.p == worse.p == pytest.approx(2 / 401)
-    assert paired_of(a, b, "miou", **OPTIONS).verdict == "cannot be told from 3 seeds"
+    assert paired_of(a, b, "miou", **OPTIONS).verdict == "undecided with 3 seeds"
     tie = paired_of(a[0], a[0], "miou", **OPTIONS)
     assert (tie.value, tie.verdict, tie.p) == (0, "no difference", 1) and tie.high == -tie.low == 1 - 0.05 ** (1 / 40)
 

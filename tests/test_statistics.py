@@ -317,9 +317,9 @@ def test_few_seeds_can_show_nothing():
         signs = stats.binomtest(seeds, seeds).pvalue
         assert got["gain"].p == got["gain"].p_holm == pytest.approx(signs)
         for c, said in zip(got.values(), (verdict, verdict and "worse"), strict=True):
-            assert c.verdict == (said or f"cannot be told from {seeds} seeds") and c.low_all is None
+            assert c.verdict == (said or f"undecided with {seeds} seeds") and c.low_all is None
     still = compare_all({"fixed": (gain[0], np.zeros(200)), "seeds": (gain[:3], np.zeros((3, 200)))}, **QUICK)
-    assert [c.verdict for c in still.values()] == ["better", "cannot be told from 3 seeds"]  # images are enough for it
+    assert [c.verdict for c in still.values()] == ["better", "undecided with 3 seeds"]  # images are enough for it
 
 
 def test_tables_of_one_family_share_its_chance():

@@ -51,7 +51,7 @@ class Comparison(Estimate):
     """The mean (or score) of a less that of b, and its interval.
 
     Attributes:
-        verdict: ``better`` (a above b), ``worse``, ``no difference`` (none shown), or ``cannot be told from S seeds``:
+        verdict: ``better`` (a above b), ``worse``, ``no difference`` (none shown), or ``undecided with S seeds``:
             so few that no numbers could have shown one.
         p: two-sided p value of "a - b is 0 on average", see ``paired``; never 0.
         p_holm: p corrected for all comparisons of one family (``compare_all``), where the verdict then rests on it.
@@ -78,7 +78,7 @@ def floor(seeds: int) -> float:
 
 def undecided(seeds: int, alpha: float) -> str | None:
     """The verdict where so few seeds can show nothing at the level alpha, whatever the numbers; else None."""
-    return f"cannot be told from {seeds} seeds" if floor(seeds) > alpha else None
+    return f"undecided with {seeds} seeds" if floor(seeds) > alpha else None
 
 
 def interval(

@@ -364,7 +364,7 @@ def _unmet(claim: Claim, found: Mapping[str, Any], results: Results) -> Iterator
         if (found.get(key) or 0) < getattr(need, key):
             yield f"{key} is {found.get(key)} and the rule wants {getattr(need, key)}"
     if finding and (seeds := found.get("seeds") or 0) >= need.seeds and (few := undecided(seeds, ALPHA)):
-        yield f"it {few}"  # as comparisons in notebooks say
+        yield f"it is {few}"  # as comparisons in notebooks say
     if need.headroom and found.get("minus") and found["unit"] == "fraction":
         room = results.headroom(found)
         if room is None or room < need.headroom:

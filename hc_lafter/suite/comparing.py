@@ -101,13 +101,14 @@ def choices(results: Results) -> pd.DataFrame:
     duels, lines = found[found["minus"] != ""], []
     for row in found[found["minus"] == ""].to_dict("records"):
         of = duels[duels["metric"] == row["metric"]]
-        level = of.loc[of["verdict"] == "no difference", "minus"]
+        level, above = (of.loc[of["verdict"] == said, "minus"] for said in (NO_DIFFERENCE, "worse"))
         gain = of.loc[of["minus"] == ZERO_SHOT, "text"]
         lines.append({
             "with": row["metric"].removeprefix(CHOICE),
             "take": row["system"] + (", label-free" if row["regime"] == "label-free" else ""),
             "top-1 accuracy, %": row["text"], "minus zero-shot, points": "".join(gain),
-            "not told from it": "; ".join(level) or "none", "costs": _cost(results, row),
+            "not distinguishable from it": "; ".join(level) or "none", "better than it": "; ".join(above) or "none",
+            "costs": _cost(results, row),
         })  # fmt: skip
     return pd.DataFrame(lines)
 
@@ -119,7 +120,7 @@ def masks(results: Results) -> pd.DataFrame:
         "seen mIoU": "seen classes",
         "unseen mIoU": "unseen classes",
         "harmonic mean of seen and unseen": "harmonic mean of the two",
-        "pixel accuracy": "pixels named rightly",
+        "pixel accuracy": "pixel accuracy",
     }
     return _wide(_systems(results, MASKS), heads, ["name"]).rename(columns={"name": "system"})
 
@@ -176,10 +177,12 @@ def advice(results: Results) -> pd.DataFrame:
     """Task by task the system to use, what it reaches, what it costs, and what it was held against.
 
     Of image-level systems the highest of those that are *better* than zero-shot; zero-shot where there is none.
-    For distributions and masks the best number, with the runner-up beside it.
+    For distributions and masks the best number, with the runner-up beside it. Image-level systems are left out where
+    `choices` has them, trained to convergence.
     """
     systems, top, lines = _systems(results, FULL), accuracies(results), []
-    for task, regimes in (("no labels", ["", "label-free"]), ("a few labels", ["", "label-free", "supervised"])):
+    tasks = {"no labels": ["", "label-free"], "a few labels": ["", "label-free", "supervised"]}
+    for task, regimes in tasks.items() if choices(results).empty else ():
         tried = top[top["regime"].isin(regimes)]
         if ZERO_SHOT not in set(tried["system"]):
             continue
@@ -188,7 +191,7 @@ def advice(results: Results) -> pd.DataFrame:
         tuned = tried[tried["regime"] != ""]["verdict"]
         won, tied = (tuned == "better").sum() or "none", (tuned == NO_DIFFERENCE).sum()
         why = f"of {len(tuned)} tuned systems {won} better than zero-shot, {tied} no different"
-        few = tuned[tuned.str.startswith("cannot")]
+        few = tuned[tuned.str.startswith("undecided")]
         why += "".join(f", {n} {verdict}" for verdict, n in few.value_counts().items())
         lines.append(_line(results, f"Name an image, {task}", best, why))
     lines.append(_best(results, "Tell the mix of emotions", systems[systems["metric"] == "kl, tempered"], lowest=True))
@@ -227,7 +230,8 @@ def _cost(results: Results, row: Mapping[str, Any]) -> str:
         timed = timed[(timed["system"] == system) & ~timed["metric"].str.startswith("forward, ")]
         took = [f"{t.value:.3g} {t.unit} ({t.metric})" for t in timed.itertuples() if t.unit in ("seconds", "MiB")]
         if trained >= 0:  # where nothing was counted it is no number
-            parts = [f"{number(trained, 'count')} parameters trained", *took] if trained else [nothing]
+            beside = " beside the classifier" if notebook == FULL else ""
+            parts = [f"{number(trained, 'count')} parameters trained{beside}", *took] if trained else [nothing]
             break
     if not parts:  # several seeds: something was trained
         several = pd.notna(row["seeds"]) and row["seeds"] > 1

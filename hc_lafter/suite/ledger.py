@@ -36,10 +36,18 @@ def deciding(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def measured(record: Mapping[str, Any]) -> str:
     """A claim's deciding number with interval, unit and the tower that was counted or timed, where that is named; or
-    that of each part which is judged by itself."""
+    that of each part which is judged by itself.
+
+    Where one of several numbers decides, what it was held against is named, and how far all of them reach.
+    """
     read, parts, row = record["evidence"]["read"], record["evidence"]["parts"], deciding(record)
     spans = [(part["name"], words.span(read[part["decides"]])) for part in parts]
     text = "; ".join(f"{name} {span}" for name, span in spans if span) or words.measured(row)
+    same = [r for r in read if r["value"] is not None and (r["metric"], r["unit"]) == (row["metric"], row["unit"])]
+    if not parts and row.get("minus") and len(same) > 1:
+        labels = f" at {row['n_train']:,.0f} images" if row.get("n_train") else ""
+        ends = (words.number(end(r["value"] for r in same), row["unit"], sign=True) for end in (min, max))
+        text += f" (against {row['minus']}{labels}; one of {len(same)}, {' to '.join(ends)})"
     tower = re.search(r"ViT-(\w)[-/](\d+)", f"{row['dataset']} {row['metric']}")
     return f"{text} (ViT-{tower[1]}/{tower[2]})" if text and tower else text
 
@@ -69,8 +77,8 @@ def sample(row: Mapping[str, Any]) -> str:
 
 
 def rests_on_time(record: Mapping[str, Any]) -> bool:
-    """Whether a rule reads timings, which differ from machine to machine."""
-    return "timings.json" in json.dumps(record["rule"]["test"])
+    """Whether a rule reads times, which differ from machine to machine."""
+    return '"split": "timing"' in json.dumps(record["rule"]["test"])
 
 
 def margin(row: Mapping[str, Any]) -> float:

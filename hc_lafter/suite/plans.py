@@ -27,7 +27,7 @@ from hc_lafter.data.masks.sets import split_or_all
 from hc_lafter.files import write_whole
 from hc_lafter.refusals import some
 from hc_lafter.suite.profiles import parse_overrides
-from hc_lafter.suite.reference import adopt, gained_no_more, may_go_on, stages, to_the_end, write
+from hc_lafter.suite.reference import adopt, at_best_rates, gained_no_more, may_go_on, stages, to_the_end, write
 from hc_lafter.suite.study import Study
 from hc_lafter.systems import System, find, registry, sc_clip
 from hc_lafter.systems.cascade_clip import SCHEDULE
@@ -439,13 +439,21 @@ def distilled(study: Study) -> dict[int, list[Run]]:
     return {m: hybrid(study, stages=((m, deepest),), **held) for m in middle}
 
 
-NOTEBOOKS: dict[str, Callable[[Study], list[Run]]] = {
+# Where variants of one system are compared, which differ by less than what a rate chosen by a single seed may cost, all
+# seeds choose: `results_of_variants`.
+VARIANTS: dict[str, Callable[[Study], list[Run]]] = {
     "02-nga-weights": lambda study: _flat(*nga(study).values()),
-    "04-full-training": lambda study: _flat(benchmark(study), consistency(study), curve(study)),
-    "05-cascade-vs-hybrid": lambda study: _flat(mask_systems(study), mask_arms(study), whole_images(study)),
+    "04-full-training": lambda study: _flat(consistency(study)),
     "06-cka-alignment": lambda study: _flat(alignment(study), distilled(study)),
+    "08-ablations": lambda study: _flat(*ablations(study).values(), few_labels(study), labels(study)),
+}
+NOTEBOOKS: dict[str, Callable[[Study], list[Run]]] = {
+    "02-nga-weights": VARIANTS["02-nga-weights"],
+    "04-full-training": lambda study: [*_flat(benchmark(study), curve(study)), *VARIANTS["04-full-training"](study)],
+    "05-cascade-vs-hybrid": lambda study: _flat(mask_systems(study), mask_arms(study), whole_images(study)),
+    "06-cka-alignment": VARIANTS["06-cka-alignment"],
     "07-sc-clip-diagnostics": lambda study: _flat(released_masks(study)),
-    "08-ablations": lambda study: _flat(*ablations(study).values(), few_labels(study), labels(study), prompts(study)),
+    "08-ablations": lambda study: [*VARIANTS["08-ablations"](study), *_flat(prompts(study))],
 }
 
 
@@ -466,17 +474,20 @@ def compute(profile: str, overrides: Mapping[str, Any], notebooks: Sequence[str]
         check_images(Study(reads[0], profile, overrides))
     if reads := [name for name in notebooks if name in ("05-cascade-vs-hybrid", "07-sc-clip-diagnostics")]:
         check_masks(Study(reads[0], profile, overrides))
-    asked = []
+    asked: dict[Study, list[Run]] = {}
     for name in (name for name in notebooks if name in NOTEBOOKS):
         try:
-            asked += NOTEBOOKS[name](Study(name, profile, overrides))
+            study = Study(name, profile, overrides)
+            asked[study] = NOTEBOOKS[name](study)
         except ValueError as error:
             print(f"{name}: {error}")
     try:
-        for folder in {Study(name, profile, overrides).committed for name in notebooks if name in NOTEBOOKS}:
-            adopt(_with_trials(asked), folder)
-            get(missing(asked), progress=progress)  # what is there is left to its notebook to read
-            _stages(asked, folder, progress=progress)
+        runs = [run for of in asked.values() for run in of]
+        for folder in {study.committed for study in asked}:
+            adopt(_with_trials(runs), folder)
+        get(missing(runs), progress=progress)  # what is there is left to its notebook to read
+        for study, of in asked.items():
+            _later(study, of, progress=progress)
     except ValueError as error:
         print(error)
 
@@ -489,10 +500,14 @@ def _rows(runs: Iterable[Run]) -> dict[Run, list[Run]]:
     return rows
 
 
-def _stages(runs: Iterable[Run], folder: Path, **how: Any) -> list[Run]:
-    """Runs that may go on, and those with which their rows did, see `reference.stages`."""
-    found = stages(_rows(runs), folder, **how)
-    return [result.run for stage in found for row in stage.values() for result in row]
+def _later(study: Study, runs: Iterable[Run], **how: Any) -> list[Run]:
+    """Runs that come after a notebook's: of `VARIANTS` those at other rates, see `reference.at_best_rates`, and of all
+    rows those with which they go on, see `reference.stages`."""
+    rows, at = _rows(runs), study.notebook
+    variants = {key: rows.pop(key) for key in (_rows(VARIANTS[at](study)) if at in VARIANTS else ()) if key in rows}
+    chosen, tried = at_best_rates(variants, study.committed, **how)
+    found = stages(rows | chosen, study.committed, **how)
+    return [*tried, *(result.run for stage in found for row in stage.values() for result in row)]
 
 
 def _at_the_end(runs: Iterable[Run]) -> list[Run]:
@@ -532,16 +547,17 @@ def _main(given: argparse.Namespace) -> int:
     if given.only and given.prune:
         raise ValueError("--prune with --only would take other notebooks' runs for surplus: leave --only out.")
     names = dict.fromkeys(known[name] for name in given.only or NOTEBOOKS)
-    studies = [(name, Study(name, profile, overrides)) for profile in given.profile for name in names]
-    rows = [{"notebook": name, "run": run, "study": s} for name, s in studies for run in NOTEBOOKS[name](s)]
-    table = pd.DataFrame(rows, columns=["notebook", "run", "study"]).drop_duplicates("run")
-    if given.prune:
-        asked = [run for _, s in studies for run in _stages(table["run"], s.committed, compute=False)]
-        return _prune(studies[0][1].cache, _with_trials([*table["run"], *asked]), given.yes)
+    studies = [Study(name, profile, overrides) for profile in given.profile for name in names]
+    planned = {study: NOTEBOOKS[study.notebook](study) for study in studies}
     if given.systems:
         wanted = {find(name).name for name in given.systems}
-        table = table[np.array([run.system in wanted for run in table["run"]], dtype=bool)]
-    adopted = sum(adopt(_with_trials(table["run"]), folder) for folder in {study.committed for _, study in studies})
+        planned = {study: [run for run in of if run.system in wanted] for study, of in planned.items()}
+    rows = [{"notebook": study.notebook, "run": run, "study": study} for study, of in planned.items() for run in of]
+    table = pd.DataFrame(rows, columns=["notebook", "run", "study"]).drop_duplicates("run")
+    if given.prune:
+        asked = [run for study, of in planned.items() for run in _later(study, of, compute=False)]
+        return _prune(studies[0].cache, _with_trials([*table["run"], *asked]), given.yes)
+    adopted = sum(adopt(_with_trials(table["run"]), folder) for folder in {study.committed for study in studies})
     lacking = set(missing(list(table["run"])))
     if given.export:
         there = [run for run in table["run"] if run not in lacking]
@@ -561,25 +577,26 @@ def _main(given: argparse.Namespace) -> int:
         )
     else:
         get(list(table["run"]), scheduler=given.scheduler)
-        for folder in {study.committed for _, study in studies}:
-            _stages(table["run"], folder, scheduler=given.scheduler)
+        for study, of in planned.items():
+            _later(study, of, scheduler=given.scheduler)
         print(f"{len(table)} runs are there, {adopted} of them read from the repository, {len(lacking)} computed now.")
-    for folder, rows in table.groupby(table["study"].map(lambda s: s.committed)) if given.commit else ():
-        kept = _to_commit(rows, folder)
-        points = set(_at_the_end(run for study in rows["study"].unique() for run in _flat(curve(study))))
+    for folder in {study.committed for study in studies} if given.commit else ():
+        here = {study: of for study, of in planned.items() if study.committed == folder}
+        kept = _to_commit(here)
+        points = set(_at_the_end(run for study in here for run in _flat(curve(study))))
         absent = set(missing(kept))
         files = write(get([run for run in kept if run not in absent]), folder, points)
         print(f"{len(files)} files are in {folder}.")
     return 0
 
 
-def _to_commit(rows: pd.DataFrame, folder: Path) -> list[Run]:
-    """Runs of a table by notebook, and their trials; of 08 the trials alone: from these an hour computes its hundreds
-    of rows, whose logits are a hundred megabytes."""
-    every = _with_trials([*rows["run"], *_stages(rows["run"], folder, compute=False)])
-    others = rows["run"][rows["notebook"] != "08-ablations"]
-    whole = dict.fromkeys([*others, *_stages(others, folder, compute=False)])
-    return [run for run in every if run in whole or run.n_test == 0]
+def _to_commit(planned: Mapping[Study, Sequence[Run]]) -> list[Run]:
+    """Every run of these, those that came after them and all their trials; of 02, 06 and 08 the trials alone: from
+    these half an hour computes their hundreds of rows, whose logits are a hundred megabytes."""
+    every = {study: [*of, *_later(study, of, compute=False)] for study, of in planned.items()}
+    whole = {run for study, of in every.items() if study.notebook[:2] not in ("02", "06", "08") for run in of}
+    runs = _with_trials([run for of in every.values() for run in of])
+    return [run for run in runs if run in whole or run.n_test == 0]
 
 
 def _prune(cache: Path, asked: Sequence[Run], delete: bool) -> int:
@@ -665,6 +682,12 @@ def _pixels(result: Result) -> pd.DataFrame:
 def results(plan: Mapping[Key, Sequence[Run]]) -> dict[Key, list[Result]]:
     """The results of a plan's rows, trained to the end where the profile does that (`reference.to_the_end`)."""
     return to_the_end(plan)
+
+
+def results_of_variants(plan: Mapping[Key, Sequence[Run]]) -> dict[Key, list[Result]]:
+    """`results` of variants of a system, at rates that all seeds have chosen where the profile chooses any
+    (`reference.at_best_rates`)."""
+    return to_the_end(at_best_rates(plan)[0])
 
 
 def images(material: Material, run: Run, split: str) -> np.ndarray:

@@ -174,7 +174,8 @@ def points_of(study: Study, plan: Mapping[Any, Sequence[Run]]) -> pd.DataFrame:
 
     Returns:
         A row per system, regime and number of training images: system, regime, n_train, ``hits`` [S, n] of the test
-        images (one seed where all say the same), ``drawn``, the seeds, ``validation`` accuracy, seeds, their number,
+        images (one seed where all say the same), ``drawn``, the seeds, ``validation`` accuracy, its standard ``error``
+        (NaN where nothing is trained), seeds, their number,
         converged (`gains_no_more`), rate (the chosen one), steps (the most that a seed took).
     """
     if plan:
@@ -200,7 +201,8 @@ def points_of(study: Study, plan: Mapping[Any, Sequence[Run]]) -> pd.DataFrame:
         row["drawn"] = tuple(runs["seed"])[: len(hits)]
         flags = [None if pd.isna(flag) else flag for flag in runs["converged"]]
         seeds = zip(flags, (History(**json.loads(text)) for text in runs["history"]), runs["error"], strict=True)
-        row |= {"validation": runs["validation"].mean(), "converged": gains_no_more(seeds)}
+        row |= {"validation": runs["validation"].mean(), "error": runs["error"].astype(float).mean()}
+        row |= {"converged": gains_no_more(seeds)}
         rows.append(row | {"rate": runs["rate"].iloc[0], "steps": int(runs["steps"].max())})
     return pd.DataFrame(rows)
 
@@ -240,16 +242,80 @@ def stages(
     """
     found: list[dict[Key, list[Result]]] = []
     while rows and len(found) < 3:
-        runs = [run for row in rows.values() for run in row]  # at once, so that workers are never short of work
-        if folder is not None:
-            adopt(runs, folder)
-        if not compute:
-            lacking = set(missing(runs))
-            rows = {key: row for key, row in rows.items() if lacking.isdisjoint(row)}
-        results = iter(get([run for row in rows.values() for run in row], **how))
-        found.append({key: [next(results) for _ in row] for key, row in rows.items()})
+        found.append(_found(rows, folder, compute, how))
         rows = {key: runs for key, row in found[-1].items() if (runs := further(row))}
     return found
+
+
+def _found(
+    rows: Mapping[Key, Sequence[Run]], folder: Path | None, compute: bool, how: Mapping[str, Any]
+) -> dict[Key, list[Result]]:
+    """The results of rows, of all at once, so that workers are never short of work; arguments as of `stages`."""
+    if folder is not None:
+        adopt([run for row in rows.values() for run in row], folder)
+    if not compute:
+        lacking = set(missing([run for row in rows.values() for run in row]))
+        rows = {key: row for key, row in rows.items() if lacking.isdisjoint(row)}
+    results = iter(get([run for row in rows.values() for run in row], **how))
+    return {key: [next(results) for _ in row] for key, row in rows.items()}
+
+
+def beside(run: Run, rate: float) -> Run:
+    """The run that says what a learning rate is worth to a run's seed, on validation; it reads no test image."""
+    return replace(run, until=replace(run.until, rates=(rate,)), n_test=0, n_watched=0, brief=True)
+
+
+def at_best_rates(
+    rows: Mapping[Key, Sequence[Run]], folder: Path | None = None, *, compute: bool = True, **how: Any
+) -> tuple[dict[Key, list[Run]], list[Run]]:
+    """Rows of runs, each at the learning rate whose validation score, the mean over its seeds, is the highest.
+
+    One kept seed hardly tells a rate from the next one, while on test the two may lie a point apart: as much as the
+    variants of one system do, which would then be compared by their luck. So all seeds try the rates on either side of
+    the one that the kept seed chose, and on uphill until both neighbours are worse. Each rate has the steps that the
+    kept seed finds enough for it.
+
+    Args:
+        folder, compute, how: as of `stages`.
+
+    Returns:
+        The rows, those without a choice of rates as they were; and every run that was made for it.
+    """
+    first, tried = _found(rows, folder, compute, how), []
+    scores = {key: {row[0].rate: _score(row)} for key, row in first.items()}
+    while True:
+        asked: dict[tuple[Key, float], list[Run]] = {}
+        for key, row in first.items():
+            if row[0].rate is None or len(row[0].run.until.rates) < 2:
+                continue  # nothing to choose
+            ladder = row[0].run.until.ladder
+            at = ladder.index(_highest(scores[key]))
+            for rate in ladder[max(0, at - 1) : at + 2]:
+                if rate not in scores[key]:
+                    asked[key, rate] = [beside(result.run, rate) for result in row]
+        if not asked:
+            break
+        found = _found(asked, folder, compute, how)
+        lacking = {key for key, _ in asked.keys() - found.keys()}
+        first = {key: row for key, row in first.items() if key not in lacking}
+        for (key, rate), results in found.items():
+            scores[key][rate] = _score(results)
+            tried += asked[key, rate]
+    ended = {}
+    for key, row in first.items():
+        runs, best = [result.run for result in row], _highest(scores[key])
+        ended[key] = runs if best == row[0].rate else [replace(r, until=replace(r.until, rates=(best,))) for r in runs]
+    return ended, tried
+
+
+def _highest(scores: Mapping[float | None, float]) -> float | None:
+    """The rate of the highest score, the first of equals."""
+    return max(scores, key=scores.__getitem__)
+
+
+def _score(row: Sequence[Result]) -> float:
+    """The mean of the seeds' best validation scores."""
+    return float(np.mean([result.score for result in row]))
 
 
 def to_the_end(rows: Mapping[Key, Sequence[Run]], **how: Any) -> dict[Key, list[Result]]:
@@ -262,14 +328,10 @@ def to_the_end(rows: Mapping[Key, Sequence[Run]], **how: Any) -> dict[Key, list[
         how: of `stages`.
     """
     found, *later = stages(rows, **how) or [{}]
-
-    def score(row: Sequence[Result]) -> float:
-        return float(np.mean([result.score for result in row]))
-
     for stage in later:
         for key, row in stage.items():
             error = np.mean([result.error for result in found[key]])
-            if gained_no_more(row) and score(row) >= score(found[key]) - 0.5 * error:
+            if gained_no_more(row) and _score(row) >= _score(found[key]) - 0.5 * error:
                 found[key] = row
     return found
 
@@ -302,27 +364,36 @@ def curve_of(study: Study, points: pd.DataFrame) -> pd.DataFrame:
     if points.empty:
         return points
     spans = [vars(interval(hits[0] if len(hits) == 1 else hits, **study.resampling)) for hits in points["hits"]]
-    return points.drop(columns=["hits", "drawn", "seeds"]).join(pd.DataFrame(spans))
+    return points.drop(columns=["hits", "drawn", "seeds", "error"]).join(pd.DataFrame(spans))
 
 
-def answers(study: Study, points: pd.DataFrame, classes: int) -> pd.DataFrame:
+def answers(study: Study, points: pd.DataFrame, classes: int, added: Mapping[str, int]) -> pd.DataFrame:
     """Which system to take, by the number of labels: chosen on validation, reported on test.
 
-    With some labels whoever needs fewer may be chosen, too; what has not converged may not.
+    With some labels whoever needs fewer may be chosen, too; what has not converged may not. Of those whose validation
+    accuracy is at most one standard error below the highest it is the one that trains least (the one-standard-error
+    rule: Breiman et al., Classification and Regression Trees, 1984, section 3.4.3): nothing, or else the fewest
+    parameters; of equals the highest.
+
+    Args:
+        added: parameters that each system trains, the classifier aside.
 
     Returns:
-        Records, whose ``metric`` is ``choice with n labels per class``: of each number of labels the system with the
-        highest validation accuracy, and its paired differences to the others, of which all are one family.
+        Records, whose ``metric`` is ``choice with n labels per class``: of each number of labels the chosen system, and
+        its paired differences to the others, of which all are one family.
     """
     points = points[points["converged"].ne(False)].reset_index(drop=True)
+    points = points.assign(trains=points["system"].map(added).where(points["regime"] != "no training", -1))
     needed = points["n_train"].where(points["regime"] == "supervised", 0)
     chosen, pairs = [], {}
     for images in sorted(needed.unique()):
         open_to = points[needed.isin([0, images])]
-        first = open_to.loc[open_to["validation"].idxmax()]
+        highest = open_to.loc[open_to["validation"].idxmax()]
+        near = open_to[open_to["validation"] >= highest["validation"] - np.nan_to_num(highest["error"])]
+        first = near.sort_values(["trains", "validation"], ascending=[True, False]).iloc[0]
         about = {"metric": f"choice with {images // classes:,} labels per class", "regime": first["regime"]}
         about |= {"system": first["system"], "n_train": first["n_train"]}
-        chosen.append({**about, **first[["hits", "drawn", "seeds"]]})
+        chosen.append({**about, **first[["hits", "drawn", "seeds", "error"]]})
         for other in open_to.drop(first.name).itertuples():
             minus = other.system + (", label-free" if other.regime == "label-free" else "")
             pairs[minus, *about.items()] = _alike(first.hits, first.drawn, other.hits, other.drawn)

@@ -47,6 +47,16 @@ def added(system: nn.Module) -> int:
     return sum(parameter.numel() for group in groups for parameter in group["params"])
 
 
+def trained(name: str, clip: Clip, classes: int) -> int:
+    """What of a system with its own settings is trained, as `added`; 0 where that is the classifier alone, or nothing.
+
+    Raises:
+        ValueError: as `on_tower`.
+    """
+    entry = find(name)
+    return 0 if entry.fit or entry.regimes == ("no training",) else added(on_tower(name, clip, classes))
+
+
 def step_memory(run: Run) -> float:
     """MiB that a supervised step of a run needs beyond model and batch, with all that it ever trains in training."""
     material, device = gather(run.setting), torch.device(run.setting.device)
