@@ -643,9 +643,12 @@ def test_a_choice_of_rates_that_is_not_there_leaves_its_row_out(setting, monkeyp
     grid = Convergence(40, (0.001, 0.003, 0.01), 0, checks=10)
     row = [small(setting, seed=seed, until=grid) for seed in (0, 1)]
     fixed = [replace(run, until=None) for run in row]
-    monkeypatch.setattr(reference, "get", lambda runs: [
-        replace(rising(replace(run, until=grid), 0.8, True), run=run, rate=run.until and 0.003) for run in runs
-    ])  # fmt: skip
+
+    def get(wanted):
+        found = [replace(rising(replace(run, until=grid), 0.8, True), run=run, rate=0.003) for run in wanted]
+        return [r if r.run.until else replace(r, rate=None, history=History()) for r in found]  # no training, no score
+
+    monkeypatch.setattr(reference, "get", get)
     monkeypatch.setattr(reference, "missing", lambda runs: [run for run in runs if run.n_test == 0])
     assert reference.at_best_rates({"a": row, "b": fixed}, compute=False) == ({"b": fixed}, [])
 

@@ -282,13 +282,15 @@ def at_best_rates(
         The rows, those without a choice of rates as they were; and every run that was made for it.
     """
     first, tried = _found(rows, folder, compute, how), []
-    scores = {key: {row[0].rate: _score(row)} for key, row in first.items()}
+    scores = {
+        key: {row[0].rate: _score(row)}
+        for key, row in first.items()
+        if row[0].rate is not None and len(row[0].run.until.rates) > 1  # else there was nothing to choose
+    }
     while True:
         asked: dict[tuple[Key, float], list[Run]] = {}
-        for key, row in first.items():
-            if row[0].rate is None or len(row[0].run.until.rates) < 2:
-                continue  # nothing to choose
-            ladder = row[0].run.until.ladder
+        for key in scores:
+            row, ladder = first[key], first[key][0].run.until.ladder
             at = ladder.index(_highest(scores[key]))
             for rate in ladder[max(0, at - 1) : at + 2]:
                 if rate not in scores[key]:
@@ -296,15 +298,15 @@ def at_best_rates(
         if not asked:
             break
         found = _found(asked, folder, compute, how)
-        lacking = {key for key, _ in asked.keys() - found.keys()}
-        first = {key: row for key, row in first.items() if key not in lacking}
         for (key, rate), results in found.items():
             scores[key][rate] = _score(results)
             tried += asked[key, rate]
-    ended = {}
-    for key, row in first.items():
-        runs, best = [result.run for result in row], _highest(scores[key])
-        ended[key] = runs if best == row[0].rate else [replace(r, until=replace(r.until, rates=(best,))) for r in runs]
+        for key in {key for key, _ in asked.keys() - found.keys()}:
+            del first[key], scores[key]
+    ended = {key: [result.run for result in row] for key, row in first.items()}
+    for key, of in scores.items():
+        if (best := _highest(of)) != first[key][0].rate:
+            ended[key] = [replace(run, until=replace(run.until, rates=(best,))) for run in ended[key]]
     return ended, tried
 
 
