@@ -235,7 +235,8 @@ def _cost(results: Results, row: Mapping[str, Any]) -> str:
             break
     if not parts:  # several seeds: something was trained
         several = pd.notna(row["seeds"]) and row["seeds"] > 1
-        parts = ["what it trains was not counted" if several else "nothing to train"]
+        unknown = "trained on sentences alone" if row["regime"] == "no training" else "what it trains was not counted"
+        parts = [unknown if several else "nothing to train"]
     ratios = pd.concat([rows(results, notebook, "timings.json") for notebook in (FULL, SC_CLIP)])
     ratios = ratios[ratios["metric"].isin(["time / the tower alone", "time / encode_image"])]
     for ratio in ratios[ratios["system"] == system][:1].itertuples():
