@@ -6,6 +6,7 @@ A command is the ``main(argv)`` of a module, imported only when it is asked for.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -33,6 +34,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Hand the words after a command's name to it and return its exit status."""
     words = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a console may lack signs of a text or a path
     parser = argparse.ArgumentParser("hc-lafter", description="What are the layers of CLIP good for?")
     parser.epilog = "hc-lafter COMMAND --help prints what a command takes; it changes nothing."
     parser.add_argument("--version", action="version", version=__version__)
@@ -45,7 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.parse_args(words[:1])  # ends here on --help, --version and where there is no command
     if words[0] in PARSERS:
         PARSERS[words[0]]().parse_args(words[1:])  # ends here, too, on --help or a slip, before torch is imported
-    return import_module(COMMANDS[words[0]][0]).main(words[1:]) or 0
+    try:
+        status = import_module(COMMANDS[words[0]][0]).main(words[1:]) or 0
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read it has enough, as `head` has; nothing more goes there, at the exit neither
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status
 
 
 if __name__ == "__main__":

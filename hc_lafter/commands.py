@@ -43,11 +43,29 @@ def answers(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
     def answered(argv: Sequence[str] | None = None) -> int:
         try:
             return main(argv)
+        except BrokenPipeError:  # whoever read it has enough
+            raise
         except (ValueError, OSError) as error:
             print(error, file=sys.stderr)
             return 2
 
     return answered
+
+
+def keep_inputs(out: Path, *inputs: str | Path | None) -> None:
+    """Refuse to write over what is read.
+
+    Args:
+        inputs: paths, or words with one behind a name: ``emoset:<path>``, ``<arch>@<path>``.
+
+    Raises:
+        ValueError: a path is that of `out`.
+    """
+    given = [str(word) for word in inputs if word is not None]
+    named = [part for word in given for part in (word, word.partition(":")[2], word.partition("@")[2])]
+    for word in filter(None, named):
+        if out.exists() and Path(word).exists() and os.path.samefile(out, word):
+            raise ValueError(f"{out} would be written over, and {word} is read from it: choose another --out.")
 
 
 class Parser(argparse.ArgumentParser):

@@ -188,6 +188,8 @@ def write_whole(path: str | Path, content: bytes | str | Callable[[Path], object
         OSError: the file cannot be written; one sentence with the reason.
     """
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a device or a pipe, which no file may replace
+        raise OSError(f"{path} is not a file: give the name of one.")
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -45,6 +45,24 @@ def test_options_are_those_of_the_code():
     assert set(options["figures"]["--width"].choices) == set(plots.WIDTHS)
 
 
+def test_a_reader_that_has_enough_ends_a_command_without_a_word(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "hc_lafter", "figures", "--out", str(tmp_path), "04", "--format", "png"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY)
+    assert (done.returncode, done.stderr) == (0, "") and list(tmp_path.iterdir())
+
+
+def test_ctrl_c_is_no_traceback(monkeypatch, capsys):
+    from hc_lafter.data import doctor
+
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "main", interrupted)
+    assert main(["doctor", "photos"]) == 130 and capsys.readouterr().err == "Stopped.\n"
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_each_changes_nothing(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -502,6 +502,8 @@ def test_the_headline_is_markdown_that_follows_the_results(tmp_path):
     before = readme.headline(results)
     # heads; five of the choices; all choices and the layers, systems, those with masks, claims
     assert before.count("\n| ") == 8 + 5 + 13 + 16 + 13 + 31
+    with pytest.raises(ValueError, match=r"README.md has 0 lines '<!-- /headline -->' in the place of one"):
+        readme.updated(f"a {readme.START} b", "x")
     assert readme.updated(f"a {readme.START} b {readme.END} c", "x") == f"a {readme.START}\nx\n{readme.END} c"
     records = json.loads((results / "claims.json").read_text(encoding="utf-8"))
     assert records[0]["verdict"] == "supported"

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -233,6 +234,8 @@ def test_a_stream_takes_the_memory_of_a_piece(tmp_path):
             most.append(allocated())
             yield {"x": torch.full((1, 2**18), float(value))}
 
+    store.streamed(tmp_path / "first", {"x": 1}, {"x": (96, 2**18)}, pieces)[1]["x"].sum()  # allocator and threads warm
+    most.clear()
     before = allocated()
     for _ in range(2):
         _, found = store.streamed(tmp_path, {"x": 1}, {"x": (96, 2**18)}, pieces)
@@ -241,3 +244,13 @@ def test_a_stream_takes_the_memory_of_a_piece(tmp_path):
         most.append(allocated())
         del window
     assert len(most) == 96 + 2 and max(most) - before < 24 * 2**20
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name")
+def test_no_file_takes_the_place_of_a_pipe_or_a_device(tmp_path):
+    from hc_lafter.files import write_whole
+
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="pipe is not a file: give the name of one"):
+        write_whole(tmp_path / "pipe", "text")
+    assert (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 1

@@ -396,6 +396,8 @@ def test_masks_of_images_that_share_a_stem_are_kept_apart(clip, tmp_path):
     for name, light in lights.items():
         assert np.asarray(Image.open(files[name])).mean() == (light > 0), name
     several = [tmp_path / "images" / name for name in ("a/x.png", "b/x.png")]
+    with pytest.raises(ValueError, match="would take the place of a picture: give masks another folder"):
+        trained.predict(tmp_path / "images", masks=tmp_path / "images", progress=False)
     table = trained.predict(several, masks=tmp_path / "again", progress=False)
     assert [Path(mask).parent.name for mask in table["mask"]] == ["a", "b"]
     table = trained.predict([Image.new("RGB", (9, 9))], masks=tmp_path / "again", progress=False)

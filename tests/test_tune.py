@@ -162,6 +162,19 @@ def test_a_tuned_system_names_images_on_the_command_line(place, alone, capsys):
     assert pd.read_csv(place / "named.csv").equals(printed)
 
 
+def test_nothing_that_is_read_or_a_users_own_is_written_over(place, alone, capsys):
+    labels, system = place / "labels.csv", place / "alone.safetensors"
+    labels.write_text("path,label\n")
+    before = system.read_bytes()
+    assert tune(place, "labels.safetensors") == 2
+    assert "labels.csv is no history of a training, and would be written over" in capsys.readouterr().err
+    assert tune(place, "alone.safetensors", "--clip", f"ViT-S-32-alt@{system}") == 2
+    assert "is read from it: choose another --out" in capsys.readouterr().err
+    assert main(["predict", str(system), str(place), "--out", str(system)]) == 2
+    assert "is read from it: choose another --out" in capsys.readouterr().err
+    assert labels.read_text() == "path,label\n" and system.read_bytes() == before
+
+
 def test_a_saved_system_finds_its_clip_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_clip(build_embedded(seed=3), "mine.safetensors")

@@ -133,12 +133,12 @@ def changed(folder: Path) -> list[str]:
         from hc_lafter.clip.load import load_clip  # here, since it takes a second
 
         try:
-            weights = load_clip("embedded").weight_hash
-        except (ValueError, OSError) as error:
-            weights = str(error)
-        ran = sorted(
-            n for n, e in measured.items() if e["clip"]["name"] == "embedded" and e["clip"]["weight_hash"] != weights
-        )
+            clip = load_clip("embedded")
+            now = [clip.weight_hash, clip.transform_id, clip.activation]
+        except (ValueError, OSError):
+            now = []
+        of = {name: entry["clip"] for name, entry in measured.items() if entry["clip"]["name"] == "embedded"}
+        ran = sorted(n for n, e in of.items() if [e[k] for k in ("weight_hash", "transform_id", "activation")] != now)
         lines += [f"embedded/model.safetensors is not what {', '.join(ran)} ran with"] if ran else []
     return lines
 

@@ -166,7 +166,16 @@ def _claims(records: list[dict]) -> pd.DataFrame:
 
 
 def updated(readme: str, table: str) -> str:
-    """The README's text with the tables between its two marks."""
+    """The README's text with the tables between its two marks.
+
+    Raises:
+        ValueError: a mark is missing, or is there twice.
+    """
+    for mark in (START, END):
+        if readme.count(mark) != 1:
+            raise ValueError(
+                f"README.md has {readme.count(mark)} lines {mark!r} in the place of one: check it out again."
+            )
     head, rest = readme.split(START)
     return f"{head}{START}\n{table}\n{END}{rest.split(END)[1]}"
 

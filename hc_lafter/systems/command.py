@@ -14,6 +14,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the table as csv, or write it; 0, or 2 where the user is to correct something."""
     given = commands.predict().parse_args(argv)
     try:
+        if given.out:
+            commands.keep_inputs(given.out, given.system, given.images, given.clip)
         table = load(given.system, given.clip, device=given.device).predict(given.images, masks=given.masks)
         text = table.to_csv(index=False, lineterminator="\n")
         if given.out:

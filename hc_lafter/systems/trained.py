@@ -298,7 +298,11 @@ def _mask_files(folder: Path, named: Sequence[tuple[str, Picture]], top: Path) -
     """A PNG for each image, in the image's subfolder; of ``a.jpg`` and ``a.png``, ``a.jpg.png`` and ``a.png.png``."""
     places = [Path(name).absolute().relative_to(top) for name, _ in named]
     alike = Counter(place.with_suffix("") for place in set(places))
-    return [
+    files = [
         folder / (place.with_suffix(".png") if alike[place.with_suffix("")] == 1 else f"{place}.png")
         for place in places
     ]
+    pictures = {Path(name).resolve() for name, _ in named}
+    if taken := next((file for file in files if file.resolve() in pictures), None):
+        raise ValueError(f"the mask {taken} would take the place of a picture: give masks another folder.")
+    return files

@@ -72,6 +72,11 @@ def _tune(given: Any, state: PartialState) -> None:
     entry = find(given.system)
     if given.out.is_dir() or given.out.suffix != ".safetensors":
         raise ValueError(f"--out {given.out} names no file of a system: give one that ends in .safetensors.")
+    history = given.out.with_suffix(".csv")
+    for path in (given.out, history):
+        commands.keep_inputs(path, given.data, given.clip)
+    if history.is_file() and not history.read_bytes().startswith(b"step,"):
+        raise ValueError(f"{history} is no history of a training, and would be written over: choose another --out.")
     settings = settings_of(entry, given.set)
     one_run = sorted((name, str(value)) for name, value in vars(given).items() if name not in _NOT_THE_RUN)
     checkpoint = given.out.with_suffix(f".{hashlib.sha256(repr(one_run).encode()).hexdigest()[:8]}.checkpoint")
@@ -94,6 +99,6 @@ def _tune(given: Any, state: PartialState) -> None:
         checkpoint.unlink(missing_ok=True)
         print(f"{given.out} is {trained.system}, {', '.join(f'{k} {v:.4f}' for k, v in trained.scores.items())}.")
         if len(steps := trained.history.table()):  # else nothing is trained
-            table = write_whole(given.out.with_suffix(".csv"), steps.to_csv(index=False))
+            table = write_whole(history, steps.to_csv(index=False))
             print(f"Its training, step by step: {table}")
     state.wait_for_everyone()
