@@ -6,13 +6,12 @@ A command is the ``main(argv)`` of a module, imported only when it is asked for.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from hc_lafter import __version__
-from hc_lafter.commands import PARSERS
+from hc_lafter.commands import PARSERS, print_anything, unheard
 from hc_lafter.refusals import nearest
 
 # name -> module with a main(argv), help
@@ -34,9 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Hand the words after a command's name to it and return its exit status."""
     words = sys.argv[1:] if argv is None else list(argv)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a console may lack signs of a text or a path
+    print_anything()
     parser = argparse.ArgumentParser("hc-lafter", description="What are the layers of CLIP good for?")
     parser.epilog = "hc-lafter COMMAND --help prints what a command takes; it changes nothing."
     parser.add_argument("--version", action="version", version=__version__)
@@ -55,9 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read it has enough, as `head` has; nothing more goes there, at the exit neither
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        return unheard()
     return status
 
 

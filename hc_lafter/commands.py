@@ -52,6 +52,20 @@ def answers(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
     return answered
 
 
+def print_anything() -> None:
+    """A console that lacks the signs of a text or the letters of a path gets the rest of it, and their codes."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def unheard() -> int:
+    """The exit status where whoever read the output has gone, as ``head`` does: that of a program which a closed pipe
+    ends. Nothing more is written there, at the exit neither."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
+
+
 def keep_inputs(out: Path, *inputs: str | Path | None) -> None:
     """Refuse to write over what is read.
 

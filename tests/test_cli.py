@@ -50,7 +50,7 @@ def test_a_reader_that_has_enough_ends_a_command_without_a_word(tmp_path):
     os.close(read)
     command = [sys.executable, "-m", "hc_lafter", "figures", "--out", str(tmp_path), "04", "--format", "png"]
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY)
-    assert (done.returncode, done.stderr) == (0, "") and list(tmp_path.iterdir())
+    assert (done.returncode, done.stderr) == (141, "") and list(tmp_path.iterdir())
 
 
 def test_ctrl_c_is_no_traceback(monkeypatch, capsys):

@@ -5,7 +5,6 @@ One `Report` for all: class folders, tables, published emotion and segmentation 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -355,5 +354,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # a console that lacks a file name's letters gets the report too
+    commands.print_anything()
     raise SystemExit(main())

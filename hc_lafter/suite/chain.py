@@ -37,7 +37,7 @@ from unittest import mock
 import filelock
 from tqdm import tqdm
 
-from hc_lafter.commands import Parser
+from hc_lafter.commands import Parser, print_anything, unheard
 from hc_lafter.files import check_place
 from hc_lafter.suite.paths import Places, find_root
 from hc_lafter.suite.profiles import load_profile, parse_overrides, profile_names
@@ -103,9 +103,7 @@ def main(
         needs: number of a notebook -> numbers of those whose files it reads.
     """
     options = parser().parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # an error message may hold signs that a Windows console lacks
+    print_anything()
     try:
         run, selected = prepare(options, Path(root or find_root()).resolve(), needs)
         if options.list:
@@ -113,7 +111,7 @@ def main(
                 state = "up to date" if run.up_to_date(notebook) else "to run"
                 needed = ", ".join(other.number for other in run.needed(notebook))
                 after = f" (needs {needed})" if needed else ""
-                print(f"{notebook.name:24} {state:10} {notebook.title}{after}")
+                print(f"{notebook.name:24} {state:10} {notebook.title}{after}", flush=True)
             return 0
         signal.signal(signal.SIGTERM, _terminate)
         return check(run, selected, options) if options.check else work(run, selected, options)
@@ -123,6 +121,8 @@ def main(
     except KeyboardInterrupt:
         print("\ninterrupted: the next run goes on from here.", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        return unheard()
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

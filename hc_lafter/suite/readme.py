@@ -96,10 +96,11 @@ def _choices(results: claims.Results) -> str:
     fewer = f" ({seeds.min()} where the tower is trained)" if seeds.min() < chosen["seeds"] else ""
     late = [f"{row.system} at {row.n_train:,.0f} labels" for row in curve[curve["converged"].eq(False)].itertuples()]
     hollow = f"{len(late)} ({'; '.join(late[:3])}{'; ...' * (len(late) > 3)})" if late else "none"
+    judges = load_profile(claims.TRAINED).n_select
     told = f"""\
 **Which system, with how many labels?** Each is trained to convergence. Of {len(flags)} points of the curve
 (a system at one number of labels), {hollow} still gained when training ended: drawn hollow, never chosen. Rate, steps
-and the system of a row are chosen on {load_profile("reference").n_select:,} labelled validation images, with 0 labels
+and the system of a row are chosen on {judges:,} labelled validation images, with 0 labels
 as well; the system is the one that trains the fewest parameters of those at most one standard error below the highest.
 Accuracy is on {chosen["n"]:,} test images of the toy world that comes with the package, not of photographs,
 {chosen["seeds"]} seeds{fewer}, 95% intervals; costs are those with the embedded CLIP. *Not distinguishable from it* are
