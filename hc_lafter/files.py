@@ -82,10 +82,15 @@ def code_behind(*modules: str) -> str:
                 base = ".".join([*name.split(".")[: -node.level], node.module or ""]) if node.level else node.module
                 ahead += [base, *(f"{base}.{alias.name}" for alias in node.names)]
     digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode())
-    inside = [p for part in ROOMS for p in (package / part, *(package / part).rglob("*"))]
-    for path in sorted({p for p in inside if p.is_file() and p.suffix not in (".py", ".pyc")}):
+    for path in package_data(package):
         digest.update(f"{path.relative_to(package).as_posix()} {file_hash(path)}\n".encode())
     return digest.hexdigest()
+
+
+def package_data(package: Path) -> list[Path]:
+    """The files of `ROOMS` that are no code, and that numbers follow from: weights, words, colours."""
+    inside = {p for part in ROOMS for p in (package / part, *(package / part).rglob("*"))}
+    return sorted(p for p in inside if p.is_file() and p.suffix not in (".py", ".pyc"))
 
 
 @lru_cache(256)  # every run's key asks for its system's module

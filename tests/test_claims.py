@@ -211,7 +211,7 @@ def test_of_trained_systems_the_reference_speaks_where_default_must_not(tmp_path
 
 def test_a_changed_reference_is_named(tmp_path):
     """default's ledger rests on it."""
-    folder, but = tmp_path / "results", shutil.ignore_patterns("runs", "report.html")
+    folder, but = tmp_path / "results", shutil.ignore_patterns("runs")
     for profile in ("default", "reference"):
         shutil.copytree(ROOT / "results" / profile, folder / profile, ignore=but)
     assert claims.changed(folder / "default") == []
@@ -680,7 +680,8 @@ def test_the_ledger_is_written_whole_and_checked(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def committed(tmp_path) -> Path:
-    return shutil.copytree(ROOT / "results" / "default", tmp_path / "default")
+    shutil.copytree(ROOT / "figures" / "default", tmp_path / "figures" / "default")
+    return shutil.copytree(ROOT / "results" / "default", tmp_path / "results" / "default")
 
 
 def test_the_committed_ledger_follows_from_the_committed_results():
@@ -707,8 +708,24 @@ def test_check_names_the_file_of_a_changed_number(committed, file):
     assert any(f"04-full-training/{file} is missing" in line for line in claims.changed(committed))
 
 
+@pytest.mark.parametrize("file", ["figures/default/04-full-training/labels.png", "results/default/report.html"])
+def test_check_names_a_changed_figure_and_report(committed, file):
+    path = committed.parents[1] / file
+    path.write_bytes(path.read_bytes() + b" ")
+    assert claims.changed(committed) == [f"{file.removeprefix('results/default/')} is not what its run wrote"]
+
+
+def test_check_names_changed_words_and_published_numbers(committed):
+    entries = provenance.read(committed)
+    read = "hc_lafter/suite/published.yaml", "hc_lafter/clip/descriptions/mikels.json"
+    for file in read:
+        entries["09-report"]["reads"][file] = "0" * 64
+    made(committed, entries)
+    assert claims.changed(committed) == [f"{file} is not what 09-report read" for file in sorted(read)]
+
+
 def test_check_names_a_changed_parameter(committed, monkeypatch):
-    own = claims.load_profile("default")
+    own = provenance.load_profile("default")
     monkeypatch.setattr(provenance, "load_profile", lambda name: own.model_copy(update={"n_test": 60}))
     assert "profiles.toml: n_test is 60 and 04-full-training ran with 1000" in claims.changed(committed)
 

@@ -372,7 +372,7 @@ def test_notebooks_that_did_not_run_are_named(tmp_path):
     keep(tmp_path, "01-feature-tapping", [accuracy("zero-shot, layer 12", 0.5)])
     assert "Not run: 02-nga-weights, 03-text-adapter, 04-full-training" in verdict() and "01-f" not in verdict()
     names = [path.stem for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]-*.ipynb"))]
-    assert [*reporting.FIGURES, report.NOTEBOOK] == names
+    assert [*reporting.FIGURES, report.REPORT] == names
     whole = reporting.verdict(Results(COMMITTED), claims.judge(COMMITTED))
     assert "Not run" not in whole and "Run me" not in whole
 

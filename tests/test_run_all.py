@@ -77,7 +77,7 @@ class Chain:
         return folder
 
     def executed(self, name, profile="default"):
-        return nbformat.read(self.results(name, profile) / f"{name}.ipynb", as_version=4)
+        return nbformat.read(self.results(name.partition(".")[0], profile) / f"{name}.ipynb", as_version=4)
 
 
 @pytest.fixture
@@ -204,22 +204,31 @@ def test_failures_are_named_saved_and_contained(chain):
     assert status == 1 and err == ""
     lines = out.splitlines()
     assert "[1/6] 01-raises ... FAILED at In [4], ValueError: last line" in lines[0]
-    assert lines[0].endswith("(saved in results/default/01-raises/01-raises.ipynb)")
+    assert lines[0].endswith("(saved in results/default/01-raises/01-raises.failed.ipynb)")
     assert lines[1] == "[2/6] 02-after ... skipped, needs 01-raises"
     assert "FAILED at In [3], DeadKernelError: the kernel died, most often for want of memory" in lines[2]
     assert "FAILED at In [3], CellTimeoutError: the cell ran longer than 4 s: give a higher --timeout" in lines[3]
     assert "FAILED at In [3], SystemExit: 0" in lines[4] and "FAILED it wrote no metrics.json" in lines[5]
     assert lines[6].startswith("6 of 6 did not run: 01-raises, 02-after, 03-dies")
     # Saved as far as they got, marked where they broke.
-    executed = chain.executed("01-raises")
+    executed = chain.executed("01-raises.failed")
     assert "An Exception was encountered at" in executed.cells[0].source
     assert "The record of a run" in executed.cells[1].source
     assert any(c.get("outputs") and c.outputs[0].get("text") == "so far\n" for c in executed.cells)
     assert executed.cells[-1].execution_count is None
     for name in ("03-dies", "04-slow"):
-        assert "An Exception was encountered at" in chain.executed(name).cells[0].source
-        assert sum(o.output_type == "error" for c in chain.executed(name).cells for o in c.get("outputs", [])) == 1
+        executed = chain.executed(f"{name}.failed")
+        assert "An Exception was encountered at" in executed.cells[0].source
+        assert sum(o.output_type == "error" for c in executed.cells for o in c.get("outputs", [])) == 1
     assert chain.up_to_date() == []
+    # A copy of a run that failed does not take the place of a whole one, and is gone after the next whole one.
+    chain.add("01-raises", "1")
+    assert chain.run("--only", "01")[0] == 0
+    whole = (chain.results("01-raises") / "01-raises.ipynb").read_bytes()
+    assert not [*chain.results("01-raises").glob("*.failed.ipynb")]
+    chain.add("01-raises", "1 / 0")
+    assert chain.run("--only", "01")[0] == 1
+    assert (chain.results("01-raises") / "01-raises.ipynb").read_bytes() == whole
     assert not [p for p in psutil.Process().children() if "ipykernel" in " ".join(p.cmdline())]
 
 
@@ -335,12 +344,12 @@ def test_a_full_disk_is_said_of_the_folder(chain, no_kernel, monkeypatch):
     assert not [*folder.iterdir()]
 
 
-@pytest.mark.parametrize("value", ["device=cuda:7", "precision=bf16"])
-def test_what_the_machine_lacks_is_refused_before_a_kernel_starts(chain, no_kernel, monkeypatch, value):
+@pytest.mark.parametrize("given", [["device=cuda:7"], ["device=cpu", "precision=bf16"]])
+def test_what_the_machine_lacks_is_refused_before_a_kernel_starts(chain, no_kernel, monkeypatch, given):
     monkeypatch.setattr("torch.cpu.get_capabilities", dict)
     chain.add("01-first")
-    status, out, err = chain.run("--param", "device=cpu", value)
-    assert (status, out) == (2, "") and err.startswith(f"{value} is not ") and err.count("\n") == 1
+    status, out, err = chain.run("--param", *given)
+    assert (status, out) == (2, "") and err.startswith(f"{given[-1]} is not ") and err.count("\n") == 1
 
 
 def test_places_that_cannot_be_written_are_named_with_the_way(chain, no_kernel, monkeypatch):

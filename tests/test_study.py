@@ -112,6 +112,14 @@ def test_overrides_are_parsed(key, text, value):
     assert parsed == {key: value, "batch_size": 7} and type(parsed[key]) is type(value)
 
 
+def test_a_parameter_twice_and_overrides_that_are_none_are_refused():
+    with pytest.raises(ValueError, match="--param seeds is given twice: keep one of the two"):
+        parse_overrides(["seeds=3", "seeds=4"])
+    for given in ("n_test=60", ["n_test"]):
+        with pytest.raises(ValueError, match="names no parameter: write it like"):
+            load_profile("smoke", given)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

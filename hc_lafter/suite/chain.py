@@ -39,14 +39,13 @@ from tqdm import tqdm
 
 from hc_lafter.commands import Parser, print_anything, unheard
 from hc_lafter.files import check_place
-from hc_lafter.suite.paths import Places, find_root
+from hc_lafter.suite.paths import REPORT, Places, find_root
 from hc_lafter.suite.profiles import load_profile, parse_overrides, profile_names
 from hc_lafter.suite.records import key_of
 from hc_lafter.suite.runner import Kernel, Notebook, NotebookFailed, Run, find_chain, find_one
 
 # notebook -> notebooks whose files it reads, all with lower numbers; one that is not named here needs none
 NEEDS: dict[str, tuple[str, ...]] = {"09": ("01", "02", "03", "04", "05", "06", "07", "08")}
-REPORT = "09-report"  # what it leaves becomes report.html
 
 # How far a fresh run may lie from the committed one: |fresh - committed| <= absolute + relative * |committed|.
 TOLERANCES = {
@@ -185,9 +184,8 @@ def execute(run: Run, selected: Sequence[Notebook], *, force: bool, timeout: int
         for folder in (place.results, place.figures, place.state, run.cache or place.cache):
             check_place(folder)
     failed: dict[str, str] = {}
-    lock = filelock.FileLock(run.places(selected[0]).state / f"run-{run.profile}.lock", timeout=0)
     try:
-        lock.acquire()
+        lock = filelock.FileLock(run.places(selected[0]).state / f"run-{run.profile}.lock").acquire(timeout=0)
     except filelock.Timeout:
         raise ValueError(f"another run of profile {run.profile} is at work here: wait for it, or end it.") from None
     kernels: dict[str, Kernel] = {}
@@ -226,7 +224,7 @@ def _outcome(run: Run, notebook: Notebook, kernel: Kernel, bar: tqdm) -> str:
     try:
         run.execute(notebook, kernel, on_cell=bar.set_postfix_str)
     except NotebookFailed as error:
-        copy = run.places(notebook).executed.relative_to(run.output).as_posix()
+        copy = run.places(notebook).failed.relative_to(run.output).as_posix()
         return f"FAILED {error} (saved in {copy})"
     return f"ran in {(time.monotonic() - begun) / 60:.1f} min"
 
@@ -238,7 +236,7 @@ def _report(run: Run, notebook: Notebook) -> None:
     places = run.places(notebook)
     folder = places.results.parent
     records = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
-    path = report.write(places.executed, folder / "report.html")
+    path = report.make(places)
     print(f"{claims.summary(records).splitlines()[0]}; the report is {path.relative_to(run.output).as_posix()}.")
 
 

@@ -43,7 +43,6 @@ from hc_lafter.analysis.statistics import undecided
 from hc_lafter.files import write_whole
 from hc_lafter.suite import provenance, words
 from hc_lafter.suite.paths import NOTEBOOK, Places, find_root
-from hc_lafter.suite.profiles import load_profile
 from hc_lafter.suite.provenance import RULES
 from hc_lafter.suite.records import CONVERGED, REFERENCE
 
@@ -577,8 +576,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--profile", default="default", help="whose results are judged (default: %(default)s)")
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 where anything was changed")
     options = parser.parse_args(argv)
-    load_profile(options.profile.partition("+")[0])  # a misspelled one would get a ledger without evidence
-    results = Places.find("09-report", options.profile).results.parent
+    results = Places.reported(options.profile).results.parent
     if options.check:
         lines = changed(results)
         print("\n".join(lines) or f"{results / 'claims.json'} is what its results say.")

@@ -7,7 +7,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from hc_lafter.suite.profiles import load_profile
+
 NOTEBOOK = re.compile(r"\d\d-[a-z0-9]+(-[a-z0-9]+)*")
+REPORT = "09-report"  # the notebook that report.html is made of
 
 
 def find_root() -> Path:
@@ -65,6 +68,25 @@ class Places:
         output = os.environ.get("HC_LAFTER_OUTPUT")
         return cls(home, Path(output).resolve() if output else home, profile, notebook)
 
+    @classmethod
+    def reported(cls, folder: str) -> Places:
+        """The places of notebook 09, where results are at hand.
+
+        Args:
+            folder: their folder in ``results``: a profile's name, or that with a hash (`profiles.folder_name`).
+
+        Raises:
+            ValueError: there is no such profile.
+            FileNotFoundError: nothing ran under it here; or no repository, see `find_root`.
+        """
+        name, plus, digest = folder.partition("+")
+        load_profile(name)
+        found = cls.find(REPORT, folder)
+        if (plus and not re.fullmatch("[0-9a-f]{8}", digest)) or not found.provenance.parent.is_dir():
+            place = found.provenance.parent
+            raise FileNotFoundError(f"{place} holds no results: run python run_all.py --profile {name} first.")
+        return found
+
     @property
     def results(self) -> Path:
         return self.output / "results" / self.profile / self.notebook
@@ -81,6 +103,11 @@ class Places:
     def executed(self) -> Path:
         """The executed notebook, beside its metrics."""
         return self.results / f"{self.notebook}.ipynb"
+
+    @property
+    def failed(self) -> Path:
+        """The notebook as far as it got, where it failed; the executed one stays."""
+        return self.executed.with_suffix(".failed.ipynb")
 
     @property
     def provenance(self) -> Path:

@@ -117,8 +117,12 @@ class Profile(BaseModel):
 
 @cache
 def _tables() -> dict[str, dict[str, Any]]:
-    tables = tomllib.loads((files("hc_lafter.suite") / "profiles.toml").read_text(encoding="utf-8"))
-    return {name: {**tables["default"], **values} for name, values in tables.items()}
+    path = files("hc_lafter.suite") / "profiles.toml"
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        return {name: {**tables["default"], **values} for name, values in tables.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): restore it from git.") from None
 
 
 def profile_names() -> tuple[str, ...]:
@@ -138,6 +142,8 @@ def load_profile(name: str = "default", overrides: Mapping[str, Any] | None = No
         ValueError: profile or field is unknown (the sentence names the nearest known one), or a value does not fit.
     """
     tables, fields = _tables(), Profile.model_fields
+    if overrides is not None and not isinstance(overrides, Mapping):
+        raise ValueError(f"overrides = {overrides!r} names no parameter: write it like {{'n_test': 100}}.")
     if name not in tables:
         raise ValueError(f"profile {name!r} is unknown{nearest(name, tables)}: choose one of {', '.join(tables)}.")
     for key in overrides or {}:
@@ -211,6 +217,8 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
         if field and (not text.strip() or (none and field.is_required() and key != "baselines")):
             says = "is empty" if not text.strip() else "says nothing"
             raise ValueError(f"--param {pair} {says}: give {field.description}, or leave it out.")
+        if key in texts:
+            raise ValueError(f"--param {key} is given twice: keep one of the two.")
         texts[key] = None if none and field and not field.is_required() else text
     profile = load_profile("default", texts, strict=False)
     return {key: text and getattr(profile, key) for key, text in texts.items()}

@@ -8,23 +8,43 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import filelock
 import psutil
 import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from hc_lafter.files import file_hash, own_code, processor, versions, write_whole
-from hc_lafter.suite.paths import Places, find_root
+from hc_lafter.files import file_hash, own_code, package_data, processor, versions, write_whole
+from hc_lafter.suite.paths import REPORT, Places, find_root
 from hc_lafter.suite.profiles import load_profile
 
 if TYPE_CHECKING:
     import torch
 
-RULES = Path(__file__).with_name("claims.yaml")
-TEXTS = (".json", ".csv", ".md", ".ipynb")
+PACKAGE = Path(__file__).parents[1]
+RULES = PACKAGE / "suite" / "claims.yaml"
+TEXTS = (".json", ".csv", ".md", ".ipynb", ".html", ".svg")
+FIGURES, PAGE = "figures/", "report.html"  # how an entry names a notebook's figures, and the page of notebook 09
+
+
+class _Known(BaseModel):
+    """A CLIP or a data set, as an entry names it."""
+
+    name: str
+
+
+class _Entry(BaseModel):
+    """What every reader of an entry relies on."""
+
+    profile: dict[str, Any]
+    clip: _Known | str | None = None
+    data: _Known | str | None = None
+    files: dict[str, str] = {}
+    reads: dict[str, str] = {}
+    rules: dict[str, str] = {}
 
 
 def describe(root: Path, device: torch.device, clip: Any = None, data: Any = None, **more: Any) -> dict[str, Any]:
@@ -53,7 +73,8 @@ def describe(root: Path, device: torch.device, clip: Any = None, data: Any = Non
         **more,
     }
     made_with = {"code": own_code(), "git": commit(root), "versions": versions(), "hardware": hardware}
-    return {**placeless(inputs), "device": str(device), **made_with}
+    reads = {**hashes(package_data(PACKAGE), root), **more.get("reads", {})}
+    return {**placeless(inputs), "reads": reads, "device": str(device), **made_with}
 
 
 def write(places: Places, entry: Mapping[str, Any]) -> None:
@@ -65,9 +86,19 @@ def write(places: Places, entry: Mapping[str, Any]) -> None:
         ValueError: the file there is damaged.
         OSError: the folder cannot be written.
     """
+    files = {name: text_hash(path) for name, path in _written(places).items()}
+    _put(places, {**entry, "files": files, "rules": rules()})
+
+
+def renew(places: Places, path: Path) -> None:
+    """Take a file that was made of a notebook after its last cell into its entry: the executed copy, the report."""
+    if entry := read(places.provenance.parent).get(places.notebook):
+        _put(places, {**entry, "files": {**entry.get("files", {}), path.name: text_hash(path)}})
+
+
+def _put(places: Places, entry: Mapping[str, Any]) -> None:
     folder = places.provenance.parent
     places.state.mkdir(parents=True, exist_ok=True)
-    entry = {**entry, "files": {p.name: text_hash(p) for p in _written(places.results)}, "rules": rules()}
     with filelock.FileLock(places.state / f"provenance-{places.profile}.lock"):  # two notebooks may end together
         text = {"notebooks": {**read(folder), places.notebook: entry}}
         write_whole(places.provenance, json.dumps(text, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
@@ -81,9 +112,13 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     """
     path = folder / "provenance.json"
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["notebooks"]) if path.is_file() else {}
+        entries = json.loads(path.read_text(encoding="utf-8"))["notebooks"] if path.is_file() else {}
+        TypeAdapter(dict[str, _Entry]).validate_python(entries, strict=True)
+        return entries
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it and run the notebooks again.") from None
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else error
+        raise ValueError(f"{path} is damaged ({why}): delete it and run the notebooks again.") from None
 
 
 def mixed(made: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -110,19 +145,28 @@ def changed(folder: Path) -> list[str]:
     """What is no longer as the notebooks of ``results/<profile>`` left or found it, a line each that names the file."""
     made, lines = read(folder), []
     lines += [f"provenance.json: {line}" for line in mixed(made)]
+    root = find_root()
     for place in sorted({*made, *(p.parent.name for p in folder.glob("*/metrics.json"))}):
         known = made.get(place, {}).get("files", {})
-        there = {path.name: path for path in _written(folder / place)}
-        lines += [f"{place}/{name} is missing" for name in known if name not in there]
-        lines += [
-            f"{place}/{name} is not what its run wrote" for name, p in there.items() if known.get(name) != text_hash(p)
-        ]
-    root = find_root()
+        there = _written(Places(root, folder.parents[1], folder.name, place))
+        for name in dict.fromkeys([*known, *there]):
+            if name not in there and name.startswith(FIGURES):
+                continue  # not every format of a figure is committed
+            inside = f"figures/{folder.name}/{place}" if name.startswith(FIGURES) else place
+            shown = name if name == PAGE else f"{inside}/{name.removeprefix(FIGURES)}"
+            if name not in there:
+                lines.append(f"{shown} is missing")
+            elif known.get(name) != text_hash(there[name]):
+                lines.append(f"{shown} is not what its run wrote")
+    readers: dict[tuple[str, str], list[str]] = {}
     for name, entry in made.items():
-        gone = {file: (root / file).is_file() for file in entry.get("reads", {})}
-        lines += [f"{file}, which {name} read, is missing" for file, there in gone.items() if not there]
-        other = (f for f, there in gone.items() if there and text_hash(root / f) != entry["reads"][f])
-        lines += [f"{file} is not what {name} read" for file in other]
+        for file_then in entry.get("reads", {}).items():
+            readers.setdefault(file_then, []).append(name)
+    for (file, digest), names in readers.items():
+        if not (root / file).is_file():
+            lines.append(f"{file}, which {', '.join(names)} read, is missing")
+        elif text_hash(root / file) != digest:
+            lines.append(f"{file} is not what {', '.join(names)} read")
     measured = {name: entry for name, entry in made.items() if isinstance(entry.get("clip"), Mapping)}
     if "+" not in folder.name:  # else the values are this folder's own
         own = json.loads(load_profile(folder.name).model_dump_json())
@@ -138,7 +182,9 @@ def changed(folder: Path) -> list[str]:
         except (ValueError, OSError):
             now = []
         of = {name: entry["clip"] for name, entry in measured.items() if entry["clip"]["name"] == "embedded"}
-        ran = sorted(n for n, e in of.items() if [e[k] for k in ("weight_hash", "transform_id", "activation")] != now)
+        ran = sorted(
+            n for n, e in of.items() if [e.get(k) for k in ("weight_hash", "transform_id", "activation")] != now
+        )
         lines += [f"embedded/model.safetensors is not what {', '.join(ran)} ran with"] if ran else []
     return lines
 
@@ -157,9 +203,19 @@ def text_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
 
 
-def _written(folder: Path) -> list[Path]:
-    """What a notebook writes, its executed copy included."""
-    return sorted(p for p in folder.glob("*") if p.is_file() and p.suffix in (*TEXTS, ".parquet"))
+def hashes(paths: Iterable[Path], root: Path) -> dict[str, str]:
+    """Place in the repository -> `text_hash` of its files, the package's own included, wherever that is installed."""
+    homes = {path: root if path.is_relative_to(root) else PACKAGE.parent for path in paths}
+    return {path.relative_to(home).as_posix(): text_hash(path) for path, home in homes.items()}
+
+
+def _written(places: Places) -> dict[str, Path]:
+    """Name -> file of what a notebook writes: numbers, executed copy, figures; of notebook 09 the report, too."""
+    inside = (p for p in sorted(places.results.glob("*")) if p.is_file() and p != places.failed)
+    found = {p.name: p for p in inside if p.suffix in (*TEXTS, ".parquet")}
+    found |= {f"{FIGURES}{p.name}": p for p in sorted(places.figures.glob("*")) if p.is_file()}
+    page = places.provenance.with_name(PAGE)
+    return found | ({PAGE: page} if places.notebook == REPORT and page.is_file() else {})
 
 
 def _named(thing: Any, names: tuple[str, ...]) -> Any:

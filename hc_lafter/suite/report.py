@@ -17,11 +17,9 @@ from markupsafe import Markup
 
 from hc_lafter import commands
 from hc_lafter.files import write_whole
-from hc_lafter.suite.paths import Places, find_root
-from hc_lafter.suite.profiles import load_profile
+from hc_lafter.suite import provenance
+from hc_lafter.suite.paths import REPORT, Places, find_root
 from hc_lafter.suite.runner import RECORD
-
-NOTEBOOK = "09-report"
 
 
 def page(notebook: nbformat.NotebookNode) -> str:
@@ -59,13 +57,24 @@ def write(executed_notebook: str | Path, target: str | Path) -> Path:
     """
     path = Path(executed_notebook)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run notebook {NOTEBOOK[:2]} first.")
+        raise FileNotFoundError(f"{path} is missing: run notebook {REPORT[:2]} first.")
     try:
         notebook = nbformat.read(path, as_version=4)
     except Exception as error:  # nbformat passes on whatever its parsers raise
         why = type(error).__name__
-        raise ValueError(f"{path} is not a notebook ({why}): run notebook {NOTEBOOK[:2]} again.") from None
+        raise ValueError(f"{path} is not a notebook ({why}): run notebook {REPORT[:2]} again.") from None
     return write_whole(target, page(notebook))
+
+
+def make(places: Places) -> Path:
+    """Write ``report.html`` beside what notebook 09 left, and take it into that notebook's provenance.
+
+    Raises:
+        ValueError, FileNotFoundError: as `write`.
+    """
+    path = write(places.executed, places.provenance.with_name(provenance.PAGE))
+    provenance.renew(places, path)
+    return path
 
 
 def write_live(target: Path) -> None:
@@ -79,13 +88,15 @@ def write_live(target: Path) -> None:
     shell = get_ipython()
     if not hasattr(shell, "kernel") or "HC_LAFTER_ROOT" in os.environ:
         return
-    notebook = nbformat.read(find_root() / "notebooks" / f"{NOTEBOOK}.ipynb", as_version=4)
+    notebook = nbformat.read(find_root() / "notebooks" / f"{REPORT}.ipynb", as_version=4)
     ran = {source.strip(): number for number, source in enumerate(shell.user_ns["In"])}
     for cell in notebook.cells:
         if cell.cell_type == "code":
             kept = shell.history_manager.outputs.get(ran.get(cell.source.strip()), [])
             cell.outputs = [_output(kind.output_type, kind.bundle) for kind in kept]
-    print(f"The report is {write_whole(target, page(notebook)).relative_to(target.parents[2])}.")
+    write_whole(target, page(notebook))
+    provenance.renew(Places.find(REPORT, target.parent.name), target)
+    print(f"The report is {target.relative_to(target.parents[2])}.")
 
 
 def _output(kind: str, bundle: dict) -> nbformat.NotebookNode:
@@ -101,8 +112,5 @@ def main(argv: list[str] | None = None) -> int:
     """Write results/<profile>/report.html from the executed notebook beside it."""
     parser = argparse.ArgumentParser(prog="hc-lafter report", description=main.__doc__)
     parser.add_argument("--profile", default="default", help="whose results are reported (default: %(default)s)")
-    profile = parser.parse_args(argv).profile
-    load_profile(profile.partition("+")[0])  # a misspelled one has no results either
-    places = Places.find(NOTEBOOK, profile)
-    print(write(places.executed, places.results.parent / "report.html"))
+    print(make(Places.reported(parser.parse_args(argv).profile)))
     return 0

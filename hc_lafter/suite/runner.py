@@ -239,6 +239,10 @@ class Run:
                 from hc_lafter.clip.load import resolve  # here, since it brings torch along
 
                 resolve(spec)
+        if scheduler := self.variables().get("HC_LAFTER_SCHEDULER", os.environ.get("HC_LAFTER_SCHEDULER")):
+            from hc_lafter.tuning.runs import check_address  # here, likewise
+
+            check_address(scheduler)
         for profile in (load_profile(self.profile, self.given(n)["overrides"]) for n in self.chain):
             if profile.device not in ("auto", "cpu") or profile.precision == "bf16":
                 from hc_lafter.suite.study import computes_with  # here, likewise
@@ -302,7 +306,7 @@ class Run:
         return Kernel(client, self.places(notebook).state / f"kernel-{self.profile}-{notebook.number}.log")
 
     def execute(self, notebook: Notebook, kernel: Kernel, *, on_cell: Callable[[str], object]) -> None:
-        """Run a notebook in a fresh kernel and save its executed copy, also where it fails.
+        """Run a notebook in a fresh kernel and save its executed copy; where it fails, beside the last whole one.
 
         Args:
             kernel: of `kernel`; it has ended afterwards.
@@ -311,7 +315,7 @@ class Run:
         Raises:
             NotebookFailed: it did not run to its end, or wrote no metrics.
             OSError: something cannot be written.
-            KeyboardInterrupt: Ctrl-C; the last whole copy stays.
+            KeyboardInterrupt: Ctrl-C.
         """
         import nbformat
 
@@ -325,13 +329,13 @@ class Run:
         tidied = tidy(book, self.root)
         place = 1 if failure else 0  # what failed stands first
         tidied.cells.insert(place, _record(notebook, places.profile))
-        write_whole(places.executed, nbformat.writes(tidied) + "\n")
         if not failure and _written(places.metrics) in (None, before):
             failure = "it wrote no metrics.json: let its last cell call study.finish()"
+        write_whole(places.failed if failure else places.executed, nbformat.writes(tidied) + "\n")
         if failure:
             raise NotebookFailed(failure)
-        if notebook.name in (made := provenance.read(places.provenance.parent)):  # the executed copy is known, too
-            provenance.write(places, made[notebook.name])
+        places.failed.unlink(missing_ok=True)
+        provenance.renew(places, places.executed)
         files = [*places.results.rglob("*"), *places.figures.rglob("*")]
         outputs = {p.relative_to(self.output).as_posix(): file_hash(p) for p in sorted(files) if p.is_file()}
         write_whole(self.stamp(notebook), json.dumps({"key": key, "outputs": outputs}, indent=1) + "\n")

@@ -116,8 +116,7 @@ class Study:
 
     def rests_on(self, paths: Iterable[Path]) -> None:
         """Keep the hashes of committed files that numbers of this notebook come from, for `claims --check`."""
-        root = self._places.root
-        self._reads |= {path.relative_to(root).as_posix(): provenance.text_hash(path) for path in paths}
+        self._reads |= provenance.hashes(paths, self._places.root)
 
     def autocast(self) -> torch.autocast:
         """The context in which a tower runs in this study's precision (nothing changes under fp32)."""

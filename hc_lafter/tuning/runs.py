@@ -158,16 +158,25 @@ class _Count:
             print(line, file=sys.stderr, flush=True)
 
 
+def check_address(scheduler: str) -> None:
+    """Refuse what can be no scheduler, before any work begins.
+
+    Raises:
+        ValueError: it is neither ``local`` nor ``none`` nor written like an address.
+    """
+    if not re.fullmatch(r"local|none|(tcp|tls|ucx|ucxx|ws|wss|inproc)://.+|[^/]+:\d+", scheduler):
+        raise ValueError(
+            f"the scheduler {scheduler!r} is no address: give one such as tcp://host:8786, or 'local' or 'none'."
+        )
+
+
 @contextmanager
 def _client(address: str | None, most: int, progress: bool) -> Iterator[Any]:
     import dask  # seconds to import, and most calls find all they need
     from dask.distributed import Client, LocalCluster
 
     if address:
-        if not re.fullmatch(r"(tcp|tls|ucx|ucxx|ws|wss|inproc)://.+|[^/]+:\d+", address):
-            raise ValueError(
-                f"the scheduler {address!r} is no address: give one such as tcp://host:8786, or 'local' or 'none'."
-            )
+        check_address(address)
         try:
             with Client(address) as client:
                 yield client

@@ -712,8 +712,18 @@ row(
 )
 row(
     "claims: nothing to check",
-    r"claims\.json cannot be read .*: run python -m hc_lafter claims first",
+    r"results.smoke holds no results: run python run_all\.py --profile smoke first",
     of=lambda *_: ["claims", "--profile", "smoke", "--check"],
+)
+row(
+    "claims: no folder of results",
+    r"results.smoke\+x holds no results: run python run_all\.py --profile smoke first",
+    of=lambda *_: ["claims", "--profile", "smoke+x"],
+)
+row(
+    "claims: no ledger yet",
+    r"claims\.json cannot be read .*: run python -m hc_lafter claims first",
+    of=lambda p, _: (results(p, "provenance.json", "{}"), ["claims", "--profile", "smoke", "--check"])[1],
 )
 row(
     "claims: damaged numbers",
@@ -724,6 +734,14 @@ row(
     "claims: damaged provenance",
     r"provenance\.json is damaged .*: delete it and run the notebooks again",
     of=lambda p, _: (results(p, "provenance.json", "[]"), ["claims", "--profile", "smoke"])[1],
+)
+row(
+    "claims: provenance of another shape",
+    r"provenance\.json is damaged \(01-x\.profile: Field required\): delete it and run the notebooks again",
+    of=lambda p, _: (
+        results(p, "provenance.json", '{"notebooks": {"01-x": {"clip": null}}}'),
+        ["claims", "--profile", "smoke"],
+    )[1],
 )
 row(
     "figures: none drawn",
@@ -749,7 +767,7 @@ row(
 row(
     "report: not run",
     r"09-report\.ipynb is missing: run notebook 09 first",
-    of=lambda *_: ["report", "--profile", "smoke"],
+    of=lambda p, _: (results(p, "provenance.json", "{}"), ["report", "--profile", "smoke"])[1],
 )
 row(
     "report: unknown profile",
