@@ -31,6 +31,7 @@ from scipy.stats import quantile_test
 from sklearn.neighbors import LocalOutlierFactor
 from torch import Tensor, nn
 
+from hc_lafter import commands
 from hc_lafter.analysis.cka import CKA, hsic
 from hc_lafter.analysis.lof import lof
 from hc_lafter.clip.vit import walk
@@ -669,21 +670,6 @@ def card(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
 
 
-def find_device(name: str) -> torch.device:
-    """A device by torch's name for it.
-
-    Raises:
-        ValueError: this machine has none such.
-    """
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError) as error:
-        why = str(error).strip().splitlines()[0].split(". ")[0].rstrip(".")
-        raise ValueError(f"device {name} is not on this machine ({why}): choose another, such as cpu.") from None
-    return device
-
-
 def lines(
     name: str, device: torch.device, *, batch: int | None = None, rounds: int | None = None, refuse: bool = True
 ) -> Iterator[dict[str, object]]:
@@ -718,7 +704,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     try:
-        device = find_device(arguments.device)
+        device = commands.find_device(arguments.device)
     except ValueError as error:
         parser.error(str(error))
     for name in arguments.names or BENCHMARKS:

@@ -12,6 +12,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 # What `hc-lafter fidelity` measures with, see `hc_lafter.embedded.fidelity.Sizes`.
 FIDELITY = {"train": 8000, "val": 1000, "test": 4000, "masks": 1000, "pixels": 1000, "attributes": 3000}
@@ -80,6 +84,23 @@ def keep_inputs(out: Path, *inputs: str | Path | None) -> None:
     for word in filter(None, named):
         if out.exists() and Path(word).exists() and os.path.samefile(out, word):
             raise ValueError(f"{out} would be written over, and {word} is read from it: choose another --out.")
+
+
+def find_device(name: str) -> torch.device:
+    """A device by torch's name for it.
+
+    Raises:
+        ValueError: this machine has none such.
+    """
+    import torch  # here: it takes seconds that --help should not wait for
+
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).strip().splitlines()[0].split(". ")[0].rstrip(".")
+        raise ValueError(f"device {name} is not on this machine ({why}): choose another, such as cpu.") from None
+    return device
 
 
 class Parser(argparse.ArgumentParser):

@@ -540,6 +540,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if any((a.out / name).exists() for name in ("model.safetensors", "model.json")) and not a.force:
             raise ValueError(f"{a.out} already holds a model: choose another folder with --out, or add --force.")
+        commands.find_device(a.device)
         a.out.mkdir(parents=True, exist_ok=True)  # now, and not after an hour
         clip, making = train(recipe, device=a.device, workers=a.workers, checkpoint_at=stopped)
     except OSError as error:

@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """``hc-lafter check``: check a machine, print a JSON line per comparison and a verdict."""
     given = commands.check().parse_args(argv)
     bench, lines = peers(find_root()), []
-    device = bench.find_device(given.device)
+    device = commands.find_device(given.device)
     for line in check(device, bench, quick=given.quick):
         lines.append(line)
         print(json.dumps(line), flush=True)

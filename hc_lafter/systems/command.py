@@ -16,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if given.out:
             commands.keep_inputs(given.out, given.system, given.images, given.clip)
+        commands.find_device(given.device)
         table = load(given.system, given.clip, device=given.device).predict(given.images, masks=given.masks)
         text = table.to_csv(index=False, lineterminator="\n")
         if given.out:

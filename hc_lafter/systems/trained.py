@@ -81,11 +81,14 @@ class Trained:
             Files that cannot be read have no row; one warning names them.
 
         Raises:
-            ValueError: there are no images, something is none, none can be read, or ``masks`` is missing.
+            ValueError: there are no images, something is none, none can be read, or ``masks`` is missing or given to a
+                system that predicts none.
         """
         dense = self.seen is not None
         if dense and masks is None:
             raise ValueError(f"{self.system} predicts masks: give a folder for them, masks='masks'.")
+        if masks is not None and not dense:
+            raise ValueError(f"{self.system} names images and predicts no masks: leave masks={str(masks)!r} out.")
         named, top = _named(images)
         files = _mask_files(Path(masks), named, top) if dense else [None] * len(named)
         self.module.eval()

@@ -803,6 +803,12 @@ row(
     "device gpu is not on this machine .*: choose another, such as cpu",
     of=lambda *_: ["check", "--device", "gpu"],
 )
+for command in (["predict", "tuned.safetensors", "photos"], ["pretrain", "--size", "smoke"]):
+    row(
+        f"{command[0]} on no device",
+        r"device foo is not on this machine \(Expected one of cpu, .*\): choose another, such as cpu",
+        of=lambda *_, command=command: [*command, "--device", "foo"],
+    )
 row(
     "fidelity of a word",
     r"'mine\.pt' is not NAME=MODEL with a name of its own: write seed0=model\.safetensors",
@@ -943,6 +949,12 @@ asked(
     "nothing there",
     r"1 of 1 images cannot be read .*new does not exist: correct the path or fetch the file",
     make=lambda p: None,
+)
+asked(
+    "masks of a system that predicts none",
+    "zero-shot names images and predicts no masks: leave masks='masks' out",
+    make=lambda p: None,
+    masks="masks",
 )
 asked(
     "no picture among them",
