@@ -632,3 +632,13 @@ def test_sources_may_be_relative(pets, monkeypatch):
     assert data.name == "pets" and data.ids[0] == "cat/100.png"
     monkeypatch.chdir(pets.parent)
     assert data[0].id == "cat/100.png"
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "cat").mkdir()
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(ValueError, match=r"cannot be listed \(Permission denied\): check its permissions"):
+        list_images(tmp_path)

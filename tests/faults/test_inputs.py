@@ -344,6 +344,11 @@ folder(
     spoil=lambda p: bomb(p / "cat" / "x.png"),
 )
 folder(
+    "a name of another encoding",
+    r"photos/cat holds b'.\\xfcbung\.png', which is not UTF-8: rename it",
+    spoil=lambda p: os.rename(p / "cat" / "0.png", os.fsencode(p / "cat") + b"/1\xfcbung.png"),
+)
+folder(
     "link to nothing",
     r"cat/x\.png, which does not exist: correct the path or fetch the file",
     spoil=lambda p: (p / "cat" / "x.png").symlink_to("gone.png"),

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pandas as pd
 
@@ -260,19 +261,20 @@ def _locate(folder: Path, written: str) -> tuple[Path, str]:
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
     """The folders and the files in a folder."""
-    entries = sorted(p for p in folder.iterdir() if not _junk(p.name))
+    try:
+        entries = sorted(p for p in folder.iterdir() if not _junk(p.name))
+    except OSError as error:
+        _stop(error)
+    for path in entries:
+        _check_name(path)
     return [p for p in entries if p.is_dir()], [p for p in entries if not p.is_dir()]
 
 
 def _walk(folder: Path) -> Iterable[tuple[Path, bool]]:
     """Every file below a class folder, and whether its name is an image's; linked folders are followed once, and not
     upwards."""
-
-    def stop(error: OSError) -> None:
-        raise ValueError(f"{error.filename} cannot be listed ({error.strerror}): check its permissions.") from error
-
     seen, home = set(), os.path.realpath(folder)
-    for place, below, files in os.walk(folder, onerror=stop, followlinks=True):
+    for place, below, files in os.walk(folder, onerror=_stop, followlinks=True):
         real = os.path.realpath(place)
         if real in seen or home.startswith(real.rstrip(os.sep) + os.sep):  # a link to what the folder lies in
             below.clear()
@@ -280,8 +282,21 @@ def _walk(folder: Path) -> Iterable[tuple[Path, bool]]:
         seen.add(real)
         for name in [*below, *files]:
             if not _junk(name) and (is_image(name) or name in files):
+                _check_name(Path(place, name))
                 yield Path(place, name), is_image(name)
         below[:] = [f for f in below if not _junk(f) and not is_image(f)]
+
+
+def _stop(error: OSError) -> NoReturn:
+    raise ValueError(f"{error.filename} cannot be listed ({error.strerror}): check its permissions.") from error
+
+
+def _check_name(path: Path) -> None:
+    """Refuse what no table and no json can hold: a name of another encoding, as old archives unpack to."""
+    try:
+        path.name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{path.parent} holds {os.fsencode(path.name)!r}, which is not UTF-8: rename it.") from None
 
 
 def _junk(name: str) -> bool:
