@@ -465,9 +465,7 @@ def _rows(
             ax.text(1.02, y, form.format(*(factor * x for x in (row.value, *ends))), **beside)
     if centre is not None:
         ax.axvline(centre, color="black", linewidth=0.8, zorder=1)
-    place = ax.get_subplotspec()
-    room = ax.get_figure(root=True).get_size_inches()[0] / (place.get_gridspec().ncols if place else 1)
-    names = [_short(name, int(NAMES * room)) for name in (*_names(table), *headings.values())]
+    names = [_short(name, _letters(ax)) for name in (*_names(table), *headings.values())]
     ax.set_yticks([*at, *headings], names)
     plt.setp(ax.get_yticklabels()[len(at) :], weight="bold")
     ax.tick_params(axis="y", length=0)  # of all: where ticks differ the layout takes any one's length, by chance
@@ -475,6 +473,12 @@ def _rows(
     ax.grid(axis="y", visible=False)
     if factor == 100:
         percent(ax, "x", "" if unit == "points" else "%")
+
+
+def _letters(ax: Axes) -> int:
+    """How long a row's name may be before it breaks."""
+    place = ax.get_subplotspec()
+    return int(NAMES * ax.get_figure(root=True).get_size_inches()[0] / (place.get_gridspec().ncols if place else 1))
 
 
 def percent(ax: Axes, axis: str = "y", symbol: str = "%") -> None:
@@ -535,8 +539,10 @@ def forest(ax: Axes, table: pd.DataFrame, groups: str | None = None, *, tight: b
     y, at, headings, parts = 0.0, [], {}, _grouped(table, groups)
     for heading, rows in parts.items():
         if heading:
+            taller = 0 if tight else 0.4 * _short(heading, _letters(ax)).count("\n")  # above and below it
+            y -= taller if at else 0
             headings[y] = heading
-            y -= 1
+            y -= 1 + taller
         at += [y - i for i in range(len(rows))]
         y -= len(rows) + 0.3
     table = pd.concat(parts.values())
