@@ -130,6 +130,8 @@ def check_masks(study: Study) -> None:
     Raises:
         ValueError: the data set cannot be opened, has no masks, or no such split.
     """
+    if Path(study.setting.mask_data).is_file():  # before it is read as a table of images
+        raise ValueError(f"mask_data is {study.setting.mask_data!r}, a file: give the world or, say, voc:FOLDER.")
     split_or_all(study.setting.mask_split, opened_masks(study.setting))
 
 

@@ -675,6 +675,11 @@ row(
     of=lambda *_: [*runs(), "--only", "42"],
 )
 row(
+    "runs: masks in a file",
+    r"mask_data is .*list\.csv', a file: give the world or, say, voc:FOLDER",
+    of=lambda p, _: runs("--only", "05", "--list", "--param", f"mask_data={written(p / 'list.csv', 'path,label')}"),
+)
+row(
     "runs: unknown system",
     r"system 'LaFtr' is unknown \(did you mean 'LaFTer'\?\)",
     of=lambda *_: [*runs(), "--systems", "LaFtr", "--list"],
