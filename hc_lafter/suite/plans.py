@@ -446,13 +446,14 @@ def distilled(study: Study) -> dict[int, list[Run]]:
 VARIANTS: dict[str, Callable[[Study], list[Run]]] = {
     "02-nga-weights": lambda study: _flat(*nga(study).values()),
     "04-full-training": lambda study: _flat(consistency(study)),
+    "06-cka-alignment": lambda study: _flat(alignment(study), distilled(study)),
     "08-ablations": lambda study: _flat(*ablations(study).values(), few_labels(study), labels(study)),
 }
 NOTEBOOKS: dict[str, Callable[[Study], list[Run]]] = {
     "02-nga-weights": VARIANTS["02-nga-weights"],
     "04-full-training": lambda study: [*_flat(benchmark(study), curve(study)), *VARIANTS["04-full-training"](study)],
     "05-cascade-vs-hybrid": lambda study: _flat(mask_systems(study), mask_arms(study), whole_images(study)),
-    "06-cka-alignment": lambda study: _flat(alignment(study), distilled(study)),
+    "06-cka-alignment": VARIANTS["06-cka-alignment"],
     "07-sc-clip-diagnostics": lambda study: _flat(released_masks(study)),
     "08-ablations": lambda study: [*VARIANTS["08-ablations"](study), *_flat(prompts(study))],
 }
