@@ -164,9 +164,15 @@ def time_ratios(results: Results) -> pd.DataFrame:
     return found[list(heads)].rename(columns=heads)
 
 
+def longest(results: Results) -> Results:
+    """Of these results and the long runs beside them those whose systems for whole images are trained the longest."""
+    long = results.trained
+    return long if long is not None and (long.folder / FULL / "metrics.json").is_file() else results
+
+
 def against_others(results: Results, system: str) -> pd.DataFrame:
-    """A system's paired differences in top-1 accuracy to the others, with the verdicts of notebook 04."""
-    found = rows(results, FULL)
+    """A system's paired differences in top-1 accuracy to the others, with the verdicts of notebook 04, of `longest`."""
+    found = rows(longest(results), FULL)
     found = found[(found["system"] == system) & (found["metric"] == "top-1 accuracy") & (found["minus"] != "")]
     found = found[~found["minus"].str.startswith(f"{system}, ") & found["n_train"].isna()]  # no points of the curve
     heads = {"minus": "compared with", "regime": "learns from", "text": "points", "verdict": "verdict"}
@@ -177,10 +183,10 @@ def advice(results: Results) -> pd.DataFrame:
     """Task by task the system to use, what it reaches, what it costs, and what it was held against.
 
     Of image-level systems the highest of those that are *better* than zero-shot; zero-shot where there is none.
-    For distributions and masks the best number, with the runner-up beside it. Image-level systems are left out where
-    `choices` has them, trained to convergence.
+    For distributions (of `longest`) and masks the best number, with the runner-up beside it. Image-level systems are
+    left out where `choices` has them, trained to convergence.
     """
-    systems, top, lines = _systems(results, FULL), accuracies(results), []
+    top, lines = accuracies(results), []
     tasks = {"no labels": ["", "label-free"], "a few labels": ["", "label-free", "supervised"]}
     for task, regimes in tasks.items() if choices(results).empty else ():
         tried = top[top["regime"].isin(regimes)]
@@ -194,7 +200,9 @@ def advice(results: Results) -> pd.DataFrame:
         few = tuned[tuned.str.startswith("undecided")]
         why += "".join(f", {n} {verdict}" for verdict, n in few.value_counts().items())
         lines.append(_line(results, f"Name an image, {task}", best, why))
-    lines.append(_best(results, "Tell the mix of emotions", systems[systems["metric"] == "kl, tempered"], lowest=True))
+    mixes = _systems(longest(results), FULL)
+    mixes = mixes[(mixes["metric"] == "kl, tempered") & mixes["converged"].ne(False)]
+    lines.append(_best(results, "Tell the mix of emotions", mixes, lowest=True))
     found = _systems(results, MASKS)
     found = found[found["low"].notna()]
     for task, metric in (("classes with masks to learn from", "seen mIoU"), ("other classes", "unseen mIoU")):

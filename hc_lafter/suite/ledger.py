@@ -44,6 +44,7 @@ def measured(record: Mapping[str, Any]) -> str:
     spans = [(part["name"], words.span(read[part["decides"]])) for part in parts]
     text = "; ".join(f"{name} {span}" for name, span in spans if span) or words.measured(row)
     same = [r for r in read if r["value"] is not None and (r["metric"], r["unit"]) == (row["metric"], row["unit"])]
+    same = [r for r in same if r["verdict"] != NOT_TESTABLE] or same  # what may not judge is no range of what does
     if not parts and row.get("minus") and len(same) > 1:
         labels = f" at {row['n_train']:,.0f} images" if row.get("n_train") else ""
         ends = (words.number(end(r["value"] for r in same), row["unit"], sign=True) for end in (min, max))

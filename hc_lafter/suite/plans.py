@@ -728,6 +728,16 @@ def settled(*rows: Sequence[Result]) -> bool | None:
     return None if None in each else all(each)
 
 
+def judged(table: pd.DataFrame, behind: Iterable[Iterable[Sequence[Result]]]) -> pd.DataFrame:
+    """A table with ``converged`` of the rows of runs behind each of its rows, those that are trained until they no
+    longer gain; a difference of one that still gained has no verdict but that."""
+    trained = [[row for row in rows if gained_no_more(row) is not None] for rows in behind]
+    table = table.assign(converged=[settled(*rows) if rows else None for rows in trained])
+    if "verdict" in table:
+        table["verdict"] = table["verdict"].mask(table["converged"].eq(False), "not converged")
+    return table
+
+
 def with_runs(table: pd.DataFrame, found: Mapping[Key, Sequence[Result]]) -> pd.DataFrame:
     """A table of estimates or differences with ``n_train`` and ``converged`` of the runs behind each row.
 

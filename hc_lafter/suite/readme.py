@@ -22,7 +22,8 @@ from hc_lafter.suite.profiles import load_profile
 from hc_lafter.suite.records import CONVERGED
 
 START, END = "<!-- headline: python -m hc_lafter.suite.readme -->", "<!-- /headline -->"
-LAYERS, ABLATIONS, HYBRID = "01-feature-tapping", "08-ablations", "HybridCascade-LaFTer"
+LAYERS, TEXT, ABLATIONS = "01-feature-tapping", "03-text-adapter", "08-ablations"
+HYBRID, LAST = "HybridCascade-LaFTer", "text classifier, tuned"
 ROWS = 5  # of the table that is not folded
 
 
@@ -96,15 +97,18 @@ def _choices(results: claims.Results) -> str:
     fewer = f" ({seeds.min()} where the tower is trained)" if seeds.min() < chosen["seeds"] else ""
     late = [f"{row.system} at {row.n_train:,.0f} labels" for row in curve[curve["converged"].eq(False)].itertuples()]
     hollow = f"{len(late)} ({'; '.join(late[:3])}{'; ...' * (len(late) > 3)})" if late else "none"
-    judges = load_profile(claims.TRAINED).n_select
+    p = load_profile(claims.TRAINED)
     told = f"""\
-**Which system, with how many labels?** Each is trained to convergence. Of {len(flags)} points of the curve
-(a system at one number of labels), {hollow} still gained when training ended: drawn hollow, never chosen. Rate, steps
-and the system of a row are chosen on {judges:,} labelled validation images, with 0 labels
+**Which system, with how many labels?** Each is trained until the mean validation curve of its seeds no longer gains (a
+single seed's is less even); systems on cached features may go on for that, those whose tower runs at each step end at
+{p.steps * 2**p.doublings:,} steps. Of {len(flags)} points of the curve (a system at one number of labels), {hollow}
+still gained when training ended: drawn hollow, never chosen. Rate, steps
+and the system of a row are chosen on {p.n_select:,} labelled validation images, with 0 labels
 as well; the system is the one that trains the fewest parameters of those at most one standard error below the highest.
 Accuracy is on {chosen["n"]:,} test images of the toy world that comes with the package, not of photographs,
 {chosen["seeds"]} seeds{fewer}, 95% intervals; costs are those with the embedded CLIP. *Not distinguishable from it* are
-the systems whose difference from it on test is too small for these seeds and images to show."""
+the systems whose difference from it on test is too small for these seeds and images to show, once corrected for the
+number of comparisons (Holm; notebook 04 has them). {_untrained(results)}"""
     return f"""\
 {textwrap.fill(told, 120)}
 
@@ -119,6 +123,18 @@ the systems whose difference from it on test is too small for these seeds and im
 """
 
 
+def _untrained(results: claims.Results) -> str:
+    """What the text classifier owes to its training, and what to its texts; "" where nothing says so."""
+    texts, said = "descriptions + templates", comparing.longest(results).folder
+    found = comparing.rows(claims.Results(said), TEXT)
+    found = found[(found["minus"] == "mean of the same texts") & found["system"].str.endswith(f", {texts}")]
+    return "".join(
+        f"With 0 labels most is due to the sentences: the text classifier minus their plain mean, for which nothing "
+        f"is trained, is {row.text} points ({row.verdict.split(',')[0]}; notebook 03)."
+        for row in found.itertuples()
+    )
+
+
 def _parts(folder: Path) -> str:
     """What the design is without its inner layers, and without what else it is made of; "" where nothing says so."""
     if not (folder / ABLATIONS / "metrics.json").is_file():
@@ -127,8 +143,9 @@ def _parts(folder: Path) -> str:
     found = found[(found["minus"] == HYBRID) & (found["metric"] == "top-1 accuracy")]
     told = {
         r"(layer \d+ alone)": r"the last layer alone (\1), tuned alike",
+        r".*, (deepest layer of the stage)": r"the \1 in the place of NGA",
         r".*, (plain mean of the stage)": r"the \1's layers in the place of NGA",
-        r".*, (hard labels) .*": r"\1 in the place of the votes' shares",
+        r".*, (hard labels) .*": r"and, which is no matter of layers, \1 in the place of the votes' shares",
     }
     named = [(found[found["system"].str.fullmatch(kind)], kind, words) for kind, words in told.items()]
     lines = [
@@ -136,6 +153,12 @@ def _parts(folder: Path) -> str:
         for rows, kind, words in named
         for row in rows.itertuples()
     ]
+    curve = comparing.rows(claims.Results(folder), comparing.FULL)
+    few = curve[(curve["system"] == HYBRID) & (curve["minus"] == LAST) & (curve["regime"] == "supervised")]
+    few = few[few["metric"].eq("top-1 accuracy") & few["n_train"].notna()].sort_values("n_train")
+    spread = "; ".join(f"{row.n_train:,.0f}: {row.text}" for row in few.itertuples())
+    by_labels = "the whole minus the last layer alone on the curve of notebook 04, by labels in all"
+    lines += [f"- {by_labels}: {spread} points"] if spread else []
     p, first = load_profile(folder.name), named[0][0].iloc[0]
     head = f"""\
 **Do the inner layers help?** {HYBRID} with one thing changed, minus the whole, with {p.n_tune:,} labels in all

@@ -52,7 +52,8 @@ class Metric(BaseModel):
     regime: Name | None = Field(None, description="how the system was tuned, e.g. 'supervised' or 'label-free'")
     p_holm: Number | None = Field(None, description="the p value, corrected for all comparisons of its notebook")
     verdict: Name | None = Field(
-        None, description="'better', 'worse', 'no difference' or 'undecided with S seeds', after that correction"
+        None,
+        description="'better', 'worse', 'no difference', 'undecided with S seeds', after that, or 'not converged'",
     )
     low_all: Number | None = Field(None, description="of low and high for all of them together, where verdict needs it")
     high_all: Number | None = Field(None, description="the upper end of that interval")
