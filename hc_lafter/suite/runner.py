@@ -239,7 +239,7 @@ class Run:
                 from hc_lafter.clip.load import resolve  # here, since it brings torch along
 
                 resolve(spec)
-        if scheduler := self.variables().get("HC_LAFTER_SCHEDULER", os.environ.get("HC_LAFTER_SCHEDULER")):
+        if scheduler := self.scheduler or os.environ.get("HC_LAFTER_SCHEDULER"):
             from hc_lafter.tuning.runs import check_address  # here, likewise
 
             check_address(scheduler)
