@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from hc_lafter.suite import chain as chain_module
-from hc_lafter.suite import paths, runner
+from hc_lafter.suite import paths, readme, runner
 from hc_lafter.suite.chain import NEEDS, compare, main, parser, prepare
 from hc_lafter.suite.runner import find_chain, fingerprint, tidy
 
@@ -554,3 +554,27 @@ def test_needs_go_before():
     numbers = [book.number for book in find_chain(REPOSITORY / "notebooks")]
     assert numbers == sorted(numbers)
     assert all(need < number and {need, number} <= set(numbers) for number, needs in NEEDS.items() for need in needs)
+
+
+@pytest.mark.parametrize(
+    ("profile", "failed", "renewed"),
+    [
+        ("default", {}, True),
+        ("default+01234567", {}, False),
+        ("reference", {}, False),
+        ("default", {"04": "04-x"}, False),
+    ],
+)
+def test_the_readme_follows_a_run_of_default(tmp_path, monkeypatch, profile, failed, renewed):
+    """Times differ from machine to machine: after a run of one's own, `claims --check` must find nothing changed."""
+    committed = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    head, rest = committed.split(readme.START)
+    other = f"{head}{readme.START}\nanother machine's\n{readme.END}{rest.split(readme.END)[1]}"
+    (tmp_path / "README.md").write_text(other, encoding="utf-8")
+    (tmp_path / "results").symlink_to(REPOSITORY / "results")
+    monkeypatch.setattr(chain_module, "execute", lambda *args, **kwargs: failed)
+    monkeypatch.setattr(chain_module, "_report", lambda *args: None)
+    run = SimpleNamespace(output=tmp_path, root=tmp_path, places=lambda notebook: SimpleNamespace(profile=profile))
+    selected = [SimpleNamespace(name="09-report", number="09")]
+    assert chain_module.work(run, selected, SimpleNamespace(force=False, timeout=None)) == bool(failed)
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == (committed if renewed else other)

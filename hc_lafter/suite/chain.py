@@ -167,6 +167,10 @@ def work(run: Run, selected: Sequence[Notebook], options: argparse.Namespace) ->
     for notebook in selected:
         if notebook.name == REPORT and notebook.number not in failed:
             _report(run, notebook)
+            if run.output == run.root and run.places(notebook).profile == "default" and not failed:
+                from hc_lafter.suite import readme  # here, since it brings pandas along
+
+                readme.renew(run.root)  # or its times would be another machine's
     return 1 if failed else 0
 
 

@@ -210,13 +210,21 @@ def stale(root: Path) -> list[str]:
     return [] if same else ["README.md is not what results/default say"]
 
 
+def renew(root: Path) -> Path:
+    """Write the tables of a checkout's ``results/default`` into its README.md, whole or not at all.
+
+    Raises:
+        ValueError, FileNotFoundError: as `headline` and `updated`.
+    """
+    path = root / "README.md"
+    return write_whole(path, updated(path.read_text(encoding="utf-8"), headline(root / "results" / "default")))
+
+
 @commands.answers
 def main(argv: list[str] | None = None) -> int:
-    """Write the tables of results/default into README.md."""
+    """Write the tables of results/default into README.md, as `run_all.py` does at its end."""
     argparse.ArgumentParser(prog="python -m hc_lafter.suite.readme", description=main.__doc__).parse_args(argv)
-    root = find_root()
-    path = root / "README.md"
-    write_whole(path, updated(path.read_text(encoding="utf-8"), headline(root / "results" / "default")))
+    renew(find_root())
     return 0
 
 
