@@ -259,7 +259,7 @@ def test_what_is_read_is_what_was_computed_and_a_run_that_was_cut_off_goes_on(se
     assert not list(path.parent.glob(f"{small(setting).key}*checkpoint"))
 
 
-def test_masks_have_a_standard_error_by_the_jackknife(tmp_path):
+def test_masks_have_a_standard_error_by_the_jackknife(tmp_path, monkeypatch):
     sizes = {"n_train": 8, "n_val": 6, "n_test": 6, "batch_size": 6}
     setting = Setting(**sizes, seeds=(0,), text_steps=20, text_noise=(0.0,), cache=tmp_path)
     until = Convergence(2, (1e-3,), 0, checks=1, decay="poly")
@@ -275,6 +275,13 @@ def test_masks_have_a_standard_error_by_the_jackknife(tmp_path):
     elsewhere = replace(run, setting=replace(setting, cache=tmp_path / "cache"))
     assert reference.adopt([elsewhere], tmp_path / "runs") == 1
     assert same(found, get([elsewhere], scheduler="none", progress=False)[0], tensors=False)
+    monkeypatch.setattr(reference, "_STEPS", 1)  # of a long run's steps every nth is committed, here the second of two
+    (path,) = reference.write([found], tmp_path / "few")
+    there = replace(run, setting=replace(setting, cache=tmp_path / "another"))
+    assert reference.adopt([there], tmp_path / "few") == 1
+    (few,) = get([there], scheduler="none", progress=False)
+    assert few.history.steps == reference.sampled(few) == reference.sampled(found) == found.history.steps[1:]
+    assert len(found.history.steps) == 2 and few.steps == 2 and few.history.epochs == found.history.epochs
 
 
 def test_a_brief_run_keeps_what_it_says_and_how_far_it_went(setting):

@@ -35,6 +35,7 @@ FIELDS = ("system", "regime", "n_train", "seed", "batch_size", "view", "classifi
 _NUMBERS = ("value", "low", "high", "n", "seeds")
 PLACE = ["system", "regime", "n_train", "seed"]  # of a point on the curve
 _LOGITS = ("val", "test", "train", "val before", "test before")
+_STEPS = 400  # rows of a run on masks that are committed, as many as a figure can tell apart: all would be 10 MB
 
 
 def write(found: Sequence[Result], folder: Path, points: Container[Run] = ()) -> list[Path]:
@@ -81,7 +82,8 @@ def _arrays_of_others(rows: pd.DataFrame) -> list[str]:
 
 def _row(result: Result, point: bool) -> dict[str, object]:
     run, history = result.run, vars(result.history)
-    history = history | {"steps": [_floats(step, lambda x: float(str(np.float32(x)))) for step in history["steps"]]}
+    steps = sampled(result) if run.entry.reads == "masks" else history["steps"]
+    history = history | {"steps": [_floats(step, lambda x: float(str(np.float32(x)))) for step in steps]}
     placeless = replace(run, setting=replace(run.setting, cache=None, device="cpu"))  # the same on every machine
     row = {name: getattr(run, name) for name in FIELDS} | {"key": _key(run), "run": repr(placeless), "point": point}
     row |= {"device": run.setting.device, "torch": computing_versions()["torch"]}
@@ -107,6 +109,12 @@ def _row(result: Result, point: bool) -> dict[str, object]:
         row[name] = values.astype(kind).ravel()
         row[f"{name}, shape"] = list(values.shape)
     return row
+
+
+def sampled(result: Result) -> list[dict[str, Any]]:
+    """Of the rows of a history's steps every nth, 400 to 799 of a long run; of what is sampled already all."""
+    every = max(1, (result.steps or 0) // _STEPS)
+    return [row for row in result.history.steps if row["step"] % every == 0]
 
 
 def _floats(row: Mapping[str, Any], change: Callable[[float], float]) -> dict[str, Any]:
