@@ -557,24 +557,28 @@ def test_needs_go_before():
 
 
 @pytest.mark.parametrize(
-    ("profile", "failed", "renewed"),
+    ("profile", "elsewhere", "failed", "renewed"),
     [
-        ("default", {}, True),
-        ("default+01234567", {}, False),
-        ("reference", {}, False),
-        ("default", {"04": "04-x"}, False),
+        ("default", False, {}, True),
+        ("default", True, {}, False),
+        ("default+01234567", False, {}, False),
+        ("reference", False, {}, False),
+        ("default", False, {"04": "04-x"}, False),
     ],
 )
-def test_the_readme_follows_a_run_of_default(tmp_path, monkeypatch, profile, failed, renewed):
+def test_the_readme_follows_a_run_of_default(tmp_path, monkeypatch, profile, elsewhere, failed, renewed):
     """Times differ from machine to machine: after a run of one's own, `claims --check` must find nothing changed."""
     committed = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     head, rest = committed.split(readme.START)
     other = f"{head}{readme.START}\nanother machine's\n{readme.END}{rest.split(readme.END)[1]}"
-    (tmp_path / "README.md").write_text(other, encoding="utf-8")
+    own, path = "# A fork\n", tmp_path / "README.md"
     (tmp_path / "results").symlink_to(REPOSITORY / "results")
     monkeypatch.setattr(chain_module, "execute", lambda *args, **kwargs: failed)
     monkeypatch.setattr(chain_module, "_report", lambda *args: None)
-    run = SimpleNamespace(output=tmp_path, root=tmp_path, places=lambda notebook: SimpleNamespace(profile=profile))
+    output = tmp_path / "out" if elsewhere else tmp_path
+    run = SimpleNamespace(output=output, root=tmp_path, places=lambda notebook: SimpleNamespace(profile=profile))
     selected = [SimpleNamespace(name="09-report", number="09")]
-    assert chain_module.work(run, selected, SimpleNamespace(force=False, timeout=None)) == bool(failed)
-    assert (tmp_path / "README.md").read_text(encoding="utf-8") == (committed if renewed else other)
+    for before, after in ((other, committed if renewed else other), (own, own)):
+        path.write_text(before, encoding="utf-8")
+        assert chain_module.work(run, selected, SimpleNamespace(force=False, timeout=None)) == bool(failed)
+        assert path.read_text(encoding="utf-8") == after

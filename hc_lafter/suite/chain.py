@@ -170,7 +170,8 @@ def work(run: Run, selected: Sequence[Notebook], options: argparse.Namespace) ->
             if run.output == run.root and run.places(notebook).profile == "default" and not failed:
                 from hc_lafter.suite import readme  # here, since it brings pandas along
 
-                readme.renew(run.root)  # or its times would be another machine's
+                if readme.wanted(run.root):
+                    readme.renew(run.root)  # or its times would be another machine's
     return 1 if failed else 0
 
 

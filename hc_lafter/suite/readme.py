@@ -210,6 +210,12 @@ def stale(root: Path) -> list[str]:
     return [] if same else ["README.md is not what results/default say"]
 
 
+def wanted(root: Path) -> bool:
+    """Whether a checkout's README.md has a place for the tables, which that of a fork may have given up."""
+    path = root / "README.md"
+    return path.is_file() and START in path.read_text(encoding="utf-8")
+
+
 def renew(root: Path) -> Path:
     """Write the tables of a checkout's ``results/default`` into its README.md, whole or not at all.
 

@@ -112,7 +112,7 @@ def _row(result: Result, point: bool) -> dict[str, object]:
 
 
 def sampled(result: Result) -> list[dict[str, Any]]:
-    """Of the rows of a history's steps every nth, 400 to 799 of a long run; of what is sampled already all."""
+    """Every nth row of the steps of a history, 400 to 799 of a long run; all rows of what was sampled before."""
     every = max(1, (result.steps or 0) // _STEPS)
     return [row for row in result.history.steps if row["step"] % every == 0]
 
