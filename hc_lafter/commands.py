@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -25,19 +26,23 @@ FIDELITY |= {"layers": 250, "captions": 500, "draws": 10, "resamples": 1000}
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 
 
-def at_least(least: int) -> Callable[[str], int]:
+def at_least(least: int, below: float = math.inf) -> Callable[[str], int]:
     """What argparse reads a count with.
 
     Args:
-        least: the smallest that is taken.
+        least: the smallest that is taken. below: the smallest above it that is not.
     """
 
     def count(text: str) -> int:
-        if not text.strip().isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} is not usable: give a whole number from {least}.")
+        if not text.strip().isdecimal() or not least <= int(text) < below:
+            beyond = f", below {below:,}" if below < math.inf else ""
+            raise argparse.ArgumentTypeError(f"{text} is not usable: give a whole number from {least}{beyond}.")
         return int(text)
 
     return count
+
+
+seed = at_least(0, 2**31)  # as profiles take them
 
 
 def answers(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
@@ -138,7 +143,7 @@ def doctor() -> argparse.ArgumentParser:
     parser.add_argument("--skip", action="store_true", help="unreadable files are listed and no problem")
     parser.add_argument("--near", action="store_true", help="look for near-duplicates too")
     parser.add_argument("--classes", type=lambda s: s.split(","), help="a,b,c: class names in label order")
-    parser.add_argument("--seed", type=int, default=0, help="of the division, where no splits are given")
+    parser.add_argument("--seed", type=seed, default=0, help="of the division, where no splits are given")
     parser.add_argument("--cache", type=Path, help="a folder that remembers the check of each file")
     return parser
 
@@ -190,7 +195,7 @@ def tune() -> argparse.ArgumentParser:
         metavar="N",
         help="examples per step, over all processes (default: 50)",
     )
-    parser.add_argument("--seed", type=at_least(0), default=0, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="(default: %(default)s)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="(default: %(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
     parser.add_argument(
@@ -235,7 +240,7 @@ def pretrain() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("embedded-clip"), help="folder for the weights and their card")
     parser.add_argument("--device", help="as torch names it (default: cuda where it is available, else cpu)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that paint the scenes")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--force", action="store_true", help="overwrite the model in the folder")
     parser.add_argument("--card", type=Path, metavar="DIR", help="only write DIR's MODEL_CARD.md from its model.json")
     return parser
@@ -248,7 +253,7 @@ def fidelity() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, default=Path("fidelity"), help="folder (default: %(default)s)")
     parser.add_argument("--descriptions", help='"world", "mikels" or a JSON file in LaFTer\'s form')
-    parser.add_argument("--seed", type=int, default=3000, help="of the world; decide on 2000 (default: 3000)")
+    parser.add_argument("--seed", type=seed, default=3000, help="of the world; decide on 2000 (default: 3000)")
     parser.add_argument("--card", action="store_true", help="only write card and figure of --out's fidelity.json again")
     for name, default in FIDELITY.items():
         parser.add_argument(f"--n-{name}", type=int, default=default, metavar="N", help=f"(default: {default})")

@@ -80,7 +80,7 @@ def test_verdict_of_an_interval(tmp_path, kind, bounds, low, high, verdict):
     record = said(tmp_path, {"kind": kind, "bounds": bounds, "row": ROW}, [number((low + high) / 2, low, high)])
     assert record["verdict"] == verdict
     assert [record[key] for key in ("value", "low", "high", "n")] == [(low + high) / 2, low, high, 500]
-    assert kind.replace("_", " ") in record["evidence"]["why"]
+    assert {"equals": "exactly"}.get(kind, kind.replace("_", " ")) in record["evidence"]["why"]
     fields = ["id", "statement", "source", "verdict", "value", "low", "high", "n", "rule", "requires", "domain"]
     assert list(record) == [*fields, "evidence"]
     assert record["requires"] == {} and record["domain"] == "count"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from dataclasses import replace
@@ -18,6 +19,7 @@ from hc_lafter import files, systems
 from hc_lafter.analysis.segmentation import scores
 from hc_lafter.data.masks.sets import mask_split
 from hc_lafter.suite import plans, reference
+from hc_lafter.suite.records import REFERENCE
 from hc_lafter.suite.study import Study
 from hc_lafter.systems.hybrid_cascade import HybridCascade, HybridCascadeConfig
 from hc_lafter.systems.mean_of_layers import MeanOfLayersConfig
@@ -576,6 +578,26 @@ def test_the_arms_on_masks_are_both_one_or_none_of_the_two():
     assert of["Cascade-CLIP, one decoder, mean"].levels == ((6, 7, 8, 9, 10, 11, 12),)
     assert {c.nga for name, c in of.items() if "three" in name} == {"mean", "last", "free"}
     assert plans.mask_arms(Study("05-cascade-vs-hybrid", "default")) == {}
+
+
+def test_committed_arms_are_read_under_a_profile_that_trains_none():
+    study = Study("05-cascade-vs-hybrid", "default")
+    once, twice, *rest = plans.results_of_arms(study)
+    assert {name.removeprefix("Cascade-CLIP, ") for name in twice} <= {name[14:] for name in once} and not any(rest)
+    metrics = json.loads((study.committed.parent / study.notebook / "metrics.json").read_text())
+    told = {r["system"]: r for r in metrics if r["dataset"] == REFERENCE and r["metric"] == "mIoU"}
+    whole = "Cascade-CLIP, three decoders, free"
+    assert {*told} == {*twice} - {whole} and {r["converged"] for r in told.values()} == {False}
+
+    def miou(results):  # slowly: the mean over seeds of the mean over classes, of counts that are summed over pictures
+        sums = [r.arrays["counts"].sum(axis=0).astype(float) for r in results]
+        return np.mean([np.mean([i / (p + t - i) for i, p, t in of if p + t > 0]) for of in sums])
+
+    for name, row in told.items():
+        assert (row["seeds"], row["n"]) == (len(twice[name]), len(twice[name][0].arrays["counts"])) == (6, 2000)
+        assert row["value"] == pytest.approx(miou(twice[name]) - miou(twice[whole]), abs=1e-6)
+        assert {r.run.seed for r in twice[name]} == {r.run.seed for r in once[name]} == {*range(6)}
+        assert [r.steps for r in twice[name]] == [2 * r.steps for r in once[name]]
 
 
 # --- rows that go on ---

@@ -314,6 +314,10 @@ def test_the_command(pets, capsys, tmp_path):
     assert main([str(pets), "--skip", "--classes", "dog,cat"]) == 0
     assert "class order: 0 dog, 1 cat" in capsys.readouterr().out
     assert main([str(pets), "--skip", "--classes", "dog,emu"]) == 1
+    capsys.readouterr()
+    (tmp_path / "taken").write_text("a file")
+    assert main([str(pets), "--cache", str(tmp_path / "taken")]) == 2
+    assert f"{tmp_path / 'taken'} cannot be written (" in capsys.readouterr().err
     assert main([str(tmp_path / "nowhere")]) == 1
     with pytest.raises(SystemExit) as caught:
         main([str(pets), "--sikp"])

@@ -487,14 +487,19 @@ def test_tolerances():
 def test_tidy_drops_dead_widgets_and_folders(tmp_path):
     bar = nbformat.v4.new_output("display_data", {runner.WIDGET: {"model_id": "random"}, "text/plain": "0%"})
     text = nbformat.v4.new_output("stream", text=f"{tmp_path / 'a.py'}: {Path(sys.prefix) / 'lib'}")
-    image = nbformat.v4.new_output("display_data", {"image/png": "aGk=", "text/html": f"<a>{tmp_path}</a>"})
-    cell = nbformat.v4.new_code_cell("1", outputs=[bar, text, image], metadata={"tags": ["injected-parameters"]})
+    page = f"<img src='data:image/png;base64,4ClR{tmp_path}Vp1=' alt='{tmp_path}-2'><a>{tmp_path}</a>"
+    image = nbformat.v4.new_output("display_data", {"image/png": "aGk=", "text/html": page})
+    coloured = nbformat.v4.new_output("error", ename="E", evalue="", traceback=[f"\x1b[0;32m{tmp_path}/a.py\x1b[0m"])
+    outputs = [bar, text, image, coloured]
+    cell = nbformat.v4.new_code_cell("1", outputs=outputs, metadata={"tags": ["injected-parameters"]})
     tidied = tidy(nbformat.v4.new_notebook(cells=[cell]), tmp_path)
     nbformat.validate(tidied)
     assert tidied.cells[0].id == "injected-parameters-0"
-    assert [output.output_type for output in tidied.cells[0].outputs] == ["stream", "display_data"]
+    assert [output.output_type for output in tidied.cells[0].outputs] == ["stream", "display_data", "error"]
     assert tidied.cells[0].outputs[0].text.startswith("<repository>") and "<python>" in tidied.cells[0].outputs[0].text
-    assert tidied.cells[0].outputs[1].data == {"image/png": "aGk=", "text/html": "<a><repository></a>"}
+    kept = page.replace("<a>" + str(tmp_path), "<a><repository>")  # a picture's letters and another folder stay
+    assert tidied.cells[0].outputs[1].data == {"image/png": "aGk=", "text/html": kept}
+    assert tidied.cells[0].outputs[2].traceback == ["\x1b[0;32m<repository>/a.py\x1b[0m"]
 
 
 def test_a_study_inside(chain):

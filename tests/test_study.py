@@ -128,6 +128,7 @@ def test_a_parameter_twice_and_overrides_that_are_none_are_refused():
         ("sigmas=-1", r"sigmas='-1', item 1 is not usable \(it takes a number above 0\): give"),
         ("lambdas=nan", r"\(it takes a finite number\)"),
         ("seed=4_294_967_296", r"\(it takes a number below 2,147,483,648\)"),
+        ("threads=1000000", r"\(it takes a number below 1,025\)"),
         ("mask_arms=perhaps", r"\(it takes true or false\)"),
         ("seeds=true", "seeds='true'"),
         ("layers=5,x", "layers='x', item 2 is not usable"),

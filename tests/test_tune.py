@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -159,6 +160,12 @@ def test_a_tuned_system_names_images_on_the_command_line(place, alone, capsys):
     )
     assert capsys.readouterr().out == f"{place / 'named.csv'} has a row for each of 4 images.\n"
     assert pd.read_csv(place / "named.csv").equals(printed)
+    (place / "new" / "no.png").write_text("no picture")
+    assert main(["predict", str(place / "alone.safetensors"), str(place / "new")]) == 0
+    out, err = capsys.readouterr()
+    assert pd.read_csv(io.StringIO(out)).equals(printed)
+    said = [line for line in err.splitlines() if line and "batch" not in line]
+    assert len(said) == 1 and re.match(r"1 of 5 images cannot be read \(.*no\.png'\): .*no\.png holds ", said[0])
 
 
 def test_nothing_that_is_read_or_a_users_own_is_written_over(place, alone, capsys):

@@ -20,6 +20,7 @@ from hc_lafter.data.masks.checks import about_order, area_tables
 from hc_lafter.data.masks.sets import MaskFiles, is_mask_spec
 from hc_lafter.data.own.images import ImageFiles, Scan, threaded
 from hc_lafter.data.record import IGNORE, SPLITS, Dataset
+from hc_lafter.files import check_place
 from hc_lafter.refusals import some
 
 FEW = 10  # images per class below which one image moves its accuracy by ten points or more, and per test split
@@ -340,14 +341,17 @@ def _about_names(names: Sequence[str], wanted: Sequence[str] | None) -> list[str
     return out
 
 
+@commands.answers
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the report of a data spec; returns 0 without problems, else 1."""
+    """Print the report of a data spec; returns 0 without problems, else 1, or 2 where the request cannot be met."""
     parser = commands.doctor()
     args = parser.parse_args(argv)
     if args.data == "world" and not Path(args.data).exists():
         parser.error("the world is drawn by the package and has no files to examine: name a folder, a csv or a set")
     if is_mask_spec(args.data) and (args.skip or args.near or args.classes or args.cache):
         parser.error("a segmentation set takes --seed only: leave the other options out")
+    if args.cache:
+        check_place(args.cache.absolute())
     report = examine(args.data, classes=args.classes, seed=args.seed, skip=args.skip, near=args.near, cache=args.cache)
     print("\n".join(report.lines()))
     return 0 if report.ok else 1

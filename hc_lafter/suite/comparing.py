@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from hc_lafter.analysis.statistics import NO_DIFFERENCE
-from hc_lafter.suite.claims import Missing, Results
+from hc_lafter.suite.claims import REFERENCE, Missing, Results
 from hc_lafter.suite.words import name, number, span
 
 ZERO_SHOT = "zero-shot"
@@ -73,6 +73,20 @@ def accuracies(results: Results) -> pd.DataFrame:
     duels = found[(found["metric"] == "top-1 accuracy") & (found["minus"] == ZERO_SHOT)]
     duels = duels[["name", "text", "verdict"]].rename(columns={"text": "minus zero-shot"})
     return top.merge(duels, "left", "name").fillna({"minus zero-shot": "", "verdict": ""})
+
+
+def sample(results: Results, notebook: str, metric: str) -> str:
+    """What numbers of a notebook rest on: ``100 test images of the world, 3 seeds, 95% intervals``; "" without any."""
+    found = rows(results, notebook)
+    found = found[(found["metric"] == metric) & (found["dataset"] != REFERENCE)]
+    if found.empty:
+        return ""
+    data = found["dataset"].iloc[0].replace("world", "the world")
+    seeds = found.loc[found["seeds"] > 1, "seeds"]
+    fewer = f" ({seeds.min()} where the tower is trained)" if seeds.min() < seeds.max() else ""
+    told = f"{found['n'].max():,} test images of {data}, {seeds.max()} seeds{fewer}, 95% intervals"
+    learned = results.made.get(notebook, {}).get("profile", {}).get("n_tune")
+    return told + (f"; supervised systems learn from {learned:,} labels" if notebook == FULL and learned else "")
 
 
 def classification(results: Results) -> pd.DataFrame:

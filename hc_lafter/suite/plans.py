@@ -241,6 +241,18 @@ def mask_arms(study: Study) -> Rows:
     return {f"Cascade-CLIP, {name}": runs for name, runs in arms.items()}
 
 
+def results_of_arms(study: Study) -> list[dict[str, list[Result]]]:
+    """05: what came of `mask_arms`, and behind it of the rows that went on with twice the steps (`reference.stages`).
+
+    Where the profile trains none it is what is committed of the profile ``reference``, of the rows that are complete.
+    """
+    if study.profile.mask_arms:
+        return stages(mask_arms(study), study.committed)
+    trained = study.under("reference")
+    study.rests_on(sorted(trained.committed.glob("cascade-clip.parquet")))
+    return stages(mask_arms(trained), trained.committed, compute=False)
+
+
 def released_masks(study: Study) -> Rows:
     """07: what is not trained, each scored as its release scores a data set whose background is a class; else nothing.
 

@@ -60,7 +60,9 @@ class Profile(BaseModel):
     device: str = Field(
         pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$", description="'auto', 'cpu', 'mps', 'cuda' or 'cuda:1'"
     )
-    threads: int = Field(ge=0, description="the number of processor threads to compute with, 0 for torch's own choice")
+    threads: int = Field(
+        ge=0, lt=1025, description="the number of processor threads to compute with, 0 for torch's own choice"
+    )
     workers: int = Field(ge=0, description="the number of processes that load images, 0 for the notebook's own")
     on_error: Literal["raise", "skip"] = Field(description="'raise' or 'skip' for an image that cannot be read")
     bootstrap: int = Field(ge=100, description="the number of resamples, 100 or more, behind an interval")

@@ -23,7 +23,7 @@ from hc_lafter.suite.records import CONVERGED
 
 START, END = "<!-- headline: python -m hc_lafter.suite.readme -->", "<!-- /headline -->"
 LAYERS, TEXT, ABLATIONS = "01-feature-tapping", "03-text-adapter", "08-ablations"
-HYBRID, LAST = "HybridCascade-LaFTer", "text classifier, tuned"
+HYBRID, LAST, TOP1 = "HybridCascade-LaFTer", "text classifier, tuned", "top-1 accuracy"
 ROWS = 5  # of the table that is not folded
 
 
@@ -44,7 +44,7 @@ def headline(folder: Path) -> str:
     systems = comparing.classification(results).loc[:, :"verdict"]
     masks = comparing.masks(results).drop(columns="pixel accuracy")
     records = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
-    top, masks_of = _sample(results, comparing.FULL, "top-1 accuracy"), _sample(results, comparing.MASKS, "mIoU")
+    top, masks_of = comparing.sample(results, comparing.FULL, TOP1), comparing.sample(results, comparing.MASKS, "mIoU")
     return f"""\
 {_choices(results)}{_parts(folder.parent / claims.TRAINED)}<details><summary>System by system, trained briefly</summary>
 
@@ -60,8 +60,8 @@ design.
 <details><summary>Masks, trained briefly</summary>
 
 mIoU in per cent, {masks_of}. Cascade-CLIP, its one-decoder baseline and the dense hybrid learned from pixels of
-seen classes for {_mask_steps()} steps (the release takes 20,000), which judges no design. SC-CLIP has the settings that
-were chosen for the embedded CLIP on validation masks; its rivals keep their releases'.
+seen classes for {_mask_steps()} steps (the release takes 20,000), too few to judge any design. SC-CLIP
+has the settings that were chosen for the embedded CLIP on validation masks; its rivals keep their releases'.
 
 {_markdown(masks)}
 
@@ -100,10 +100,13 @@ def _choices(results: claims.Results) -> str:
     p = load_profile(claims.TRAINED)
     told = f"""\
 **Which system, with how many labels?** Each is trained until the mean validation curve of its seeds no longer gains (a
-single seed's is less even); systems on cached features may go on for that, those whose tower runs at each step end at
-{p.steps * 2**p.doublings:,} steps. Of {len(flags)} points of the curve (a system at one number of labels), {hollow}
-still gained when training ended: drawn hollow, never chosen. Rate, steps
-and the system of a row are chosen on {p.n_select:,} labelled validation images, with 0 labels
+single seed's is less even). Systems on cached features may go on beyond
+{p.steps * 2**p.doublings:,} steps for that; those whose tower runs at each step end there, and stand only at
+{p.label_counts[1]} and {p.label_counts[-1]} labels per class. Of {len(flags)} points of the curve
+(a system at one number of labels), {hollow}
+still gained when training ended; such a point is drawn
+hollow and never chosen. Rate, steps and the system of a row are chosen on {p.n_select:,} labelled
+validation images, with 0 labels
 as well; the system is the one that trains the fewest parameters of those at most one standard error below the highest.
 Accuracy is on {chosen["n"]:,} test images of the toy world that comes with the package, not of photographs,
 {chosen["seeds"]} seeds{fewer}, 95% intervals; costs are those with the embedded CLIP. *Not distinguishable from it* are
@@ -139,12 +142,12 @@ def _parts(folder: Path) -> str:
     if not (folder / ABLATIONS / "metrics.json").is_file():
         return ""
     found = comparing.rows(claims.Results(folder), ABLATIONS)
-    found = found[(found["minus"] == HYBRID) & (found["metric"] == "top-1 accuracy")]
+    found = found[(found["minus"] == HYBRID) & (found["metric"] == TOP1)]
     told = {
         r"(layer \d+ alone)": r"the last layer alone (\1), tuned alike",
         r".*, (deepest layer of the stage)": r"the \1 in the place of NGA",
         r".*, (plain mean of the stage)": r"the \1's layers in the place of NGA",
-        r".*, (hard labels) .*": r"and, which is no matter of layers, \1 in the place of the votes' shares",
+        r".*, (hard labels) .*": r"and, though it has nothing to do with layers, \1 in the place of the votes' shares",
     }
     named = [(found[found["system"].str.fullmatch(kind)], kind, words) for kind, words in told.items()]
     lines = [
@@ -154,10 +157,10 @@ def _parts(folder: Path) -> str:
     ]
     curve = comparing.rows(claims.Results(folder), comparing.FULL)
     few = curve[(curve["system"] == HYBRID) & (curve["minus"] == LAST) & (curve["regime"] == "supervised")]
-    few = few[few["metric"].eq("top-1 accuracy") & few["n_train"].notna()].sort_values("n_train")
+    few = few[few["metric"].eq(TOP1) & few["n_train"].notna()].sort_values("n_train")
     spread = "; ".join(f"{row.n_train:,.0f}: {row.text}" for row in few.itertuples())
-    by_labels = "the whole minus the last layer alone on the curve of notebook 04, by labels in all"
-    lines += [f"- {by_labels}: {spread} points"] if spread else []
+    by_labels = "the whole minus the last layer alone on the curve of notebook 04, where one kept seed chose the rates"
+    lines += [f"- {by_labels} (here all seeds do), by labels in all: {spread} points"] if spread else []
     p, first = load_profile(folder.name), named[0][0].iloc[0]
     head = f"""\
 **Do the inner layers help?** {HYBRID} with one thing changed, minus the whole, with {p.n_tune:,} labels in all
@@ -172,12 +175,6 @@ def _mask_steps() -> int:
 
 def _markdown(frame: pd.DataFrame) -> str:
     return frame.to_markdown(index=False, disable_numparse=True)
-
-
-def _sample(results: claims.Results, notebook: str, metric: str) -> str:
-    rows = comparing.rows(results, notebook)
-    rows = rows[(rows["metric"] == metric) & (rows["dataset"] != claims.REFERENCE)]
-    return f"{rows['n'].max()} test images of the {rows['dataset'].iloc[0]}, {rows['seeds'].max()} seeds, 95% intervals"
 
 
 def _claims(records: list[dict]) -> pd.DataFrame:

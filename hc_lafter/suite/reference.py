@@ -66,13 +66,17 @@ def write(found: Sequence[Result], folder: Path, points: Container[Run] = ()) ->
         kept = kept[~(kept["run"].isin(fresh["run"]) | (replaced & ~went_on))]
     for system in dict.fromkeys(fresh["system"]) if len(fresh) else ():
         rows = pd.concat([table[table["system"] == system] for table in (kept, fresh) if len(table)])
-        path = folder / f"{re.sub('[^a-z0-9]+', '-', system.lower()).strip('-')}.parquet"
+        path = _file(folder, system)
         table = rows.sort_values(["regime", "n_train", "seed", "key"]).drop(columns=_arrays_of_others(rows))
         # hardly two logits are equal; their first bytes are alike
         small = {"compression": "zstd", "compression_level": 19, "use_dictionary": False}
         alike = {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in _LOGITS if name in table}
         paths.append(write_whole(path, partial(table.to_parquet, index=False, column_encoding=alike, **small)))
     return paths
+
+
+def _file(folder: Path, system: str) -> Path:
+    return folder / f"{re.sub('[^a-z0-9]+', '-', system.lower()).strip('-')}.parquet"
 
 
 def _arrays_of_others(rows: pd.DataFrame) -> list[str]:
@@ -134,14 +138,15 @@ def _committed(run: Run, names: Iterable[str]) -> list[str]:
     return [name for name in names if not run.brief or name in ("test", "counts")]
 
 
-def read(folder: Path) -> pd.DataFrame:
-    """Every committed run, a row each; empty where none is.
+def read(folder: Path, systems: Iterable[str] | None = None) -> pd.DataFrame:
+    """Every committed run, of these systems or of all, a row each; empty where none is.
 
     Raises:
         ValueError: a file is damaged.
     """
     tables = []
-    for path in sorted(folder.glob("*.parquet")):
+    files = folder.glob("*.parquet") if systems is None else filter(Path.is_file, (_file(folder, s) for s in systems))
+    for path in sorted(set(files)):
         try:
             tables.append(pd.read_parquet(path))
         except (OSError, ValueError) as error:
@@ -157,7 +162,7 @@ def adopt(runs: Sequence[Run], folder: Path) -> int:
         OSError: the store cannot be written.
     """
     lacking = {_key(run): run for run in missing(runs) if run.setting.cache is not None}
-    table = read(folder) if lacking else pd.DataFrame()
+    table = read(folder, {run.system for run in lacking.values()}) if lacking else pd.DataFrame()
     rows = table[table["key"].isin(list(lacking))] if len(table) else table
     for row in rows.to_dict("records"):
         shapes = {name: row[name] for name in row if name.endswith(", shape") and isinstance(row[name], np.ndarray)}

@@ -30,7 +30,7 @@ FIGURES = {  # notebook -> figures of it that the report shows, in order
     "02-nga-weights": ["sigma-sweep", "learned-weights"],
     "03-text-adapter": ["transfer", "sources"],
     "04-full-training": ["accuracy", "comparisons", "distributions", "wheel", "curves-supervised", "cost"],
-    "05-cascade-vs-hybrid": ["masks", "predictions", "differences", "cost"],
+    "05-cascade-vs-hybrid": ["masks", "predictions", "differences", "arms", "cost"],
     "06-cka-alignment": ["frozen", "tuned", "moved", "text-alignment", "sigma-and-gap"],
     "07-sc-clip-diagnostics": ["ablation", "differences", "lof-maps", "links", "sweeps"],
     "08-ablations": ["ablations", "labels", "training"],

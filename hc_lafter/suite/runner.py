@@ -426,6 +426,8 @@ def tidy(notebook: Any, root: Path) -> Any:
     """
     folders = {str(root): "<repository>", sys.prefix: "<python>", str(Path.home()): "~"}
     folders = {folder: folders[folder] for folder in sorted(folders, key=len, reverse=True) if len(folder) > 3}
+    # whole paths alone, coloured ones too: a picture in a page, in base64, may have the letters of a short one (/root)
+    paths = re.compile(rf"(?:(?<![\w+])|(?<=\dm))({'|'.join(map(re.escape, folders))})(?![\w+=-])")
 
     def clean(value: Any, key: str = "") -> Any:
         if isinstance(value, dict):
@@ -433,8 +435,7 @@ def tidy(notebook: Any, root: Path) -> Any:
         if isinstance(value, list):
             return [clean(item) for item in value]
         if isinstance(value, str) and not key.startswith("image/"):
-            for folder, name in folders.items():
-                value = value.replace(folder, name)
+            return paths.sub(lambda found: folders[found[1]], value)
         return value
 
     notebook.metadata["papermill"] = {"parameters": notebook.metadata.get("papermill", {}).get("parameters", {})}

@@ -14,6 +14,7 @@ import random
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,15 @@ class Study:
     def committed(self) -> Path:
         """Where the profile's long runs are committed, see `hc_lafter.suite.reference`."""
         return self._places.root / "results" / self.name / "runs"
+
+    def under(self, profile: str) -> Study:
+        """This study as another profile has it, nothing overridden: to find what is committed of that one."""
+        other = copy(self)
+        other.name, other.profile = profile, load_profile(profile)
+        other.seed = other.profile.seed
+        other.seeds = [other.seed + i for i in range(other.profile.seeds)]
+        other.device, other.precision = computes_with(other.profile)
+        return other
 
     def rests_on(self, paths: Iterable[Path]) -> None:
         """Keep the hashes of committed files that numbers of this notebook come from, for `claims --check`."""

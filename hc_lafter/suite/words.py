@@ -74,12 +74,13 @@ def name(row: Mapping[str, Any]) -> str:
 
 
 def label(row: Mapping[str, Any]) -> str:
-    """What was measured: ``LaFTer, supervised minus zero-shot, top-1 accuracy``."""
-    return ", ".join((f"{name(row)} minus {row['minus']}" if row.get("minus") else name(row), row["metric"]))
+    """What was measured: ``LaFTer, supervised minus zero-shot, top-1 accuracy``; of a quotient also what divides."""
+    divided = f" / {row['over']['metric']}" if row.get("over") else ""
+    return ", ".join((f"{name(row)} minus {row['minus']}" if row.get("minus") else name(row), row["metric"])) + divided
 
 
 def required(kind: str, bounds: list[float], unit: str) -> str:
     """What a check asks for, in the unit of `span`: ``at least 2``."""
     scale = 100 if unit == "fraction" else 1
     words = [f"{scale * b:,.0f}" if abs(b) >= 1000 else f"{scale * b:.4g}" for b in bounds]
-    return f"{kind.replace('_', ' ')} {' and '.join(words)}".replace("-", "−")
+    return f"{kind.replace('equals', 'exactly').replace('_', ' ')} {' and '.join(words)}".replace("-", "−")

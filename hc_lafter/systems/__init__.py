@@ -53,5 +53,7 @@ def find(name: str) -> System:
         ValueError: the name is unknown; the nearest one is offered.
     """
     if name not in registry():
-        raise ValueError(f"system {name!r} is unknown{nearest(name, registry())}: choose of {', '.join(registry())}.")
+        raise ValueError(
+            f"system {name!r} is unknown{nearest(str(name), registry())}: choose of {', '.join(registry())}."
+        )
     return registry()[name]

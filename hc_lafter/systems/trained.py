@@ -156,10 +156,10 @@ def save(trained: Trained, path: str | os.PathLike[str]) -> Path:
     ``scores`` and ``history``, which tell how it was trained, are not in it: write ``history.table()`` beside it.
 
     Raises:
-        ValueError: the path is a folder's, or empty.
+        ValueError: the path is a folder's, or does not end in .safetensors.
         OSError: the file cannot be written.
     """
-    if not str(path).strip() or os.path.isdir(path):
+    if os.path.isdir(path) or Path(path).suffix != ".safetensors":
         raise ValueError(f"{str(path)!r} is no file to save to: give one that ends in .safetensors.")
     theirs = trained.clip.model.state_dict()
     tensors = {"text": trained.text} | ({} if trained.seen is None else {"seen": trained.seen})
@@ -269,6 +269,8 @@ def _tuples(value: Any) -> Any:
 
 def _named(images: Picture | Iterable[Picture]) -> tuple[list[tuple[str, Picture]], Path]:
     """(name, image) of each, and the folder that all of them are in."""
+    if isinstance(images, str) and not images.strip():  # before it is a path: Path("") is the working folder
+        raise ValueError("the path of images is empty: give a folder, or a list of files.")
     if isinstance(images, str | os.PathLike) and Path(images).is_dir():
         top = Path(images)
         found = (p for p in top.rglob("*") if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
@@ -276,8 +278,6 @@ def _named(images: Picture | Iterable[Picture]) -> tuple[list[tuple[str, Picture
         if not named:
             raise ValueError(f"{top} holds no images: give a folder with some, or a list of files.")
         return named, top.absolute()
-    if isinstance(images, str) and not images.strip():
-        raise ValueError("the path of images is empty: give a folder, or a list of files.")
     several = isinstance(images, Iterable) and not isinstance(images, Picture | bytes)
     images = list(images) if several else [images]
     wrong = next((type(image).__name__ for image in images if not isinstance(image, Picture)), None)

@@ -79,10 +79,10 @@ def tune(
     entry = find(system)
     sizes = {"images": images, "epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "seed": seed}
     for name, number in sizes.items():
-        least = 0 if name == "seed" else 1
-        whole = isinstance(number, Integral) and not isinstance(number, bool) and number >= least
+        least, below, words = (0, 2**31, f", below {2**31:,}") if name == "seed" else (1, math.inf, "")
+        whole = isinstance(number, Integral) and not isinstance(number, bool) and least <= number < below
         if not whole and (name, number) != ("images", None):
-            raise ValueError(f"{name}={number!r} is not usable: give a whole number from {least}.")
+            raise ValueError(f"{name}={number!r} is not usable: give a whole number from {least}{words}.")
     regime = entry.regimes[0] if regime is None else regime
     check_regime(entry, regime)
     settings = checked(entry, settings)

@@ -613,6 +613,7 @@ for words, says in {
     ("--epochs", "two"): "--epochs: two is not usable: give a whole number from 1",
     ("--batch-size", "-1"): "--batch-size: -1 is not usable: give a whole number from 1",
     ("--seed", "-1"): "--seed: -1 is not usable: give a whole number from 0",
+    ("--seed", str(2**31)): "--seed: 2147483648 is not usable: give a whole number from 0, below 2,147,483,648",
     ("--accumulate", "0"): "--accumulate: 0 is not usable: give a whole number from 1",
     ("--data", ""): "--data is empty: give a value, or leave it out",
     ("--out", "."): r"--out \. names no file of a system: give one that ends in \.safetensors",
@@ -633,6 +634,7 @@ for given, says in {
     ("epochs", "3"): "epochs='3' is not usable: give a whole number from 1",
     ("accumulate", True): "accumulate=True is not usable: give a whole number from 1",
     ("seed", 1.5): "seed=1.5 is not usable: give a whole number from 0",
+    ("seed", 2**70): "seed=1180591620717411303424 is not usable: give a whole number from 0, below 2,147,483,648",
     ("regime", ""): "LaFTer has no regime '': choose one of",
 }.items():
     row(
@@ -950,6 +952,21 @@ row(
     r"'' is no file to save to: give one that ends in \.safetensors",
     of=lambda p, _: (lambda system: lambda: systems.save(system, ""))(systems.load(saved(p))),
 )
+row(
+    "system: saved under another suffix",
+    r"'mine\.pt' is no file to save to: give one that ends in \.safetensors",
+    of=lambda p, _: (lambda system: lambda: systems.save(system, "mine.pt"))(systems.load(saved(p))),
+)
+row(
+    "predict: no place for the table",
+    r"taken cannot be written \(.*\): make room, give write access, or choose another folder",
+    of=lambda p, _: ["predict", str(saved(p)), str(p), "--out", str(written(p / "taken", "a file") / "named.csv")],
+)
+row(
+    "predict: a folder for the table",
+    r"new is a folder: give --out the name of a file",
+    of=lambda p, _: ((p / "new").mkdir(), ["predict", str(saved(p)), str(p), "--out", str(p / "new")])[1],
+)
 asked(
     "an empty folder",
     "new holds no images: give a folder with some, or a list of files",
@@ -979,7 +996,7 @@ for name, images, says in (
         "images holds ndarray, no picture: give paths, or PIL images",
     ),
     ("none at all", [], "the list of images is empty: give a folder, or a list of files"),
-    ("an empty path", " ", "the path of images is empty: give a folder, or a list of files"),
+    ("an empty path", "", "the path of images is empty: give a folder, or a list of files"),
     ("a number", 3, "images holds int, no picture: give paths, or PIL images"),
     ("bytes", b"x.jpg", "images holds bytes, no picture: give paths, or PIL images"),
 ):
