@@ -81,10 +81,10 @@ def sample(results: Results, notebook: str, metric: str) -> str:
     found = found[(found["metric"] == metric) & (found["dataset"] != REFERENCE)]
     if found.empty:
         return ""
-    data = found["dataset"].iloc[0].replace("world", "the world")
-    seeds = found.loc[found["seeds"] > 1, "seeds"]
-    fewer = f" ({seeds.min()} where the tower is trained)" if seeds.min() < seeds.max() else ""
-    told = f"{found['n'].max():,} test images of {data}, {seeds.max()} seeds{fewer}, 95% intervals"
+    data, seeds = found["dataset"].iloc[0], sorted({*found["seeds"].dropna()} - {1})  # 1: nothing is trained
+    fewer = f" ({seeds[0]} where the tower is trained)" if len(seeds) > 1 else ""
+    told = f"{found['n'].max():,} test images of {'the world' if data == 'world' else data}"
+    told += f", {seeds[-1]} seeds{fewer}, 95% intervals" if seeds else ", 95% intervals"
     learned = results.made.get(notebook, {}).get("profile", {}).get("n_tune")
     return told + (f"; supervised systems learn from {learned:,} labels" if notebook == FULL and learned else "")
 
