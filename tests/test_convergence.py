@@ -21,6 +21,7 @@ from hc_lafter.data.masks.sets import mask_split
 from hc_lafter.suite import plans, reference
 from hc_lafter.suite.records import REFERENCE
 from hc_lafter.suite.study import Study
+from hc_lafter.systems import sc_clip
 from hc_lafter.systems.hybrid_cascade import HybridCascade, HybridCascadeConfig
 from hc_lafter.systems.mean_of_layers import MeanOfLayersConfig
 from hc_lafter.tuning import computing, runs
@@ -585,7 +586,8 @@ def test_committed_arms_are_read_under_a_profile_that_trains_none():
     once, twice, *rest = plans.results_of_arms(study)
     assert {name.removeprefix("Cascade-CLIP, ") for name in twice} <= {name[14:] for name in once} and not any(rest)
     metrics = json.loads((study.committed.parent / study.notebook / "metrics.json").read_text())
-    told = {r["system"]: r for r in metrics if r["dataset"] == REFERENCE and r["metric"] == "mIoU"}
+    told = [r for r in metrics if r["dataset"] == REFERENCE and r["metric"] == "mIoU"]
+    told = {r["system"]: r for r in told if r.get("minus") == "Cascade-CLIP, three decoders, free"}
     whole = "Cascade-CLIP, three decoders, free"
     assert {*told} == {*twice} - {whole} and {r["converged"] for r in told.values()} == {False}
 
@@ -598,6 +600,34 @@ def test_committed_arms_are_read_under_a_profile_that_trains_none():
         assert row["value"] == pytest.approx(miou(twice[name]) - miou(twice[whole]), abs=1e-6)
         assert {r.run.seed for r in twice[name]} == {r.run.seed for r in once[name]} == {*range(6)}
         assert [r.steps for r in twice[name]] == [2 * r.steps for r in once[name]]
+
+
+def test_committed_masks_are_read_under_a_profile_that_trains_briefly():
+    """Their means of IoU, slowly; and each row once, at its longest training."""
+    study = Study("05-cascade-vs-hybrid", "default")
+    found = plans.trained_masks(study)
+    assert found and plans.trained_masks(Study("05-cascade-vs-hybrid", "reference")) == {}
+    metrics = json.loads((study.committed.parent / study.notebook / "metrics.json").read_text())
+    told = [r for r in metrics if r["dataset"] == REFERENCE and r["metric"] == "mIoU" and not r.get("minus")]
+    assert len(told) == len(found)
+    for row, ((name, regime), results) in zip(told, found.items(), strict=True):
+        assert row["system"].startswith(name) and row["n"] == len(results[0].arrays["counts"]) == 2000
+        assert row.get("regime") == (None if regime == "no training" else regime)
+        sums = [r.arrays["counts"].sum(axis=0).astype(float) for r in results]
+        slow = np.mean([np.mean([i / (p + t - i) for i, p, t in of if p + t > 0]) for of in sums])
+        assert row["value"] == pytest.approx(slow, abs=1e-6)
+        assert row.get("converged") is (None if regime == "no training" else reference.gained_no_more(results))
+        assert max(r.steps for r in results) == {"Cascade-CLIP": 6400}.get(name, results[0].steps)
+
+
+def test_sc_clip_is_recalibrated_where_its_settings_are_not_its_releases():
+    (run,) = plans.mask_systems(Study("05-cascade-vs-hybrid", "default"))["SC-CLIP", "no training"]
+    assert plans.called(run) == "SC-CLIP, recalibrated"
+    released = replace(sc_clip.released(12), k=7, logit_scale=50.0)  # which follow patches and data
+    assert plans.called(replace(run, config=released)) == "SC-CLIP"
+    assert plans.called(replace(run, config=replace(released, beta=0.5))) == "SC-CLIP, recalibrated"
+    other = plans.mask_systems(Study("05-cascade-vs-hybrid", "default"))["NACLIP", "no training"][0]
+    assert plans.called(other) == "NACLIP"
 
 
 # --- rows that go on ---

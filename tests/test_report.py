@@ -22,6 +22,7 @@ from PIL import Image
 
 from hc_lafter.suite import claims, comparing, ledger, plots, readme, report, reporting, words
 from hc_lafter.suite.claims import VERDICTS, Results
+from hc_lafter.suite.records import REFERENCE
 from hc_lafter.suite.study import metric
 
 ROOT = Path(__file__).parents[1]
@@ -279,6 +280,43 @@ def test_what_cascade_clip_trains_is_found_with_any_clip(tmp_path, clip):
     assert comparing.advice(Results(tmp_path))["costs"].tolist() == ["nothing to train"]
     keep(tmp_path, "05-cascade-vs-hybrid", masks[1:2] + masks[4:])
     assert comparing.advice(Results(tmp_path))["costs"].tolist() == ["nothing to train"]
+
+
+def of_reference(row, converged=None, **more):
+    """The row as notebook 05 keeps it of a committed run: on more pictures and seeds, with its flag."""
+    return row | {"dataset": REFERENCE, "n": 2000} | ({} if converged is None else {"converged": converged}) | more
+
+
+def test_masks_that_were_trained_to_the_end_stand_before_brief_ones(tmp_path):
+    alike = {"regime": "inductive"}
+    brief = [accuracy("Cascade-CLIP", 0.01, "seen mIoU", **alike), accuracy("SC-CLIP", 0.4, "seen mIoU")]
+    brief = [row | {"dataset": "world"} for row in brief]
+    long = [of_reference(accuracy("Cascade-CLIP", 0.6, "seen mIoU", **alike), converged=False)]
+    long += [of_reference(accuracy("SC-CLIP, recalibrated", 0.5, "seen mIoU"))]
+    steps = {"metric": "training steps", "value": 6400, "low": None, "high": None, "unit": "count"}
+    long += [long[0] | steps]
+    less = of_reference(accuracy("Cascade-CLIP, mean", -0.1, "seen mIoU", minus="Cascade-CLIP"), converged=False)
+    counts = [metric("SC-CLIP", "none", "none", "trained, embedded", 0, unit="count")]
+    results = keep(tmp_path, "05-cascade-vs-hybrid", [*brief, *long, less, *counts])
+    assert comparing.masks(results).to_dict("list") == {
+        "system": ["Cascade-CLIP", "SC-CLIP, recalibrated"],
+        "seen classes": ["60.0 [59.0, 61.0]", "50.0 [49.0, 51.0]"],
+        "training steps": ["6,400", ""],
+        "still gained at the end": ["yes", ""],
+    }
+    assert comparing.masks(results, brief=True)["seen classes"].tolist() == ["1.0 [0.0, 2.0]", "40.0 [39.0, 41.0]"]
+    (line,) = comparing.advice(results).to_dict("records")
+    assert line["use"] == "Cascade-CLIP" and line["reaches"].endswith("seen mIoU, and still gained when training ended")
+    assert "2,000 test images of the world" in comparing.sample(results, "05-cascade-vs-hybrid", "seen mIoU")
+    only = keep(tmp_path, "05-cascade-vs-hybrid", [*brief, *long[1:2], *counts])  # the better one needs no training
+    assert comparing.advice(only)["costs"].tolist() == ["nothing to train"]
+
+
+def test_runs_on_the_world_do_not_stand_for_masks_of_ones_own(tmp_path):
+    mine = accuracy("SC-CLIP", 0.2, "seen mIoU") | {"dataset": "voc"}
+    results = keep(tmp_path, "05-cascade-vs-hybrid", [mine, of_reference(accuracy("SC-CLIP", 0.5, "seen mIoU"))])
+    assert comparing.masks(results)["seen classes"].tolist() == ["20.0 [19.0, 21.0]"]
+    assert comparing.advice(results)["reaches"].tolist() == ["20.0 [19.0, 21.0] % seen mIoU"]
 
 
 def test_tables_of_a_run_without_a_notebook_are_empty_and_say_nothing(tmp_path):

@@ -13,13 +13,21 @@ import pandas as pd
 
 from hc_lafter.analysis.statistics import NO_DIFFERENCE
 from hc_lafter.suite.claims import REFERENCE, Missing, Results
-from hc_lafter.suite.words import name, number, span
+from hc_lafter.suite.words import RECALIBRATED, name, number, span
 
 ZERO_SHOT = "zero-shot"
 FULL, MASKS, SC_CLIP = "04-full-training", "05-cascade-vs-hybrid", "07-sc-clip-diagnostics"
 NAMES = ("system", "minus", "regime", "dataset", "split", "metric", "verdict")  # "" where a record has none
 CHOICE = "choice with "  # so many labels per class
 TRAINED_HERE = "trainable parameters here, classifier aside"
+STEPS = "training steps"
+MASK_SCORES = {  # metric of notebook 05 -> heading
+    "mIoU": "all classes",
+    "seen mIoU": "seen classes",
+    "unseen mIoU": "unseen classes",
+    "harmonic mean of seen and unseen": "harmonic mean of the two",
+    "pixel accuracy": "pixel accuracy",
+}
 COSTS = {  # first word of a metric of notebook 05 -> heading, factor, digits
     "beside the tower": ("parameters added, {}", 1, 0),
     "trained": ("trained, {}", 1, 0),
@@ -75,13 +83,19 @@ def accuracies(results: Results) -> pd.DataFrame:
     return top.merge(duels, "left", "name").fillna({"minus zero-shot": "", "verdict": ""})
 
 
-def sample(results: Results, notebook: str, metric: str) -> str:
-    """What numbers of a notebook rest on: ``100 test images of the world, 3 seeds, 95% intervals``; "" without any."""
+def sample(results: Results, notebook: str, metric: str, *, brief: bool = False) -> str:
+    """What numbers of a notebook rest on: ``100 test images of the world, 3 seeds, 95% intervals``; "" without any.
+
+    Args:
+        brief: as of `masked`.
+    """
     found = rows(results, notebook)
-    found = found[(found["metric"] == metric) & (found["dataset"] != REFERENCE)]
+    found = masked(results, brief=brief) if notebook == MASKS else found[found["dataset"] != REFERENCE]
+    found = found[found["metric"] == metric]
     if found.empty:
         return ""
-    data, seeds = found["dataset"].iloc[0], sorted({*found["seeds"].dropna()} - {1})  # 1: nothing is trained
+    data = "world" if found["dataset"].iloc[0] == REFERENCE else found["dataset"].iloc[0]
+    seeds = sorted({*found["seeds"].dropna()} - {1})  # 1: nothing is trained
     fewer = f" ({seeds[0]} where the tower is trained)" if len(seeds) > 1 else ""
     told = f"{found['n'].max():,} test images of {'the world' if data == 'world' else data}"
     told += f", {seeds[-1]} seeds{fewer}, 95% intervals" if seeds else ", 95% intervals"
@@ -127,16 +141,29 @@ def choices(results: Results) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def masks(results: Results) -> pd.DataFrame:
-    """Systems that give masks x mIoU of all, seen and unseen classes (notebook 05); none where it did not run."""
-    heads = {
-        "mIoU": "all classes",
-        "seen mIoU": "seen classes",
-        "unseen mIoU": "unseen classes",
-        "harmonic mean of seen and unseen": "harmonic mean of the two",
-        "pixel accuracy": "pixel accuracy",
-    }
-    return _wide(_systems(results, MASKS), heads, ["name"]).rename(columns={"name": "system"})
+def masked(results: Results, *, brief: bool = False) -> pd.DataFrame:
+    """What systems that give masks reach (notebook 05): committed runs of the profile ``reference``, where it has read
+    any and its own are of the world, too; else, and where ``brief``, its own runs."""
+    found = _systems(results, MASKS)
+    found = found[found["metric"].isin([*MASK_SCORES, STEPS])]
+    long = found["dataset"] == REFERENCE
+    longest = not brief and bool(long.any()) and {*found.loc[~long, "dataset"]} <= {"world"}
+    return found[long == longest]
+
+
+def masks(results: Results, *, brief: bool = False) -> pd.DataFrame:
+    """Systems that give masks x mIoU of all, seen and unseen classes, of `masked`; none where notebook 05 did not run.
+
+    Of runs that were trained to the end also the steps, and whether validation still gained when they ended.
+    """
+    found = masked(results, brief=brief)
+    heads = MASK_SCORES | {STEPS: STEPS}
+    if found["converged"].notna().any():
+        gains = found.groupby("name")["converged"].agg(lambda flags: "yes" if flags.eq(False).any() else "")
+        found, heads = found.assign(gains=found["name"].map(gains)), heads | {"gains": "still gained at the end"}
+        told = found.drop_duplicates("name").assign(metric="gains")
+        found = pd.concat([found, told.assign(text=told["gains"])])
+    return _wide(found, heads, ["name"]).rename(columns={"name": "system"})
 
 
 def layers(results: Results) -> pd.DataFrame:
@@ -197,8 +224,8 @@ def advice(results: Results) -> pd.DataFrame:
     """Task by task the system to use, what it reaches, what it costs, and what it was held against.
 
     Of image-level systems the highest of those that are *better* than zero-shot; zero-shot where there is none.
-    For distributions (of `longest`) and masks the best number, with the runner-up beside it. Image-level systems are
-    left out where `choices` has them, trained to convergence.
+    For distributions (of `longest`) and masks (of `masked`) the best number, with the runner-up beside it. Image-level
+    systems are left out where `choices` has them, trained to convergence.
     """
     top, lines = accuracies(results), []
     tasks = {"no labels": ["", "label-free"], "a few labels": ["", "label-free", "supervised"]}
@@ -217,7 +244,7 @@ def advice(results: Results) -> pd.DataFrame:
     mixes = _systems(longest(results), FULL)
     mixes = mixes[(mixes["metric"] == "kl, tempered") & mixes["converged"].ne(False)]
     lines.append(_best(results, "Tell the mix of emotions", mixes, lowest=True))
-    found = _systems(results, MASKS)
+    found = masked(results)
     found = found[found["low"].notna()]
     for task, metric in (("classes with masks to learn from", "seen mIoU"), ("other classes", "unseen mIoU")):
         lines.append(_best(results, f"Masks, of {task}", found[found["metric"] == metric]))
@@ -238,13 +265,14 @@ def _best(results: Results, task: str, tried: pd.DataFrame, *, lowest: bool = Fa
 
 def _line(results: Results, task: str, row: Mapping[str, Any], why: str) -> dict[str, str]:
     metric = {"top-1 accuracy": "", "kl, tempered": "KL to the true mix"}.get(row["metric"], row["metric"])
-    reaches, costs = f"{span(row)} {metric}".strip(), _cost(results, row)
-    return {"task": task, "use": row["name"], "reaches": reaches, "costs": costs, "why": why}
+    gains = pd.notna(row["converged"]) and not row["converged"]
+    reaches = f"{span(row)} {metric}".strip() + ", and still gained when training ended" * gains
+    return {"task": task, "use": row["name"], "reaches": reaches, "costs": _cost(results, row), "why": why}
 
 
 def _cost(results: Results, row: Mapping[str, Any]) -> str:
     """What a system takes: parameters and training of notebook 04 or 05, time of a forward pass beside the tower's."""
-    system, parts = row["system"], []
+    system, parts = row["system"].removesuffix(RECALIBRATED), []
     for notebook, nothing in ((FULL, "the classifier alone is trained"), (MASKS, "nothing to train")):
         found, timed = _systems(results, notebook), rows(results, notebook, "timings.json")
         here = found["metric"].str.startswith("trained, ") & ~found["metric"].str.endswith("/random")

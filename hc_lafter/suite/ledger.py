@@ -83,7 +83,7 @@ def rests_on_time(record: Mapping[str, Any]) -> bool:
 
 
 def margin(row: Mapping[str, Any]) -> float:
-    """How far a number lies from the nearest bound, in half-widths of its 95% interval; above zero: for the claim.
+    """How far a number lies from the nearest bound, in half-widths of its interval; above zero: for the claim.
 
     Beyond 1 the interval excludes the bound. An exact number is infinitely far, or 0 at the bound.
     """
@@ -128,7 +128,7 @@ def draw_ledger(records: Sequence[Mapping[str, Any]]) -> Figure:
     ax.set_yticks(list(ticks), list(ticks.values()), fontsize=7)
     ax.set_ylim(y + 0.6, 0.7)
     ax.set_xlim(-REACH - 0.4, REACH + 0.4)
-    ax.set_xlabel("against the claim  ←  half-widths of the 95% interval  →  for it", fontsize=7)
+    ax.set_xlabel("against the claim  ←  half-widths of the interval  →  for it", fontsize=7)
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="y", visible=False)
     handles = [

@@ -27,8 +27,18 @@ from hc_lafter.data.masks.sets import split_or_all
 from hc_lafter.files import write_whole
 from hc_lafter.refusals import some
 from hc_lafter.suite.profiles import parse_overrides
-from hc_lafter.suite.reference import adopt, at_best_rates, gained_no_more, may_go_on, stages, to_the_end, write
+from hc_lafter.suite.reference import (
+    adopt,
+    at_best_rates,
+    file_of,
+    gained_no_more,
+    may_go_on,
+    stages,
+    to_the_end,
+    write,
+)
 from hc_lafter.suite.study import Study
+from hc_lafter.suite.words import RECALIBRATED
 from hc_lafter.systems import System, find, registry, sc_clip
 from hc_lafter.systems.cascade_clip import SCHEDULE
 from hc_lafter.systems.hybrid_cascade import HybridCascadeConfig
@@ -251,6 +261,30 @@ def results_of_arms(study: Study) -> list[dict[str, list[Result]]]:
     trained = study.under("reference")
     study.rests_on(sorted(trained.committed.glob("cascade-clip.parquet")))
     return stages(mask_arms(trained), trained.committed, compute=False)
+
+
+def trained_masks(study: Study) -> dict[tuple[str, str], list[Result]]:
+    """05: `mask_systems` as the profile ``reference`` has them, of the rows that are committed, each at its longest
+    training; nothing under a profile that trains masks to convergence by itself."""
+    if study.profile.mask_steps is not None:
+        return {}
+    trained = study.under("reference")
+    found: dict[tuple[str, str], list[Result]] = {}
+    for stage in stages(mask_systems(trained), trained.committed, compute=False):
+        found |= stage
+    study.rests_on(sorted({file_of(trained.committed, system) for system, _ in found}))
+    return found
+
+
+def called(run: Run) -> str:
+    """A run's system as tables name it: SC-CLIP is *recalibrated* where its settings are not its release's for a tower
+    of this depth; the number of neighbours, which follows the patches, and the logit scale, the data's, may differ."""
+    config = run.settings
+    if not isinstance(config, SCClipConfig):
+        return run.system
+    release = sc_clip.released(opened(run.setting)[0].layers)
+    same = config == replace(release, k=config.k, logit_scale=config.logit_scale)
+    return run.system if same else run.system + RECALIBRATED
 
 
 def released_masks(study: Study) -> Rows:

@@ -688,8 +688,8 @@ def label_curves(
 ) -> Figure:
     """Accuracy against labels per class: a curve per system with its 95% interval.
 
-    What needs no labels stands at 0: squares where nothing is trained, diamonds where unlabelled images are. Hollow
-    marks did not converge.
+    What needs no labels stands at 0: squares read no training image, diamonds unlabelled ones. Hollow marks did not
+    converge. Systems stand a little beside one another, so that no mark hides another.
 
     Args:
         table: as `hc_lafter.suite.reference.curve_of` gives it. classes: C.
@@ -701,6 +701,9 @@ def label_curves(
     free = table[~learned].sort_values("value")
     beside = dict(zip(free.index, zero + np.linspace(-0.6, 0.6, len(free)), strict=True))
     at = pd.Series(beside).reindex(table.index).fillna(np.log2(table["n_train"].clip(lower=1) / classes))
+    names = table["system"].unique()
+    aside = dict(zip(names, np.linspace(-0.2, 0.2, len(names)), strict=True))
+    at += table["system"].map(aside).where(learned, 0)
     figure, (ax,) = panels(1, columns=1, height=3.6, title=title)
     for name, of in table.assign(at=at).groupby("system", sort=False):
         (shade, line), key = _look(name), None
@@ -718,7 +721,8 @@ def label_curves(
         level(ax, value, text)
     ax.set_xticks([zero, *np.log2(counts)], ["0", *(f"{count:,.0f}" for count in counts)])
     ax.set(
-        xlabel="labels per class (at 0: squares untrained, diamonds trained without labels)", ylabel="top-1 accuracy"
+        xlabel="labels per class (at 0: squares read no training image, diamonds unlabelled ones)",
+        ylabel="top-1 accuracy",
     )
     percent(ax)
     legend_below(figure, handlelength=3)  # a mark hides the dashes of a shorter one

@@ -66,7 +66,7 @@ def write(found: Sequence[Result], folder: Path, points: Container[Run] = ()) ->
         kept = kept[~(kept["run"].isin(fresh["run"]) | (replaced & ~went_on))]
     for system in dict.fromkeys(fresh["system"]) if len(fresh) else ():
         rows = pd.concat([table[table["system"] == system] for table in (kept, fresh) if len(table)])
-        path = _file(folder, system)
+        path = file_of(folder, system)
         table = rows.sort_values(["regime", "n_train", "seed", "key"]).drop(columns=_arrays_of_others(rows))
         # hardly two logits are equal; their first bytes are alike
         small = {"compression": "zstd", "compression_level": 19, "use_dictionary": False}
@@ -75,7 +75,8 @@ def write(found: Sequence[Result], folder: Path, points: Container[Run] = ()) ->
     return paths
 
 
-def _file(folder: Path, system: str) -> Path:
+def file_of(folder: Path, system: str) -> Path:
+    """Where the committed runs of a system lie."""
     return folder / f"{re.sub('[^a-z0-9]+', '-', system.lower()).strip('-')}.parquet"
 
 
@@ -145,7 +146,7 @@ def read(folder: Path, systems: Iterable[str] | None = None) -> pd.DataFrame:
         ValueError: a file is damaged.
     """
     tables = []
-    files = folder.glob("*.parquet") if systems is None else filter(Path.is_file, (_file(folder, s) for s in systems))
+    files = folder.glob("*.parquet") if systems is None else filter(Path.is_file, (file_of(folder, s) for s in systems))
     for path in sorted(set(files)):
         try:
             tables.append(pd.read_parquet(path))

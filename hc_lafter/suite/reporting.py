@@ -30,7 +30,7 @@ FIGURES = {  # notebook -> figures of it that the report shows, in order
     "02-nga-weights": ["sigma-sweep", "learned-weights"],
     "03-text-adapter": ["transfer", "sources"],
     "04-full-training": ["accuracy", "comparisons", "distributions", "wheel", "curves-supervised", "cost"],
-    "05-cascade-vs-hybrid": ["masks", "predictions", "differences", "arms", "cost"],
+    "05-cascade-vs-hybrid": ["trained", "masks", "predictions", "differences", "arms", "cost"],
     "06-cka-alignment": ["frozen", "tuned", "moved", "text-alignment", "sigma-and-gap"],
     "07-sc-clip-diagnostics": ["ablation", "differences", "lof-maps", "links", "sweeps"],
     "08-ablations": ["ablations", "labels", "training"],
@@ -118,7 +118,7 @@ def published(results: Results) -> list[str]:
 
 
 def _ours(results: Results, notebook: str, rows: Sequence[str], metrics: Mapping[str, str]) -> str:
-    found = comparing.rows(results, notebook)
+    found = comparing.masked(results) if notebook == comparing.MASKS else comparing.rows(results, notebook)
     found = found[(found["minus"] == "") & found["name"].isin(rows) & found["metric"].isin(metrics)]
     if found.empty:
         return ""
@@ -135,7 +135,7 @@ def _ours(results: Results, notebook: str, rows: Sequence[str], metrics: Mapping
 
 def place(dataset: str) -> str:
     """A data set in words."""
-    return "the embedded toy world" if dataset == "world" else dataset
+    return "the embedded toy world" if dataset in claims.WORLD else dataset
 
 
 def anchor(figure: str) -> str:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+RECALIBRATED = ", recalibrated"  # ends a system's name where its settings were chosen for this CLIP
+
 
 def number(value: float, unit: str, *, sign: bool = False) -> str:
     """A number as one reads it: fractions as per cent (or points), counts whole, others to three digits."""
