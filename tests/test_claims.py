@@ -752,3 +752,26 @@ def test_check_names_the_changed_rules(committed, tmp_path, monkeypatch):
 
 def test_parts_know_both_kinds():
     assert {type(c.rule) for c in claims.load()} == {Check, Parts}
+
+
+def test_numbers_of_labels_share_the_chance_of_a_false_verdict(tmp_path):
+    """One of two contradicts by an interval that is too narrow for two attempts."""
+    path = rules(tmp_path, {"kind": "above", "bounds": [0], "row": {**ROW, "minus": "theirs"}}, **EMOTIONS)
+    keep(tmp_path / "reference", NOTEBOOK, [gain(*YES, n_train=32), gain(*HARDLY, n_train=128)])
+    assert claims.judge(tmp_path / "reference", path)[0]["verdict"] == INCONCLUSIVE
+
+
+def test_headroom_is_that_of_the_same_split_metric_and_labels(tmp_path):
+    rule = {"kind": "above", "bounds": [0], "row": {**ROW, "minus": "theirs"}}
+    path = rules(tmp_path, rule, requires={"headroom": 0.02}, **EMOTIONS)
+    reader = {"system": "best reader"}
+    rows = [gain(0.2, 0.1, 0.3), number(0.9, n_train=2000), number(0.51, n_train=128), number(0.32, **reader)]
+    rows += [number(0.99, split="val", **reader), number(0.99, metric="f1", **reader)]
+    keep(tmp_path / "reference", NOTEBOOK, rows)
+    row = claims.judge(tmp_path / "reference", path)[0]
+    assert row["verdict"] == NOT_TESTABLE and "headroom above theirs is 1.0 points" in row["evidence"]["why"]
+
+
+def test_both_ends_of_a_range_of_labels_belong_to_it():
+    row = claims.Row(notebook=NOTEBOOK, unit="count", n_train=(1, 150))
+    assert [row.fits({"n_train": n}) for n in (0, 1, 150, 151)] == [False, True, True, False]

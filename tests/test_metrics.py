@@ -11,6 +11,7 @@ from hc_lafter.analysis.metrics import (
     calibration,
     collapse,
     confusion,
+    effective_number,
     per_class,
     softmax64,
     temperature,
@@ -169,3 +170,13 @@ def test_each_run_is_tempered_by_itself():
     both = tempered(np.stack([a, b]), np.stack([a, b]), truth)
     np.testing.assert_array_equal(both[0], softmax64(a / temperature(a, truth)))
     np.testing.assert_array_equal(both[1], tempered(b, b, truth))
+
+
+def test_effective_number_of_equal_shares_is_their_number():
+    assert effective_number([3, 3, 3, 3]) == pytest.approx(4) and effective_number([0, 7, 0]) == pytest.approx(1)
+    assert effective_number([1, 3]) == pytest.approx(4 / 3**0.75)  # exp of the entropy of 1/4 and 3/4
+
+
+def test_collapse_is_silent_just_at_its_threshold():
+    """Half of the images are of the class: beyond 0.5 + 0.5 / 2 of the predictions, and 70% are not."""
+    assert collapse(np.repeat([0, 1], [70, 30]), np.repeat([0, 1], 50), ("a", "b")) is None

@@ -121,7 +121,9 @@ def test_the_running_score_keeps_images_apart_and_takes_any_size():
     score.update(*b)
     assert score.unseen.tolist() == UNSEEN.tolist() and score.counts.shape == (5, 5, 3)
     np.testing.assert_array_equal(score.counts, np.concatenate([counts(*a, 5), counts(*b, 5)]))
-    assert score.compute()["harmonic"] == seg.scores(score.counts.sum(0), UNSEEN)["harmonic"] > 0
+    whole, found = seg.scores(score.counts.sum(0), UNSEEN), score.compute()
+    assert all(found[name] == whole[name] > 0 for name in ("seen", "unseen", "harmonic"))
+    assert found["seen"] != found["unseen"]
     assert not MaskScore("abc").unseen.any()
     with pytest.raises(ValueError, match=r"unseen names 'cow', which is none of the 2 classes"):
         MaskScore(("cat", "dog"), ("cow",))

@@ -462,3 +462,30 @@ def test_flipped_keeps_the_verdict():
     table = statistics.differences(falls, [("a", "b")], **QUICK)
     back = statistics.flipped(table).iloc[0]
     assert (back["value"], back.low, back.high, back.verdict) == (-1, -1, -1, "better")
+
+
+def test_a_gap_of_lopsided_intervals():
+    """Square and add: the lower end has the lower arm of the first and the upper one of the second."""
+    got = statistics.gap(statistics.Estimate(0.8, 0.77, 0.84, 100, 3), statistics.Estimate(0.5, 0.38, 0.53, 50, 3))
+    assert got["low"] == pytest.approx(0.3 - np.hypot(0.03, 0.03))
+    assert got["high"] == pytest.approx(0.3 + np.hypot(0.04, 0.12))
+
+
+def test_images_count_that_differ_for_any_seed():
+    """Each seed gains on nine images of its own: none differs for all of them."""
+    a = np.zeros((6, 100))
+    for seed in range(6):
+        a[seed, 9 * seed : 9 * seed + 9] = 1
+    found = paired(a, np.zeros((6, 100)), resamples=200, rng_seed=0)
+    assert found.verdict == "better" and found.p_bare < 0.05
+
+
+def test_more_confidence_makes_a_wider_interval():
+    x = np.random.default_rng(0).random((6, 80)) < 0.7
+    wide, narrow = (interval(x, resamples=200, rng_seed=0, confidence=c) for c in (0.99, 0.5))
+    assert wide.low < narrow.low < narrow.value < narrow.high < wide.high
+
+
+def test_the_first_seeds_are_those_that_two_have_in_common():
+    a, b = np.arange(30.0).reshape(3, 10), np.zeros((2, 10))
+    assert np.array_equal(statistics.alike(a, b)[0], a[:2]) and np.array_equal(statistics.alike(b, a)[1], a[:2])
