@@ -354,7 +354,10 @@ def test_published_numbers_are_whole_and_stand_apart():
         theirs, ours = section.split("Measured here")  # every one has its counterpart in the reference run
         for row in table["rows"].values():
             assert all(f">{number}</td>" in theirs for number in row)
-        assert all(f">{html.escape(name)}</th>" in ours for name in table["measured"]["rows"])
+        measured = table["measured"]["rows"]
+        if table["measured"]["notebook"] == comparing.MASKS:  # of which those that the reference has trained so far
+            measured = [name for name in measured if name in set(comparing.masked(Results(COMMITTED))["name"])]
+        assert measured and all(f">{html.escape(name)}</th>" in ours for name in measured)
     cascade = next(t for t in tables if "harmonic mean" in t["columns"])
     for seen, unseen, mean in cascade["rows"].values():
         assert abs(2 * seen * unseen / (seen + unseen) - mean) < 0.06
@@ -538,8 +541,8 @@ def test_the_headline_is_markdown_that_follows_the_results(tmp_path):
     results = shutil.copytree(COMMITTED, tmp_path / "default")
     claims.write(results)
     before = readme.headline(results)
-    # heads; five of the choices; all choices and the layers, systems, those with masks, claims
-    assert before.count("\n| ") == 8 + 5 + 13 + 16 + 13 + 31
+    # heads; five of the choices; all choices and the layers, systems, those with masks (long and brief), claims
+    assert before.count("\n| ") == 9 + 5 + 13 + 16 + 8 + 13 + 31
     with pytest.raises(ValueError, match=r"README.md has 0 lines '<!-- /headline -->' in the place of one"):
         readme.updated(f"a {readme.START} b", "x")
     assert readme.updated(f"a {readme.START} b {readme.END} c", "x") == f"a {readme.START}\nx\n{readme.END} c"
