@@ -1,6 +1,7 @@
 """The recipe of the embedded CLIP: each loss and each count against a loop, and a small training that has to learn."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -300,6 +301,26 @@ def test_no_label_vote_or_mask_reaches_a_loss(pool):
 def test_diverging_training_says_so():
     with pytest.raises(FloatingPointError, match=r"the loss became nan at step 1: lower lr \(1e\+30\)"):
         train(replace(TINY, lr=1e30), workers=1)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6)])
+def test_muon_computes_in_float32_where_bfloat16_is_slow(shape):
+    """Against Newton-Schulz's iteration in double precision; torch's own is off by bfloat16's roundings."""
+    gradient = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    exact = gradient.double() / gradient.double().norm()
+    for _ in range(5):
+        gram = exact @ exact.T
+        exact = 3.4445 * exact + (-4.775 * gram + 2.0315 * gram @ gram) @ exact
+    off = []
+    for mode in (pretrain.Float32(), nullcontext()):
+        matrix = torch.nn.Parameter(torch.zeros(shape))
+        matrix.grad = gradient.clone()
+        optimiser = torch.optim.Muon([matrix], lr=1.0, weight_decay=0.0, momentum=0.0, adjust_lr_fn="match_rms_adamw")
+        with mode:
+            optimiser.step()
+        assert matrix.dtype == torch.float32
+        off.append((matrix.detach().double() / (-0.2 * max(shape) ** 0.5) - exact).abs().max().item())
+    assert off[0] < 1e-5 and off[1] > 1e-3
 
 
 @pytest.mark.slow

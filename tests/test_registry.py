@@ -39,7 +39,9 @@ def start() -> Start:
 def test_an_entry_keeps_its_promises(entry, start):
     """It is built from its own settings, answers in its own form, and its phases train its groups."""
     config = entry.configure(start.tower)
-    assert is_dataclass(config) and all(hasattr(config, f.name) for f in fields(config))
+    given = {f.name: getattr(config, f.name) for f in fields(config)}
+    assert is_dataclass(config) and given and entry.config(**given) == config
+    assert entry.settings.items() <= given.items()  # a variant is what it says
     assert re.fullmatch("#[0-9A-F]{6}", entry.colour) and entry.sources and set(entry.regimes) <= set(REGIMES)
     if hasattr(config, "heads"):
         config = entry.configure(start.tower, heads=4)

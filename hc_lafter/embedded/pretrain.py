@@ -27,6 +27,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 
 from hc_lafter import commands, store
@@ -302,6 +303,17 @@ def _optimisers(model: nn.Module, heads: nn.Module, recipe: Recipe) -> list[torc
     ]
 
 
+class Float32(TorchFunctionMode):
+    """Within it what asks for bfloat16 gets float32.
+
+    `torch.optim.Muon` orthogonalises in bfloat16 on every device; a processor without it takes ten times as long.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        asked = kwargs or {}
+        return func(*args, **{name: torch.float32 if x is torch.bfloat16 else x for name, x in asked.items()})
+
+
 def learning_rate(recipe: Recipe, step: int) -> float:
     """The rate of a step in units of ``recipe.lr``: warm-up, a cosine, and a last part that falls to zero."""
     cosine = 0.5 * (1 + math.cos(math.pi * step / recipe.horizon))
@@ -318,7 +330,7 @@ def train(
 ) -> tuple[Clip, dict]:
     """Train the embedded CLIP from nothing, or from where a stopped training left off.
 
-    Precision is bfloat16 by autocast where that is faster (CUDA, processors with amx_bf16), else float32. The same
+    Precision is bfloat16 where that is faster (CUDA, processors with amx_bf16), else float32, Muon's too. The same
     recipe gives the same weights on the same machine with the same number of threads, stopped in between or not.
 
     Args:
@@ -411,6 +423,7 @@ def _steps(
     )
     trained = [p for optimiser in optimisers for group in optimiser.param_groups for p in group["params"]]
     patches, begun = (clip.image_size // clip.patch_size) ** 2, time.perf_counter()
+    bf16 = precision("auto", torch.device(device)) == "bf16"
     bar = tqdm(range(start, recipe.steps), initial=start, total=recipe.steps, desc="pretraining", unit="step")
     with ThreadPoolExecutor(1) as drawer:  # the next batch is drawn while this one is learned from
         ahead = drawer.submit(draw_batch, pool, recipe, start, clip.image_size)
@@ -431,7 +444,7 @@ def _steps(
             images = (batch.images.to(device).float() / 255 - mean) / std
             facts, known = batch.facts.to(device), batch.known.to(device)
             phrases = [grammar.phrase(*fact, rng) for fact in FACTS]
-            with torch.autocast(kind, torch.bfloat16, enabled=precision("auto", torch.device(device)) == "bf16"):
+            with torch.autocast(kind, torch.bfloat16, enabled=bf16):
                 seen_through = walk(visual, images, layers=(clip.layers - 1,), patches=True, keep=keep)
                 values = project(visual, value_path(visual, seen_through.patch_taps[0]))
                 text = encode_tokens(model, tokenizer(batch.texts).to(device))
@@ -452,8 +465,9 @@ def _steps(
                 optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, recipe.clip_norm)
-            for optimiser in optimisers:
-                optimiser.step()
+            with nullcontext() if bf16 else Float32():
+                for optimiser in optimisers:
+                    optimiser.step()
             with torch.no_grad():
                 model.logit_scale.clamp_(max=math.log(100))
             row = None
