@@ -179,7 +179,8 @@ def _masks(results: claims.Results) -> str:
 **Which system for masks?** mIoU in per cent, {rest}. Rate and steps of what is trained were chosen on validation
 (profile `{claims.TRAINED}`, {images:,} training images with masks of the seen classes); what still
 gained at its end may do better yet, and judges no design. SC-CLIP, recalibrated, has settings that were chosen for the
-embedded CLIP on validation masks; its rivals keep their releases'. Systems that are not here have no such runs so far
+embedded CLIP on validation masks; its rivals keep their releases' (SCLIP and ClearCLIP have nothing to set that moves a
+mask; notebook 07 tries what NACLIP has on the same images). Systems that are not here have no such runs so far
 and stand in the table of brief ones below."""
     table = comparing.masks(results).drop(columns="pixel accuracy")
     return f"{textwrap.fill(told, 120)}\n\n{_markdown(table)}\n\n"
