@@ -609,15 +609,21 @@ def test_committed_masks_are_read_under_a_profile_that_trains_briefly():
     assert found and plans.trained_masks(Study("05-cascade-vs-hybrid", "reference")) == {}
     metrics = json.loads((study.committed.parent / study.notebook / "metrics.json").read_text())
     told = [r for r in metrics if r["dataset"] == REFERENCE and r["metric"] == "mIoU" and not r.get("minus")]
+    verdict = (study.committed.parent / study.notebook / "verdict.md").read_text()
     assert len(told) == len(found)
-    for row, ((name, regime), results) in zip(told, found.items(), strict=True):
+    for row, ((name, regime), lengths) in zip(told, found.items(), strict=True):
+        results = lengths[-1]
         assert row["system"].startswith(name) and row["n"] == len(results[0].arrays["counts"]) == 2000
         assert row.get("regime") == (None if regime == "no training" else regime)
         sums = [r.arrays["counts"].sum(axis=0).astype(float) for r in results]
         slow = np.mean([np.mean([i / (p + t - i) for i, p, t in of if p + t > 0]) for of in sums])
         assert row["value"] == pytest.approx(slow, abs=1e-6)
         assert row.get("converged") is (None if regime == "no training" else reference.gained_no_more(results))
-        assert max(r.steps for r in results) == {"Cascade-CLIP": 6400}.get(name, results[0].steps)
+        steps = [length[0].steps for length in lengths]
+        assert steps == ([0] if regime == "no training" else [steps[0] * 2**i for i in range(len(steps))])
+        if len(steps) > 1:
+            said = [f"{np.mean([r.score for r in length]):.3f} after {length[0].steps:,}" for length in lengths]
+            assert f"{row['system']}, {', '.join(said)} steps" in verdict
 
 
 def test_sc_clip_is_recalibrated_where_its_settings_are_not_its_releases():

@@ -263,15 +263,16 @@ def results_of_arms(study: Study) -> list[dict[str, list[Result]]]:
     return stages(mask_arms(trained), trained.committed, compute=False)
 
 
-def trained_masks(study: Study) -> dict[tuple[str, str], list[Result]]:
-    """05: `mask_systems` as the profile ``reference`` has them, of the rows that are committed, each at its longest
-    training; nothing under a profile that trains masks to convergence by itself."""
+def trained_masks(study: Study) -> dict[tuple[str, str], list[list[Result]]]:
+    """05: `mask_systems` as the profile ``reference`` has them, of the rows that are committed: the results at each
+    length of training, the longest last; nothing under a profile that trains masks to convergence by itself."""
     if study.profile.mask_steps is not None:
         return {}
     trained = study.under("reference")
-    found: dict[tuple[str, str], list[Result]] = {}
+    found: dict[tuple[str, str], list[list[Result]]] = {}
     for stage in stages(mask_systems(trained), trained.committed, compute=False):
-        found |= stage
+        for key, row in stage.items():
+            found.setdefault(key, []).append(row)
     study.rests_on(sorted({file_of(trained.committed, system) for system, _ in found}))
     return found
 

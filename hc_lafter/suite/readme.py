@@ -176,9 +176,10 @@ def _masks(results: claims.Results) -> str:
         return ""
     images = load_profile(claims.TRAINED).n_masks
     told = f"""\
-**Which system for masks?** mIoU in per cent, {rest}. Rate and steps of what is trained were chosen on validation
-(profile `{claims.TRAINED}`, {images:,} training images with masks of the seen classes); what still
-gained at its end may do better yet, and judges no design. SC-CLIP, recalibrated, has settings that were chosen for the
+**Which system for masks?** mIoU in per cent, {rest}. Each is trained at the rate that validation chose
+(profile `{claims.TRAINED}`, {images:,} training images with masks of the seen classes) and, where it
+still gained, for twice the steps at a third of the rate, and again, as far as that has been computed; what still
+gained then may do better yet, and judges no design. SC-CLIP, recalibrated, has settings that were chosen for the
 embedded CLIP on validation masks; its rivals keep their releases' (SCLIP and ClearCLIP have nothing to set that moves a
 mask; notebook 07 tries what NACLIP has on the same images). Systems that are not here have no such runs so far
 and stand in the table of brief ones below."""
