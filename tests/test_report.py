@@ -542,7 +542,7 @@ def test_the_headline_is_markdown_that_follows_the_results(tmp_path):
     claims.write(results)
     before = readme.headline(results)
     # heads; five of the choices; all choices and the layers, systems, those with masks (long and brief), claims
-    assert before.count("\n| ") == 9 + 5 + 13 + 16 + 8 + 13 + 31
+    assert before.count("\n| ") == 9 + 5 + 13 + 16 + 9 + 13 + 31
     with pytest.raises(ValueError, match=r"README.md has 0 lines '<!-- /headline -->' in the place of one"):
         readme.updated(f"a {readme.START} b", "x")
     assert readme.updated(f"a {readme.START} b {readme.END} c", "x") == f"a {readme.START}\nx\n{readme.END} c"
