@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
@@ -713,6 +714,23 @@ def test_check_names_a_changed_figure_and_report(committed, file):
     path = committed.parents[1] / file
     path.write_bytes(path.read_bytes() + b" ")
     assert claims.changed(committed) == [f"{file.removeprefix('results/default/')} is not what its run wrote"]
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "told"),
+    [("p.random_images", "p.random_images + 1", True), ("study.finish(", "\n# why\nstudy.finish(", False)],
+)
+def test_check_names_a_notebook_that_was_changed_since_it_ran(committed, was, becomes, told):
+    path = committed / "01-feature-tapping" / "01-feature-tapping.ipynb"
+    executed = nbformat.read(path, as_version=4)
+    cell = next(cell for cell in executed.cells if cell.cell_type == "code" and was in cell.source)
+    cell.source = cell.source.replace(was, becomes)
+    nbformat.write(executed, path)
+    entries = provenance.read(committed)
+    entries["01-feature-tapping"]["files"][path.name] = provenance.text_hash(path)
+    made(committed, entries)
+    said = "notebooks/01-feature-tapping.ipynb is not the code that 01-feature-tapping ran: run it again"
+    assert (said in claims.changed(committed)) == told
 
 
 def test_check_names_changed_words_and_published_numbers(committed):

@@ -512,6 +512,8 @@ def changed(results: str | Path) -> list[str]:
     lines = provenance.changed(path.parent)
     if path.parent.name == "default" and (long := trained(path.parent)):
         lines += [f"{TRAINED}: {line}" for line in provenance.changed(long)]
+    if not lines:  # else a damaged copy is no news
+        lines += provenance.outdated(path.parent)
     if judged_by != {provenance.text_hash(RULES)}:
         lines.append(f"{RULES.name} is not the file that {path.name} was judged by")
     try:
@@ -580,6 +582,9 @@ def main(argv: list[str] | None = None) -> int:
     if options.check:
         lines = changed(results)
         print("\n".join(lines) or f"{results / 'claims.json'} is what its results say.")
+        long = trained(results) if results.name == "default" else None
+        for line in provenance.outdated(long) if long else ():  # takes hours: told, and no fault
+            print(f"{TRAINED}: {line}")
         return int(bool(lines))
     records = judge(results)
     write(results, records)

@@ -32,7 +32,6 @@ COSTS = {  # first word of a metric of notebook 05 -> heading, factor, digits
     "beside the tower": ("parameters added, {}", 1, 0),
     "trained": ("trained, {}", 1, 0),
     "FLOP": ("GFLOP per image, {}", 1e-9, 2),
-    "forward": ("forward, {}, ms", 1000, 1),
     "training memory": ("training memory, {}, MiB", 1, 1),
 }
 
@@ -154,7 +153,7 @@ def masked(results: Results, *, brief: bool = False) -> pd.DataFrame:
 def masks(results: Results, *, brief: bool = False) -> pd.DataFrame:
     """Systems that give masks x mIoU of all, seen and unseen classes, of `masked`; none where notebook 05 did not run.
 
-    Of runs that were trained to the end also the steps, and whether validation still gained when they ended.
+    Of committed runs also the steps, and whether validation still gained when they ended.
     """
     found = masked(results, brief=brief)
     heads = MASK_SCORES | {STEPS: STEPS}
@@ -177,7 +176,7 @@ def layers(results: Results) -> pd.DataFrame:
 
 
 def costs(results: Results) -> pd.DataFrame:
-    """What a system costs beside the tower, counted and timed on the same images (notebook 05)."""
+    """What a system costs beside the tower, counted (notebook 05)."""
     found = pd.concat([_systems(results, MASKS), rows(results, MASKS, "timings.json")])
     found = found[found["metric"].str.split(", ").str[0].isin(COSTS)]
     kinds = [metric.partition(", ") for metric in found["metric"]]  # of a tower, or of a batch
@@ -277,7 +276,7 @@ def _cost(results: Results, row: Mapping[str, Any]) -> str:
         found, timed = _systems(results, notebook), rows(results, notebook, "timings.json")
         here = found["metric"].str.startswith("trained, ") & ~found["metric"].str.endswith("/random")
         trained = found[(found["system"] == system) & (here | (found["metric"] == TRAINED_HERE))]["value"].max()
-        timed = timed[(timed["system"] == system) & ~timed["metric"].str.startswith("forward, ")]
+        timed = timed[timed["system"] == system]
         took = [f"{t.value:.3g} {t.unit} ({t.metric})" for t in timed.itertuples() if t.unit in ("seconds", "MiB")]
         if trained >= 0:  # where nothing was counted it is no number
             beside = " beside the classifier" if notebook == FULL else ""
@@ -291,7 +290,8 @@ def _cost(results: Results, row: Mapping[str, Any]) -> str:
     ratios = ratios[ratios["metric"].isin(["time / the tower alone", "time / encode_image"])]
     for ratio in ratios[ratios["system"] == system][:1].itertuples():
         if ratio.low > 1 or ratio.high < 1:  # else it is noise
+            how = "" if row["system"] == system else ", with the settings of its release,"
             parts.append(
-                f"a forward pass takes {ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] times the tower's"
+                f"a forward pass{how} takes {ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] times the tower's"
             )
     return "; ".join(parts)

@@ -109,15 +109,16 @@ def draw_ledger(records: Sequence[Mapping[str, Any]]) -> Figure:
     }
     said = {r["id"]: textwrap.fill(f"{r['id']}  {r['statement']}", 60) for r in records}
     wide = plots.is_wide()
-    room = {r["id"]: 1 + 0.6 * said[r["id"]].count("\n") * wide for r in records}  # rows of a claim
+    room = {r["id"]: 1 + 0.6 * (said[r["id"]] if wide else _number(r)).count("\n") for r in records}  # rows of a claim
     figure, (ax,) = plots.panels(1, height=0.19 * (sum(room.values()) + 1.25 * len(topics)) + 1.2)
     ax.axvspan(-1, 1, color=plots.NEUTRAL, alpha=0.14, linewidth=0)
     ax.axvline(0, color="black", linewidth=0.8)
+    clear = {"facecolor": "white", "linewidth": 0, "pad": 0.5}  # of the line at 0, which short headings lie on
     beside, y, ticks = ax.get_yaxis_transform(), 0.0, {}
     for topic, of_topic in topics.items():
         at = {"x": -0.005, "ha": "right"} if wide else {"x": 0.01, "ha": "left"}
         heading = topic.removeprefix("docs/designs.md, ")
-        ax.text(y=y, s=heading, transform=beside, va="center", weight="bold", fontsize=7, **at)
+        ax.text(y=y, s=heading, transform=beside, va="center", weight="bold", fontsize=7, bbox=clear, **at)
         before = 1.0
         for record in of_topic:
             y -= (before + room[record["id"]]) / 2
@@ -128,7 +129,8 @@ def draw_ledger(records: Sequence[Mapping[str, Any]]) -> Figure:
     ax.set_yticks(list(ticks), list(ticks.values()), fontsize=7)
     ax.set_ylim(y + 0.6, 0.7)
     ax.set_xlim(-REACH - 0.4, REACH + 0.4)
-    ax.set_xlabel("against the claim  ←  half-widths of the interval  →  for it", fontsize=7)
+    says = "against the claim  ←  half-widths of the interval  →  for it" if wide else "half-widths,\n← against  for →"
+    ax.set_xlabel(says, fontsize=7)
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="y", visible=False)
     handles = [
@@ -155,6 +157,11 @@ def draw_ledger(records: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+def _number(record: Mapping[str, Any]) -> str:
+    text = words.measured(deciding(record)) or record["verdict"]
+    return text if plots.is_wide() else text.replace(", all together", ",\n   all together")
+
+
 def _marker(verdict: str) -> dict[str, Any]:
     _, colour, marker = SIGNS[verdict]
     return {"marker": marker, "color": colour, "markerfacecolor": "white" if verdict == INCONCLUSIVE else colour}
@@ -167,5 +174,6 @@ def _draw_claim(ax: Axes, y: float, record: Mapping[str, Any]) -> None:
         x, exact = float(np.clip(distance, -REACH, REACH)), not np.isfinite(distance)
         ax.plot([0, x], [y, y], color=colour, linewidth=1.2 if exact else 2.2, linestyle=":" if exact else "-")
         ax.plot([x], [y], markersize=6, clip_on=False, **_marker(record["verdict"]))
-    text = f"{sign} {words.measured(row) or record['verdict']}"
-    ax.text(1.03, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize=7, color=colour)
+    ax.text(
+        1.03, y, f"{sign} {_number(record)}", transform=ax.get_yaxis_transform(), va="center", fontsize=7, color=colour
+    )

@@ -49,7 +49,7 @@ BROKEN = (0, (4, 3))  # the line of a level
 WIDTHS = {"single": 3.5, "double": 7.2}  # inches: a column, and a page of two columns, of most journals
 PAGE = 9.5  # inches: panels get lower before they leave it
 _LEGEND = 5  # rows of a legend below the panels, for which their height has room
-NOTE, CELL, LEAST_CELL = 7.0, 6.5, 4.0  # points: notes beside marks; numbers in cells, and the smallest of those
+NOTE, CELL, LEAST_CELL = 7.0, 6.5, 5.5  # points: notes beside marks; numbers in cells, and the smallest of those
 ROW = 0.19  # inches: a row of a forest
 NAMES = 6.5  # letters of a row's name before it breaks, per inch of its panel: half of the room
 # Where several fonts have a sign that DejaVu lacks, these come first.
@@ -1055,6 +1055,7 @@ def with_classes(
     *,
     masks: Sequence[np.ndarray],
     classes: Sequence[str],
+    told: str = "",
     **look: Any,
 ) -> Figure:
     """A `gallery` and, below it, the classes that cover most of the ``masks`` [h, w], 24 at most, in their colours; of
@@ -1063,6 +1064,7 @@ def with_classes(
     Args:
         images, titles, look: as `gallery` takes them; masks among the images are painted with `class_colours`.
         classes: names, by index.
+        told: what made the masks, said above the classes.
     """
     figure, shades = gallery(images, titles, **look), class_colours(len(classes))
     share = np.bincount(np.concatenate([np.ravel(mask) for mask in masks]), minlength=len(classes))[: len(classes)]
@@ -1070,7 +1072,11 @@ def with_classes(
     several = (
         f"the {len(common)} commonest of {np.count_nonzero(share)} classes" if share.astype(bool).sum() > 24 else ""
     )
-    legend_below(figure, [Patch(color=shades[c], label=classes[c]) for c in common], title=several)
+    legend_below(
+        figure,
+        [Patch(color=shades[c], label=classes[c]) for c in common],
+        title="; ".join(filter(None, (told, several))),
+    )
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + 0.16 * (np.ceil(len(common) / (1.1 * width)) + bool(several)))
     return figure

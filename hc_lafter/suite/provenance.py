@@ -189,6 +189,24 @@ def changed(folder: Path) -> list[str]:
     return lines
 
 
+def outdated(folder: Path) -> list[str]:
+    """Notebooks whose code is no longer what ``results/<profile>`` was made by, a line each: their lines, whatever
+    their cells, comments and the parameters that they were given."""
+    lines, root = [], find_root()
+    for executed in sorted(folder.glob("*/*.ipynb")):
+        notebook = root / "notebooks" / executed.name
+        if executed.stem == executed.parent.name and notebook.is_file() and _code(executed) != _code(notebook):
+            lines.append(f"notebooks/{notebook.name} is not the code that {executed.stem} ran: run it again")
+    return lines
+
+
+def _code(notebook: Path) -> list[str]:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    own = [c for c in cells if c["cell_type"] == "code" and "injected-parameters" not in c["metadata"].get("tags", ())]
+    lines = "\n".join("".join(cell["source"]) for cell in own).splitlines()
+    return [line.rstrip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
 def rules(path: Path = RULES) -> dict[str, str]:
     """Claim -> hash of what judges it: domain, requirements, rule. A better wording changes none."""
     claims = yaml.safe_load(path.read_text(encoding="utf-8"))["claims"]

@@ -103,7 +103,7 @@ def _choices(results: claims.Results) -> str:
 **Which system, with how many labels?** Each is trained until the mean validation curve of its seeds no longer gains (a
 single seed's is less even). Systems on cached features may go on beyond
 {p.steps * 2**p.doublings:,} steps for that; those whose tower runs at each step end there, and stand only at
-{p.label_counts[1]} and {p.label_counts[-1]} labels per class. Of {len(flags)} points of the curve
+{p.label_counts[1]} and {p.label_counts[-1]} labels per class, or without labels. Of {len(flags)} points of the curve
 (a system at one number of labels), {hollow}
 still gained when training ended; such a point is drawn
 hollow and never chosen. Rate, steps and the system of a row are chosen on {p.n_select:,} labelled

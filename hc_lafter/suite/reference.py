@@ -140,8 +140,8 @@ def _committed(run: Run, names: Iterable[str]) -> list[str]:
     return [name for name in names if not run.brief or name in ("test", "counts")]
 
 
-def read(folder: Path, systems: Iterable[str] | None = None) -> pd.DataFrame:
-    """Every committed run, of these systems or of all, a row each; empty where none is.
+def read(folder: Path, systems: Iterable[str] | None = None, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Every committed run, of these systems or of all, a row each, with these columns or all; empty where none is.
 
     Raises:
         ValueError: a file is damaged.
@@ -150,7 +150,7 @@ def read(folder: Path, systems: Iterable[str] | None = None) -> pd.DataFrame:
     files = folder.glob("*.parquet") if systems is None else filter(Path.is_file, (file_of(folder, s) for s in systems))
     for path in sorted(set(files)):
         try:
-            tables.append(pd.read_parquet(path))
+            tables.append(pd.read_parquet(path, columns=columns))
         except (OSError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}): check it out again.") from error
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
