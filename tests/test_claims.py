@@ -733,6 +733,14 @@ def test_check_names_a_notebook_that_was_changed_since_it_ran(committed, was, be
     assert (said in claims.changed(committed)) == told
 
 
+def test_a_damaged_notebook_is_named(tmp_path):
+    path = tmp_path / "01-feature-tapping" / "01-feature-tapping.ipynb"
+    path.parent.mkdir()
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"01-feature-tapping\.ipynb is no notebook \('cells'\): check it out again"):
+        provenance.outdated(tmp_path)
+
+
 def test_check_names_changed_words_and_published_numbers(committed):
     entries = provenance.read(committed)
     read = "hc_lafter/suite/published.yaml", "hc_lafter/clip/descriptions/mikels.json"

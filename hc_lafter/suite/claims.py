@@ -582,7 +582,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.check:
         lines = changed(results)
         print("\n".join(lines) or f"{results / 'claims.json'} is what its results say.")
-        long = trained(results) if results.name == "default" else None
+        long = trained(results) if results.name == "default" and not lines else None
         for line in provenance.outdated(long) if long else ():  # takes hours: told, and no fault
             print(f"{TRAINED}: {line}")
         return int(bool(lines))

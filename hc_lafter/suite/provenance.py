@@ -191,7 +191,11 @@ def changed(folder: Path) -> list[str]:
 
 def outdated(folder: Path) -> list[str]:
     """Notebooks whose code is no longer what ``results/<profile>`` was made by, a line each: their lines, whatever
-    their cells, comments and the parameters that they were given."""
+    their cells, comments and the parameters that they were given.
+
+    Raises:
+        ValueError: a notebook is damaged.
+    """
     lines, root = [], find_root()
     for executed in sorted(folder.glob("*/*.ipynb")):
         notebook = root / "notebooks" / executed.name
@@ -201,7 +205,10 @@ def outdated(folder: Path) -> list[str]:
 
 
 def _code(notebook: Path) -> list[str]:
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{notebook} is no notebook ({error}): check it out again.") from None
     own = [c for c in cells if c["cell_type"] == "code" and "injected-parameters" not in c["metadata"].get("tags", ())]
     lines = "\n".join("".join(cell["source"]) for cell in own).splitlines()
     return [line.rstrip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
