@@ -200,7 +200,7 @@ def time_ratios(results: Results) -> pd.DataFrame:
     """Forward passes measured in turn, as ratios (notebooks 04, 05 and 07), for either tower."""
     found = pd.concat([rows(results, n, "timings.json", all_towers=True) for n in (FULL, MASKS, SC_CLIP)])
     found = found[(found["unit"] == "ratio") & (found["metric"] != "time / " + found["system"])]
-    heads = {"system": "system", "metric": "measured", "dataset": "tower", "text": "ratio", "n": "rounds"}
+    heads = {"system": "system", "metric": "measured", "text": "ratio", "dataset": "tower", "n": "rounds"}
     return found[list(heads)].rename(columns=heads)
 
 
